@@ -1,0 +1,82 @@
+"""The one place where Numba is told how to compile, and where its machine code is kept."""
+
+import hashlib
+import os
+import platform
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar, cast
+
+import numba
+from numba.core import config
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+# Licences to reorder floating-point arithmetic, one by one: fuse a multiplication with an addition,
+# reorder sums, ignore the sign of zero. Not granted: "no NaNs" and "no infinities", because a loss
+# that explodes must be seen to explode.
+FASTMATH = {"contract", "reassoc", "nsz"}
+
+
+def kernel(function: Function) -> Function:
+    """Compile `function` at its first call, and keep the machine code on disk if a place is found."""
+    directory = _cache_directory()
+    options = {"fastmath": FASTMATH, "error_model": "numpy", "boundscheck": False, "nogil": True}
+    if directory is None:
+        return cast(Function, numba.njit(**options)(function))
+    # Numba reads the folder's name when it decorates; other users of Numba keep their own.
+    before, config.CACHE_DIR = config.CACHE_DIR, directory
+    try:
+        return cast(Function, numba.njit(cache=True, **options)(function))
+    finally:
+        config.CACHE_DIR = before
+
+
+def inline(function: Function) -> Function:
+    """Compile a helper of kernels; LLVM merges it into its callers."""
+    return cast(Function, numba.njit(fastmath=FASTMATH, error_model="numpy")(function))
+
+
+_directory: str | None = None
+_searched = False
+
+
+def _cache_directory() -> str | None:
+    """A folder for machine code that fits these sources and this processor, or None.
+
+    Numba itself looks only at the file of the cached function, so the name carries a hash of all
+    of the kernels' sources and of what the code was compiled for.
+    """
+    global _directory, _searched
+    if _searched:
+        return _directory
+    _searched = True
+    if config.DISABLE_JIT:
+        return None
+    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    target = f"{numba.__version__} {platform.machine()} {_processor()}".encode()
+    key = hashlib.sha256(sources + target).hexdigest()[:16]
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    for root in (os.environ.get("NPNET_CACHE"), home, tempfile.gettempdir()):
+        if not root:
+            continue
+        folder = Path(root) / "npnet" / f"{platform.node()}-{key}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError:
+            continue
+        _directory = str(folder)
+        return _directory
+    warnings.warn("no folder for compiled kernels can be written: compiling anew", stacklevel=2)
+    return None
+
+
+def _processor() -> str:
+    """The processor's model and features as Numba's compiler sees them."""
+    import llvmlite.binding as llvm
+
+    return f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"

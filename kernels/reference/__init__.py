@@ -1,0 +1,73 @@
+"""The kernels in plain NumPy, one readable function a pass. Names and signatures as in jit."""
+
+from npnet.kernels.reference.activation import (
+    dropout_backward,
+    dropout_forward,
+    relu6_backward,
+    relu6_forward,
+    residual_backward_accumulate,
+    residual_forward,
+)
+from npnet.kernels.reference.batchnorm import (
+    affine_forward,
+    affine_relu6_backward_sums,
+    affine_relu6_forward,
+    batchnorm_backward,
+    batchnorm_backward_sums,
+    batchnorm_statistics,
+)
+from npnet.kernels.reference.depthwise import (
+    depthwise3x3_backward_input,
+    depthwise3x3_backward_weight,
+    depthwise3x3_forward,
+)
+from npnet.kernels.reference.head import (
+    average_pool_backward,
+    average_pool_forward,
+    linear_backward_input,
+    linear_backward_weight,
+    linear_forward,
+    softmax_cross_entropy_backward,
+    softmax_cross_entropy_forward,
+)
+from npnet.kernels.reference.image import image_forward
+from npnet.kernels.reference.pointwise import (
+    pointwise_backward_input,
+    pointwise_backward_weight,
+    pointwise_forward,
+)
+from npnet.kernels.reference.sgd import sgd_update
+from npnet.kernels.reference.stem import stem3x3_backward_weight, stem3x3_forward
+
+
+__all__ = [
+    "affine_forward",
+    "affine_relu6_backward_sums",
+    "affine_relu6_forward",
+    "average_pool_backward",
+    "average_pool_forward",
+    "batchnorm_backward",
+    "batchnorm_backward_sums",
+    "batchnorm_statistics",
+    "depthwise3x3_backward_input",
+    "depthwise3x3_backward_weight",
+    "depthwise3x3_forward",
+    "dropout_backward",
+    "dropout_forward",
+    "image_forward",
+    "linear_backward_input",
+    "linear_backward_weight",
+    "linear_forward",
+    "pointwise_backward_input",
+    "pointwise_backward_weight",
+    "pointwise_forward",
+    "relu6_backward",
+    "relu6_forward",
+    "residual_backward_accumulate",
+    "residual_forward",
+    "sgd_update",
+    "softmax_cross_entropy_backward",
+    "softmax_cross_entropy_forward",
+    "stem3x3_backward_weight",
+    "stem3x3_forward",
+]

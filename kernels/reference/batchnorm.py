@@ -1,0 +1,81 @@
+"""Batch normalisation (Ioffe and Szegedy 2015, algorithm 1), in the pieces that can be fused.
+
+    forward    statistics(x) -> mean, variance -> one affine map a channel: y = scale*x + shift
+    backward   sums(dy, x)   -> dgamma, dbeta  -> one affine map a channel: dx = p*dy + q*x + r
+
+Normalising is thus never more than a multiplication and an addition, in training and with running
+statistics alike, and so is its backward pass. The three vectors of either direction cost C
+operations and are made by `npnet.network`; only what touches every pixel is a kernel.
+"""
+
+import numpy as np
+
+from npnet.kernels.arrays import Floats
+from npnet.kernels.reference.activation import relu6_backward, relu6_forward
+
+
+def batchnorm_statistics(mean: Floats, variance: Floats, x: Floats) -> None:
+    """Mean and biased variance of each channel over the batch, in float64.
+
+    mean, variance float64 (C,), x (N,H,W,C).
+    """
+    x = x.astype(np.float64)
+    mean[...] = x.mean(axis=(0, 1, 2))
+    variance[...] = x.var(axis=(0, 1, 2))
+
+
+def affine_forward(y: Floats, x: Floats, scale: Floats, shift: Floats) -> None:
+    """y = scale*x + shift for each channel; in place allowed.   y, x (N,H,W,C), scale, shift (C,).
+
+    With scale = gamma/sqrt(variance+eps) and shift = beta - scale*mean this is batch norm.
+    """
+    y[...] = scale * x + shift
+
+
+def affine_relu6_forward(y: Floats, x: Floats, scale: Floats, shift: Floats) -> None:
+    """y = relu6(scale*x + shift); in place allowed.   Shapes as in affine_forward."""
+    affine_forward(y, x, scale, shift)
+    relu6_forward(y, y)
+
+
+def batchnorm_backward_sums(
+    dgamma: Floats, dbeta: Floats, dy: Floats, x: Floats, mean: Floats, rstd: Floats
+) -> None:
+    """The gradients of gamma and beta, which the gradient of x needs as well.
+
+    dbeta = sum dy, dgamma = sum dy*(x-mean)*rstd over the batch.
+    dgamma, dbeta (C,), dy, x (N,H,W,C), mean, rstd float64 (C,).
+    """
+    dbeta[...] = dy.sum(axis=(0, 1, 2), dtype=np.float64)
+    dgamma[...] = np.sum(dy * (x - mean), axis=(0, 1, 2), dtype=np.float64) * rstd
+
+
+def affine_relu6_backward_sums(
+    dz: Floats,
+    dgamma: Floats,
+    dbeta: Floats,
+    dy: Floats,
+    x: Floats,
+    mean: Floats,
+    rstd: Floats,
+    scale: Floats,
+    shift: Floats,
+) -> None:
+    """Backward of relu6(z), z = scale*x + shift, then batchnorm_backward_sums of dz, in one pass.
+
+    dz (N,H,W,C) = dy where 0 < z < 6, else 0; may be dy itself. The activation is computed anew
+    from x, which saves reading it back. Other shapes as above; scale, shift (C,).
+    """
+    z = np.empty_like(x)
+    affine_forward(z, x, scale, shift)
+    relu6_backward(dz, dy, z)
+    batchnorm_backward_sums(dgamma, dbeta, dz, x, mean, rstd)
+
+
+def batchnorm_backward(dx: Floats, dy: Floats, x: Floats, p: Floats, q: Floats, r: Floats) -> None:
+    """dx = p*dy + q*x + r for each channel; in place over dy allowed.
+
+    dx, dy, x (N,H,W,C), p, q, r (C,). In training, with M = N*H*W,
+    p = gamma*rstd, q = -p*rstd*dgamma/M, r = -p*dbeta/M - q*mean; with frozen statistics q = r = 0.
+    """
+    dx[...] = p * dy + q * x + r

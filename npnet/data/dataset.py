@@ -1,0 +1,48 @@
+"""What every dataset offers: a name, its classes, and images read by index."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images as they are stored, one byte a sample.
+
+    `pixels`: uint8 (n, H, W, 3), red, green, blue. `labels`: int64 (n,), 0 <= label < classes.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Dataset(Protocol):
+    """A source of labelled images; `read` returns just the rows asked for, in their order."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def location(self) -> str:
+        """Where it lies: a folder, or words such as "drawn from seed 0"."""
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of a stored image, pixels."""
+
+    def size(self, split: Split) -> int:
+        """Number of images in a split."""
+
+    def read(self, split: Split, indices: NDArray[np.int64]) -> Images:
+        """Read the images at `indices`. Raises NpnetError if the data are not as they should be."""

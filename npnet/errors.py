@@ -1,0 +1,5 @@
+"""The one exception that carries a message for the user."""
+
+
+class NpnetError(Exception):
+    """Bad input. The message is one line: what was wrong, where, and what to do about it."""
