@@ -4,7 +4,7 @@ Everything that depends on the model's shape (parameters, buffers, work, memory 
 cases, weight names) is derived from that list; no shape is written down twice.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -106,7 +106,7 @@ class Operation:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of the forward pass of one image (batch norm folded, as is usual)."""
+        """Multiply-accumulates of one image's forward pass, batch norm folded as is usual."""
         inputs_per_output = {
             "stem": 9 * self.input_shape[-1],
             "pointwise": self.input_shape[-1],
@@ -170,11 +170,16 @@ def divisible(channels: float, divisor: int = 8) -> int:
 
 
 def mobilenet_v2(
-    width: float = 1.0, input_size: int = 224, classes: int = 1000, dropout: float = 0.0
+    width: float = 1.0,
+    input_size: int = 224,
+    classes: int = 1000,
+    dropout: float = 0.0,
+    table: Sequence[Stage] = MOBILENET_V2,
 ) -> Architecture:
     """MobileNetV2 of any width, input size and class count (Sandler et al. 2018, Table 2).
 
-    `width` multiplies every channel count but the head's, which only grows (section 4).
+    `width` multiplies every channel count but the head's, which only grows (section 4). Another
+    `table` gives another network of the same blocks.
     Raises NpnetError for a width <= 0, an input size < 32, fewer than 2 classes, or a dropout rate
     outside [0, 1).
     """
@@ -183,7 +188,7 @@ def mobilenet_v2(
     channels = divisible(STEM_CHANNELS * width)
     stem = Operation("stem", "stem", (input_size, input_size, 3), (size, size, channels), 2, True)
     blocks = [Block("stem", (stem,))]
-    for stage in MOBILENET_V2:
+    for stage in table:
         for repeat in range(stage.repeats):
             stride = stage.stride if repeat == 0 else 1
             block = _inverted_residual(

@@ -39,7 +39,6 @@ from npnet.kernels.jit.pointwise import (
 from npnet.kernels.jit.sgd import sgd_update
 from npnet.kernels.jit.stem import stem3x3_backward_weight, stem3x3_forward
 
-
 __all__ = [
     "affine_forward",
     "affine_relu6_backward_sums",

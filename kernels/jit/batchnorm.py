@@ -1,4 +1,4 @@
-"""Batch normalisation: the passes over pixels. The mathematics is told in reference/batchnorm.py."""
+"""Batch normalisation: the passes over pixels. reference/batchnorm.py tells the mathematics."""
 
 import numpy as np
 

@@ -51,32 +51,31 @@ def linear_backward_weight(dw: Floats, db: Floats, dy: Floats, x: Floats) -> Non
 
 @kernel
 def softmax_cross_entropy_forward(
-    loss: Floats, p: Floats, logits: Floats, labels: Ints, smoothing: float
+    loss: Floats, probabilities: Floats, logits: Floats, labels: Ints, smoothing: float
 ) -> None:
     """As reference.softmax_cross_entropy_forward, one image after the other."""
     n_images, classes = logits.shape
     for n in range(n_images):
-        row = logits[n]
+        row, p = logits[n], probabilities[n]
         largest = row.max()
-        total = 0.0
-        mean_logit = 0.0
+        total, mean_logit = 0.0, 0.0
         for k in range(classes):
-            p[n, k] = np.exp(row[k] - largest)
-            total += p[n, k]
+            p[k] = np.exp(row[k] - largest)
+            total += p[k]
             mean_logit += row[k] / classes
         for k in range(classes):
-            p[n, k] /= total
+            p[k] /= total
         target = (1 - smoothing) * row[labels[n]] + smoothing * mean_logit
         loss[n] = np.log(total) + largest - target
 
 
 @kernel
 def softmax_cross_entropy_backward(
-    dlogits: Floats, p: Floats, labels: Ints, smoothing: float, scale: float
+    dlogits: Floats, probabilities: Floats, labels: Ints, smoothing: float, scale: float
 ) -> None:
     """As reference.softmax_cross_entropy_backward."""
-    n_images, classes = p.shape
+    n_images, classes = probabilities.shape
     for n in range(n_images):
         for k in range(classes):
             target = smoothing / classes + (1 - smoothing) * (k == labels[n])
-            dlogits[n, k] = scale * (p[n, k] - target)
+            dlogits[n, k] = scale * (probabilities[n, k] - target)

@@ -9,7 +9,7 @@ def image_forward(
     y: Floats,
     pixels: Bytes,
     index: Ints,
-    shift: Ints,
+    shift_yx: Ints,
     flip: Bytes,
     mean: Floats,
     rstd: Floats,
@@ -19,7 +19,7 @@ def image_forward(
     h, w = pixels.shape[1:3]
     for n in range(n_images):
         image = pixels[index[n]]
-        dy, dx = shift[n]
+        dy, dx = shift_yx[n]
         for i in range(size):
             top, a = source(i, h, size)
             bottom = min(top + 1, h - 1)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, cast
 
+import llvmlite.binding as llvm
 import numba
 from numba.core import config
 
@@ -21,8 +22,8 @@ FASTMATH = {"contract", "reassoc", "nsz"}
 
 
 def kernel(function: Function) -> Function:
-    """Compile `function` at its first call, and keep the machine code on disk if a place is found."""
-    directory = _cache_directory()
+    """Compile `function` at its first call; keep the machine code on disk if a place is found."""
+    directory = cache_directory()
     options = {"fastmath": FASTMATH, "error_model": "numpy", "boundscheck": False, "nogil": True}
     if directory is None:
         return cast(Function, numba.njit(**options)(function))
@@ -43,7 +44,7 @@ _directory: str | None = None
 _searched = False
 
 
-def _cache_directory() -> str | None:
+def cache_directory() -> str | None:
     """A folder for machine code that fits these sources and this processor, or None.
 
     Numba itself looks only at the file of the cached function, so the name carries a hash of all
@@ -56,8 +57,7 @@ def _cache_directory() -> str | None:
     if config.DISABLE_JIT:
         return None
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-    target = f"{numba.__version__} {platform.machine()} {_processor()}".encode()
-    key = hashlib.sha256(sources + target).hexdigest()[:16]
+    key = hashlib.sha256(sources + f"{numba.__version__} {target()}".encode()).hexdigest()[:16]
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     for root in (os.environ.get("NPNET_CACHE"), home, tempfile.gettempdir()):
         if not root:
@@ -75,8 +75,7 @@ def _cache_directory() -> str | None:
     return None
 
 
-def _processor() -> str:
-    """The processor's model and features as Numba's compiler sees them."""
-    import llvmlite.binding as llvm
-
-    return f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
+def target() -> str:
+    """The processor as Numba's compiler sees it: its name and the features it may use."""
+    features = sorted(feature for feature, on in llvm.get_host_cpu_features().items() if on)
+    return f"{platform.machine()} {llvm.get_host_cpu_name()} {','.join(features)}"

@@ -39,7 +39,6 @@ from npnet.kernels.reference.pointwise import (
 from npnet.kernels.reference.sgd import sgd_update
 from npnet.kernels.reference.stem import stem3x3_backward_weight, stem3x3_forward
 
-
 __all__ = [
     "affine_forward",
     "affine_relu6_backward_sums",

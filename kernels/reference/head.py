@@ -33,31 +33,31 @@ def linear_backward_weight(dw: Floats, db: Floats, dy: Floats, x: Floats) -> Non
 
 
 def softmax_cross_entropy_forward(
-    loss: Floats, p: Floats, logits: Floats, labels: Ints, smoothing: float
+    loss: Floats, probabilities: Floats, logits: Floats, labels: Ints, smoothing: float
 ) -> None:
     """loss[n] = -sum_k t[n,k] log p[n,k] in nats, p = softmax(logits).
 
     The target t is smoothing/K everywhere, plus 1-smoothing at the label (Szegedy et al. 2016,
     section 7). The largest logit is subtracted first, so no exponential overflows.
-    loss (N,), p (N,K) kept for backward, logits (N,K), labels int64 (N,).
+    loss (N,), probabilities p (N,K) kept for backward, logits (N,K), labels int64 (N,).
     """
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     log_p = shifted - log_sum
-    p[...] = np.exp(log_p)
+    probabilities[...] = np.exp(log_p)
     rows = np.arange(len(labels))
     loss[...] = -(1 - smoothing) * log_p[rows, labels] - smoothing * log_p.mean(axis=1)
 
 
 def softmax_cross_entropy_backward(
-    dlogits: Floats, p: Floats, labels: Ints, smoothing: float, scale: float
+    dlogits: Floats, probabilities: Floats, labels: Ints, smoothing: float, scale: float
 ) -> None:
-    """dlogits = scale*(p - t): the gradient of scale*sum(loss), t as in forward.
+    """dlogits = scale*(p - t): the gradient of scale*sum(loss), p and t as in forward.
 
-    dlogits, p (N,K), labels int64 (N,). scale = 1/N gives the mean over this batch.
+    dlogits, probabilities (N,K), labels int64 (N,). scale = 1/N gives the mean over this batch.
     """
-    classes = p.shape[1]
+    classes = probabilities.shape[1]
     rows = np.arange(len(labels))
-    dlogits[...] = p - smoothing / classes
+    dlogits[...] = probabilities - smoothing / classes
     dlogits[rows, labels] -= 1 - smoothing
     dlogits *= scale

@@ -9,25 +9,27 @@ def image_forward(
     y: Floats,
     pixels: Bytes,
     index: Ints,
-    shift: Ints,
+    shift_yx: Ints,
     flip: Bytes,
     mean: Floats,
     rstd: Floats,
 ) -> None:
     """y[n] = (resize(flip(crop(pixels[index[n]]))) - mean) * rstd.
 
-    y (N,S,S,3), pixels uint8 (images,H,W,3), index int64 (N,), shift int64 (N,2), flip uint8 (N,),
-    mean, rstd (3,) on the scale 0..255. Cropping by shift (dy,dx) moves the window over the image,
-    black outside it: the padded random crop of He et al. 2016, section 4.2. flip = 1 mirrors left and
-    right. Resizing is bilinear with half-pixel centres, source = (i+0.5)*H/S - 0.5, and the
-    window's edge pixels continue beyond its edge.
+    y (N,S,S,3), pixels uint8 (images,H,W,3), index int64 (N,), shift_yx int64 (N,2), flip uint8
+    (N,), mean, rstd float64 (3,) on the scale 0..255.
+
+    Cropping by shift_yx = (dy,dx), |dy| <= H, |dx| <= W, moves the window over the image, black
+    outside it: the padded random crop of He et al. 2016, section 4.2. flip = 1 mirrors left and
+    right. Resizing is bilinear with half-pixel centres, source = (i+0.5)*H/S - 0.5; beyond the
+    window's edge its edge pixels continue.
     """
     n, size = y.shape[:2]
     h, w = pixels.shape[1:3]
     top, row_weight = _bilinear(h, size)
     left, column_weight = _bilinear(w, size)
     for i in range(n):
-        window = _crop(pixels[index[i]].astype(y.dtype), *shift[i])
+        window = _crop(pixels[index[i]].astype(y.dtype), *shift_yx[i])
         if flip[i]:
             window = window[:, ::-1]
         bottom, right = np.minimum(top + 1, h - 1), np.minimum(left + 1, w - 1)

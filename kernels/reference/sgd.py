@@ -13,7 +13,7 @@ def sgd_update(
     weight_decay: float,
     nesterov: bool,
 ) -> None:
-    """One step of SGD in place (Sutskever et al. 2013, with the learning rate outside the velocity).
+    """One step of SGD in place (Sutskever et al. 2013; the learning rate outside the velocity).
 
         g = gradient + weight_decay*w     (the first `decayed` elements; just gradient beyond)
         velocity = momentum*velocity + g

@@ -1,0 +1,164 @@
+"""What a training run says: the paper's lines (its Figures 7 and 8), and a progress bar."""
+
+import sys
+import time
+from typing import IO, Any
+
+import click
+
+from npnet import telemetry, threads
+from npnet.evaluate import Score
+from npnet.parallel.communicator import Communicator, launched_size
+from npnet.trainer import EpochResult, Summary, Trainer
+
+SECONDS_BETWEEN_LINES = 30
+
+
+class Console:
+    """A rank's reporter. Every rank prints its own epochs, rank 0 whatever concerns all."""
+
+    def __init__(self, comm: Communicator, thread_count: int, progress: bool) -> None:
+        self.comm, self.threads = comm, thread_count
+        self.root = comm.rank == 0
+        self.progress = Progress(terminal()) if progress and self.root else None
+
+    def started(self, trainer: Trainer) -> None:
+        self.epochs = trainer.settings.epochs
+        self.dataset = trainer.dataset
+        if self.root:
+            self._print_header(trainer)
+        say(
+            f"[Rank {self.comm.rank}] world={self.comm.size} "
+            f"batch/rank={trainer.settings.batch_per_rank} shard={len(trainer.shard)} samples "
+            "(uint8, NHWC)"
+        )
+        if self.progress:
+            self.progress.start(trainer)
+
+    def _print_header(self, trainer: Trainer) -> None:
+        place = "Dataset" if trainer.dataset.name == "shapes" else "CIFAR dir"
+        say(f"[INFO] {place}: {trainer.dataset.location}")
+        settings, architecture = trainer.settings, trainer.network.architecture
+        say(
+            f"[INFO] MobileNetV2 width={settings.width} input={settings.input_size} "
+            f"classes={architecture.classes} parameters={architecture.parameter_count:,} "
+            f"backend={settings.backend} threads/rank={self.threads}"
+        )
+        values = trainer.recipe.as_dict() | {
+            "batch_per_rank": settings.batch_per_rank,
+            "lr": trainer.recipe.peak_lr(trainer.global_batch),
+        }
+        del values["lr_base"]
+        say("[INFO] Recipe " + " ".join(f"{key}={plain(value)}" for key, value in values.items()))
+        here = self.comm.hosts.count(self.comm.hosts[0])
+        warning = threads.oversubscription(here, self.threads, telemetry.node_cores())
+        if warning:
+            say(f"[WARNING] {warning}")
+
+    def step_finished(self, epoch: int, step: int, images: int) -> None:
+        if self.progress:
+            self.progress.step(epoch, step)
+
+    def epoch_finished(self, result: EpochResult, test: Score | None) -> None:
+        if self.progress:
+            self.progress.finish_epoch()
+        say(
+            f"[Rank {result.rank}] Epoch {result.epoch}/{self.epochs} loss={result.loss:.4f} "
+            f"acc={result.acc:.4f} time={result.seconds:.2f}s"
+        )
+        if self.root and test is not None and result.epoch < self.epochs:
+            say(
+                f"[Root] Epoch {result.epoch}/{self.epochs} test acc: {test.accuracy:.4f} | "
+                f"test loss: {test.loss:.4f}"
+            )
+
+    def finished(self, summary: Summary) -> None:
+        self.comm.barrier()  # let the other ranks' last lines go first
+        if not self.root:
+            return
+        wall, loss = summary.wall_seconds, summary.train_loss
+        epoch, acc = summary.epochs, 100 * summary.train_acc
+        say(f"[Root] Global wall time: {wall:.2f}s")
+        say(f"[Root] Mean train acc (epoch {epoch}): {acc:.2f}% | Mean train loss: {loss:.4f}")
+        say(f"[Root] Test acc: {summary.test_acc:.4f} | Test loss: {summary.test_loss:.4f}")
+        say(
+            f"[Root] {summary.images_per_second:.1f} images/s | "
+            f"Peak RSS (max across ranks): {summary.peak_rss_bytes / 1e6:.1f} MB | "
+            f"CPU% Process (mean over ranks): {summary.cpu_percent:.1f}"
+        )
+        place = "dataset" if summary.dataset == "shapes" else "cifar_dir"
+        say(
+            f"[SUMMARY] world={summary.world} epochs={summary.epochs} "
+            f"batch/node={summary.batch_per_node} loss={loss:.4f} acc={acc:.2f}% "
+            f"time={wall:.2f}s {place}={summary.location}"
+        )
+
+
+class Progress:
+    """Images/s and time left: a bar on a terminal, else a line now and then on standard error."""
+
+    def __init__(self, stream: IO[str] | None) -> None:
+        self.stream = stream
+        self.bar: Any = None
+
+    def start(self, trainer: Trainer) -> None:
+        self.steps, self.epochs = trainer.shard.steps, trainer.settings.epochs
+        self.images_per_step = trainer.shard.total / trainer.shard.steps
+        self.first, self.begin = trainer.first_epoch, time.monotonic()
+        self.last_line = self.begin
+
+    def step(self, epoch: int, step: int) -> None:
+        now = time.monotonic()
+        done = (epoch - self.first) * self.steps + step + 1
+        left = (self.epochs - self.first) * self.steps - done
+        speed = done / (now - self.begin)
+        text = f"{speed * self.images_per_step:.0f} images/s, {clock(left / speed)} left in all"
+        if self.stream is not None:
+            if self.bar is None:
+                self.bar = click.progressbar(
+                    length=self.steps,
+                    label=f"Epoch {epoch + 1}/{self.epochs}",
+                    file=self.stream,
+                    item_show_func=lambda item: item,
+                    show_eta=False,
+                )
+            self.bar.update(1, text)
+        elif now - self.last_line > SECONDS_BETWEEN_LINES:
+            self.last_line = now
+            percent = 100 * (step + 1) / self.steps
+            say(f"[Root] Epoch {epoch + 1}/{self.epochs} {percent:.0f}% {text}", err=True)
+
+    def finish_epoch(self) -> None:
+        if self.bar is not None:
+            self.bar.render_finish()
+            self.bar = None
+
+
+def terminal() -> IO[str] | None:
+    """Where a bar can be drawn: standard error or, under mpiexec, which pipes it, the terminal."""
+    if sys.stderr.isatty():
+        return sys.stderr
+    if launched_size() is None:
+        return None
+    try:
+        return open("/dev/tty", "w", encoding="utf-8")
+    except OSError:
+        return None
+
+
+def say(line: str, err: bool = False) -> None:
+    """Print one line at once, in one write, so that the lines of ranks do not mix."""
+    click.echo(line, err=err)
+
+
+def plain(value: object) -> str:
+    """A recipe's value in a line: 0.133333, not 0.13333333333333333; a colour without blanks."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value).replace(" ", "")
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

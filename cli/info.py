@@ -1,0 +1,78 @@
+"""`npnet info`."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option(
+    "--width", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True
+)
+@click.option("--input-size", type=click.IntRange(min=32), default=128, show_default=True)
+@click.option("--classes", type=click.IntRange(min=2), default=10, show_default=True)
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where to look for datasets too.")
+def info(width: float, input_size: int, classes: int, data_dir: Path | None) -> None:
+    """The model, operation by operation; the machine, MPI, and the datasets found."""
+    from npnet.architecture import mobilenet_v2
+
+    architecture = mobilenet_v2(width, input_size, classes)
+    click.echo(f"MobileNetV2 width={width} input={input_size} classes={classes}\n")
+    header = f"{'operation':22} {'kind':10} {'input':>14} {'output':>14} {'parameters':>11}"
+    click.echo(f"{header} {'MACs':>12} {'output bytes':>13}")
+    for operation in architecture.operations:
+        click.echo(
+            f"{operation.name:22} {operation.kind:10} {shape(operation.input_shape):>14} "
+            f"{shape(operation.output_shape):>14} {operation.parameter_count:>11,} "
+            f"{operation.macs:>12,} {operation.output_bytes():>13,}"
+        )
+    total_bytes = sum(operation.output_bytes() for operation in architecture.operations)
+    click.echo(
+        f"{'total (one image)':22} {'':10} {'':>14} {'':>14} {architecture.parameter_count:>11,} "
+        f"{architecture.macs:>12,} {total_bytes:>13,}\n"
+    )
+    for key, value in {**machine(), **mpi(), **numba(), **datasets(data_dir)}.items():
+        click.echo(f"{key:22} {value}")
+
+
+def shape(sizes: tuple[int, ...]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def machine() -> dict[str, str]:
+    from npnet.telemetry import machine as describe
+
+    values = describe()
+    memory = f"{values.pop('memory_bytes') / 2**30:.1f} GiB"
+    return {key: str(value) for key, value in {**values, "memory": memory}.items()}
+
+
+def mpi() -> dict[str, str]:
+    """Asked in a process of its own: starting MPI here could end this one."""
+    import subprocess
+    import sys
+
+    script = "from mpi4py import MPI; print(MPI.Get_library_version())"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    if result.returncode:
+        return {"MPI": "no library found: pip install 'npnet[mpi]', or run as a single process"}
+    return {"MPI": " ".join(result.stdout.split("\n")[0].split())}
+
+
+def numba() -> dict[str, str]:
+    from npnet.kernels.jit.options import cache_directory, target
+
+    return {"Numba target": target(), "compiled kernels": cache_directory() or "not kept"}
+
+
+def datasets(data_dir: Path | None) -> dict[str, str]:
+    from npnet.data import DATASETS, open_dataset
+    from npnet.errors import NpnetError
+
+    found = {}
+    for name in DATASETS:
+        try:
+            found[f"dataset {name}"] = open_dataset(name, data_dir).location
+        except NpnetError as error:
+            found[f"dataset {name}"] = f"not found ({str(error).split(':')[0]})"
+    return found

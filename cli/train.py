@@ -1,0 +1,200 @@
+"""`npnet train`."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from npnet.cli import options
+
+if TYPE_CHECKING:
+    from npnet.checkpoint import Checkpoint
+    from npnet.parallel.communicator import Communicator
+    from npnet.recipe import Recipe
+    from npnet.trainer import Settings
+
+POSITIVE = click.IntRange(min=1)
+SHARE = click.FloatRange(0, 1, max_open=True)
+NOT_NEGATIVE = click.FloatRange(min=0)
+ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
+
+
+@click.command(context_settings={"show_default": True})
+@options.config_file
+@options.dataset
+@click.option(
+    "--recipe",
+    "recipe_name",
+    type=click.Choice(options.RECIPES),
+    default="modern",
+    help="`modern` keeps learning at any number of ranks; `paper` is the paper's protocol.",
+)
+@click.option("--epochs", type=POSITIVE, default=10)
+@click.option(
+    "--batch-per-rank", type=POSITIVE, help="Images a rank takes each step.  [default: recipe's]"
+)
+@click.option(
+    "--batch-per-node", type=POSITIVE, help="Instead: images that the ranks of a node share."
+)
+@click.option(
+    "--ranks-per-node", type=POSITIVE, help="Ranks on each node.  [default: as the launcher placed]"
+)
+@click.option("--width", type=ABOVE_ZERO, default=0.5, help="Width multiplier of MobileNetV2.")
+@click.option(
+    "--input-size", type=click.IntRange(min=32), default=128, help="Images are resized to this."
+)
+@click.option("--sync", type=click.Choice(options.STRATEGIES), help="What ranks average.  [recipe]")
+@click.option("--lr", type=NOT_NEGATIVE, help="Peak learning rate.  [recipe]")
+@click.option("--warmup-epochs", type=NOT_NEGATIVE, help="Epochs of linear warm-up.  [recipe]")
+@click.option("--momentum", type=SHARE, help="SGD momentum.  [recipe]")
+@click.option("--nesterov/--no-nesterov", default=None, help="Nesterov momentum.  [recipe]")
+@click.option("--weight-decay", type=NOT_NEGATIVE, help="L2 on weights.  [recipe]")
+@click.option("--label-smoothing", type=SHARE, help="Share of the target spread out.  [recipe]")
+@click.option("--dropout", type=SHARE, help="Rate before the classifier.  [recipe]")
+@click.option("--bn-momentum", type=SHARE, help="What a batch norm keeps each step.  [recipe]")
+@click.option("--bn-epsilon", type=ABOVE_ZERO, help="Added to batch norm's variance.  [recipe]")
+@click.option("--freeze-bn", is_flag=True, help="Train with running statistics as they are.")
+@click.option("--flip/--no-flip", default=None, help="Mirror half of the images.  [recipe]")
+@click.option("--crop-padding", type=click.IntRange(0, 16), help="Shift by up to ... px.  [recipe]")
+@click.option(
+    "--shuffle",
+    type=click.Choice(["shard", "global"]),
+    help="Within each rank's shard, or shards dealt anew each epoch.  [recipe]",
+)
+@click.option("--max-steps", type=POSITIVE, help="Stop each epoch after so many steps.")
+@click.option("--seed", type=click.IntRange(min=0), default=42)
+@click.option(
+    "--eval-each-epoch/--eval-at-end",
+    default=None,
+    help="When to test.  [default: each epoch; at the end with --recipe paper]",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/<name>]")
+@click.option(
+    "--resume", type=click.Path(path_type=Path), help="Continue from a checkpoint of the same run."
+)
+@options.backend
+@options.threads
+@click.option("--progress/--no-progress", default=True, help="Progress bar, or lines every 30 s.")
+def train(
+    dataset: str,
+    data_dir: Path | None,
+    recipe_name: str,
+    out: Path | None,
+    resume: Path | None,
+    threads: int,
+    progress: bool,
+    **values: Any,
+) -> None:
+    """Train MobileNetV2; under mpiexec, on all ranks together.
+
+    Leaves a run folder with config.json, log.csv, summary.json and checkpoints.
+    """
+    from npnet.cli.console import Console
+    from npnet.data import open_dataset
+    from npnet.parallel.communicator import connect, together
+    from npnet.run_folder import RunFolder
+    from npnet.trainer import Trainer
+
+    comm = connect()
+    with together(comm):
+        recipe = choose_recipe(recipe_name, values)
+        settings = choose_settings(recipe, comm, values)
+        checkpoint = load_checkpoint(resume, settings) if resume else None
+        source = open_dataset(dataset, data_dir)
+    console = Console(comm, threads, progress)
+    folder = RunFolder(out or comm.broadcast(default_folder(dataset, recipe, comm)))
+    Trainer(source, recipe, settings, comm, console, folder, checkpoint).run()
+
+
+def choose_recipe(name: str, values: dict[str, Any]) -> "Recipe":
+    """The recipe called `name`, with the values that were given on the command line."""
+    from npnet.recipe import RECIPES
+
+    recipe = RECIPES[name]
+    given = {
+        key: value
+        for key, value in values.items()
+        if value is not None and key in recipe.as_dict() and key != "batch_per_rank"
+    }
+    return replace(recipe, **given)
+
+
+def choose_settings(recipe: "Recipe", comm: "Communicator", values: dict[str, Any]) -> "Settings":
+    """Epochs, batch, width and the rest. Raises NpnetError where ranks and batch do not fit."""
+    from npnet.trainer import Settings
+
+    ranks_per_node = fitting_ranks_per_node(values["ranks_per_node"], comm)
+    each_epoch = values["eval_each_epoch"]
+    return Settings(
+        epochs=values["epochs"],
+        batch_per_rank=fitting_batch(
+            values["batch_per_rank"], values["batch_per_node"], ranks_per_node, recipe
+        ),
+        width=values["width"],
+        input_size=values["input_size"],
+        seed=values["seed"],
+        ranks_per_node=ranks_per_node,
+        backend=values["backend"],
+        freeze_bn=values["freeze_bn"],
+        max_steps=values["max_steps"],
+        evaluate_each_epoch=recipe.name != "paper" if each_epoch is None else each_epoch,
+    )
+
+
+def fitting_ranks_per_node(given: int | None, comm: "Communicator") -> int:
+    """The ranks that share a node, checked against the world's size."""
+    from npnet.errors import NpnetError
+
+    if given is None:
+        return max(comm.hosts.count(host) for host in comm.hosts)
+    if comm.size % given:
+        raise NpnetError(
+            f"{comm.size} ranks do not fill nodes of {given}: start a multiple of "
+            f"--ranks-per-node {given}, or leave that option out"
+        )
+    return given
+
+
+def fitting_batch(
+    per_rank: int | None, per_node: int | None, ranks_per_node: int, recipe: "Recipe"
+) -> int:
+    """The batch of one rank, from whichever of the two options was given."""
+    from npnet.errors import NpnetError
+
+    if per_node is None:
+        return per_rank or recipe.batch_per_rank
+    if per_rank is not None and per_rank * ranks_per_node != per_node:
+        raise NpnetError(
+            f"--batch-per-rank {per_rank} on {ranks_per_node} ranks a node is not "
+            f"--batch-per-node {per_node}: give one of the two"
+        )
+    if per_node % ranks_per_node:
+        raise NpnetError(
+            f"--batch-per-node {per_node} cannot be shared by {ranks_per_node} ranks a node: "
+            f"give a multiple of {ranks_per_node}"
+        )
+    return per_node // ranks_per_node
+
+
+def load_checkpoint(path: Path, settings: "Settings") -> "Checkpoint":
+    """The checkpoint to continue from, which must be of this very network."""
+    from npnet.checkpoint import load
+    from npnet.errors import NpnetError
+
+    checkpoint = load(path)
+    header = checkpoint.header
+    if (header.width, header.input_size) != (settings.width, settings.input_size):
+        raise NpnetError(
+            f"{path} was trained with --width {header.width} --input-size {header.input_size}: "
+            "give the same to continue it"
+        )
+    return checkpoint
+
+
+def default_folder(dataset: str, recipe: "Recipe", comm: "Communicator") -> Path:
+    """runs/<dataset>-<recipe>-np<ranks>-<date>-<time>; only rank 0's clock counts."""
+    from datetime import datetime
+
+    time = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{dataset}-{recipe.name}-np{comm.size}-{time}"

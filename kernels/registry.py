@@ -1,0 +1,390 @@
+"""Every kernel once: arguments, work, tolerance, cases. Tests and benchmarks read this table.
+
+Shapes are functions of a `Case`, and the cases are either the borders where kernels go wrong (maps
+of one pixel, odd sizes, odd channel counts) or derived from a model's list of operations.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from npnet.kernels.arrays import Floats, output_size
+
+Shape = tuple[int, ...]
+Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """The sizes of one call, in the letters of the legend (see kernels/__init__.py)."""
+
+    label: str
+    n: int = 1
+    h: int = 1
+    w: int = 1
+    ci: int = 1
+    co: int = 1
+    stride: int = 1
+
+    @property
+    def maps(self) -> Shape:
+        """(N,H,W,Ci), the input."""
+        return self.n, self.h, self.w, self.ci
+
+    @property
+    def mixed(self) -> Shape:
+        """(N,H,W,Co), the output of a pointwise convolution."""
+        return self.n, self.h, self.w, self.co
+
+    @property
+    def filtered(self) -> Shape:
+        """(N,Ho,Wo,Co), the output of a 3x3 convolution."""
+        ho, wo = output_size(self.h, self.stride), output_size(self.w, self.stride)
+        return self.n, ho, wo, self.co
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel of both backends.
+
+    `shapes`: every array argument, in order, outputs first; `outputs` of them are written.
+    `updates`: outputs that are read as well. `scalars`: the arguments after the arrays.
+    `flops`: floating-point operations of a call. `tolerance`: the largest error of a float32
+    result, relative to the largest value of the float64 twin's.
+    """
+
+    name: str
+    kind: str
+    outputs: int
+    shapes: Callable[[Case], dict[str, Shape]]
+    flops: Callable[[Case], int]
+    tolerance: float
+    scalars: Callable[[Case], Arguments] = lambda case: {}
+    updates: tuple[str, ...] = ()
+    kinks: tuple[float, ...] = ()
+
+    def output_names(self, case: Case) -> tuple[str, ...]:
+        return tuple(self.shapes(case))[: self.outputs]
+
+    def bytes_moved(self, case: Case, itemsize: int = 4) -> int:
+        """Bytes that a call must read and write when every array passes through memory once."""
+        return sum(
+            prod(shape) * (DTYPES[name]().itemsize if name in DTYPES else itemsize)
+            for name, shape in self.shapes(case).items()
+        )
+
+    def arguments(
+        self, case: Case, rng: np.random.Generator, dtype: DTypeLike = np.float64
+    ) -> Arguments:
+        """Random arguments of the right shapes, in the order of the kernel's signature.
+
+        Values keep a distance from the kernel's kinks, where it has no derivative.
+        """
+        arrays = {}
+        for name, shape in self.shapes(case).items():
+            values = DRAWS.get(name, _normal)(rng, shape, case)
+            for kink in self.kinks:
+                values = np.where(abs(values - kink) < 0.01, kink + 0.05, values)
+            arrays[name] = values.astype(DTYPES.get(name, dtype))
+        return arrays | self.scalars(case)
+
+
+def _normal(rng: np.random.Generator, shape: Shape, case: Case) -> Floats:
+    return 2 * rng.standard_normal(shape)
+
+
+def _bits(rng: np.random.Generator, shape: Shape, case: Case) -> Floats:
+    return rng.integers(0, 2, shape)
+
+
+def _probabilities(rng: np.random.Generator, shape: Shape, case: Case) -> Floats:
+    return rng.dirichlet(np.ones(shape[1]), shape[0])
+
+
+# Arguments that are not float arrays of the call's dtype, and those that are not normal draws.
+DTYPES: Mapping[str, type[np.generic]] = {
+    "variance": np.float64,
+    "mean": np.float64,
+    "rstd": np.float64,
+    "pixels": np.uint8,
+    "keep": np.uint8,
+    "flip": np.uint8,
+    "labels": np.int64,
+    "index": np.int64,
+    "shift_yx": np.int64,
+}
+DRAWS: Mapping[str, Callable[[np.random.Generator, Shape, Case], Floats]] = {
+    "rstd": lambda rng, shape, case: rng.uniform(0.5, 2, shape),
+    "probabilities": _probabilities,
+    "keep": _bits,
+    "flip": _bits,
+    "labels": lambda rng, shape, case: rng.integers(0, case.co, shape),
+    "pixels": lambda rng, shape, case: rng.integers(0, 256, shape),
+    "index": lambda rng, shape, case: rng.integers(0, STORED_IMAGES, shape),
+    "shift_yx": lambda rng, shape, case: rng.integers(-4, 5, shape),
+}
+STORED_IMAGES, STORED_SIZE = 5, 32
+
+
+def _elementwise(*names: str) -> Callable[[Case], dict[str, Shape]]:
+    return lambda c: dict.fromkeys(names, c.maps)
+
+
+def _channelwise(
+    maps: Iterable[str], channels: Iterable[str]
+) -> Callable[[Case], dict[str, Shape]]:
+    """Arguments in the order `maps` then `channels`."""
+    return lambda c: dict.fromkeys(maps, c.maps) | dict.fromkeys(channels, (c.ci,))
+
+
+def _stride(case: Case) -> Arguments:
+    return {"stride": case.stride}
+
+
+def _flops_elementwise(count: int) -> Callable[[Case], int]:
+    return lambda c: count * prod(c.maps)
+
+
+def _flops_3x3(c: Case) -> int:
+    return 2 * 9 * prod(c.filtered)
+
+
+def _flops_stem(c: Case) -> int:
+    return 2 * 27 * prod(c.filtered)
+
+
+def _flops_matmul(c: Case) -> int:
+    return 2 * prod(c.maps) * c.co
+
+
+def _flops_linear(c: Case) -> int:
+    return 2 * c.n * c.ci * c.co
+
+
+KERNELS: tuple[Kernel, ...] = (
+    Kernel(
+        "stem3x3_forward", "stem", 1,
+        lambda c: {"y": c.filtered, "x": c.maps, "w": (3, 3, c.ci, c.co)},
+        _flops_stem, 2e-6,
+    ),
+    Kernel(
+        "stem3x3_backward_weight", "stem", 1,
+        lambda c: {"dw": (3, 3, c.ci, c.co), "dy": c.filtered, "x": c.maps},
+        _flops_stem, 5e-5,
+    ),
+    Kernel(
+        "pointwise_forward", "pointwise", 1,
+        lambda c: {"y": c.mixed, "x": c.maps, "w": (c.ci, c.co)},
+        _flops_matmul, 5e-6,
+    ),
+    Kernel(
+        "pointwise_backward_input", "pointwise", 1,
+        lambda c: {"dx": c.maps, "dy": c.mixed, "w": (c.ci, c.co)},
+        _flops_matmul, 5e-6,
+    ),
+    Kernel(
+        "pointwise_backward_weight", "pointwise", 1,
+        lambda c: {"dw": (c.ci, c.co), "dy": c.mixed, "x": c.maps},
+        _flops_matmul, 1e-5,
+    ),
+    Kernel(
+        "depthwise3x3_forward", "depthwise", 1,
+        lambda c: {"y": c.filtered, "x": c.maps, "w": (3, 3, c.ci)},
+        _flops_3x3, 2e-6, _stride,
+    ),
+    Kernel(
+        "depthwise3x3_backward_input", "depthwise", 1,
+        lambda c: {"dx": c.maps, "dy": c.filtered, "w": (3, 3, c.ci)},
+        _flops_3x3, 2e-6, _stride,
+    ),
+    Kernel(
+        "depthwise3x3_backward_weight", "depthwise", 1,
+        lambda c: {"dw": (3, 3, c.ci), "dy": c.filtered, "x": c.maps},
+        _flops_3x3, 5e-5, _stride,
+    ),
+    Kernel(
+        "batchnorm_statistics", "batchnorm", 2,
+        lambda c: {"mean": (c.ci,), "variance": (c.ci,), "x": c.maps},
+        _flops_elementwise(3), 1e-6,
+    ),
+    Kernel(
+        "affine_forward", "batchnorm", 1,
+        _channelwise(("y", "x"), ("scale", "shift")), _flops_elementwise(2), 2e-6,
+    ),
+    Kernel(
+        "affine_relu6_forward", "batchnorm", 1,
+        _channelwise(("y", "x"), ("scale", "shift")), _flops_elementwise(4), 2e-6,
+    ),
+    Kernel(
+        "batchnorm_backward_sums", "batchnorm", 2,
+        lambda c: _channelwise((), ("dgamma", "dbeta"))(c)
+        | _channelwise(("dy", "x"), ("mean", "rstd"))(c),
+        _flops_elementwise(4), 5e-6,
+    ),
+    Kernel(
+        "affine_relu6_backward_sums", "batchnorm", 3,
+        lambda c: _channelwise(("dz",), ("dgamma", "dbeta"))(c)
+        | _channelwise(("dy", "x"), ("mean", "rstd", "scale", "shift"))(c),
+        _flops_elementwise(8), 5e-6,
+    ),
+    Kernel(
+        "batchnorm_backward", "batchnorm", 1,
+        _channelwise(("dx", "dy", "x"), ("p", "q", "r")), _flops_elementwise(4), 2e-6,
+    ),
+    Kernel(
+        "relu6_forward", "activation", 1,
+        _elementwise("y", "x"), _flops_elementwise(2), 1e-6, kinks=(0, 6),
+    ),
+    Kernel(
+        "relu6_backward", "activation", 1,
+        _elementwise("dx", "dy", "x"), _flops_elementwise(3), 1e-6, kinks=(0, 6),
+    ),
+    Kernel(
+        "residual_forward", "activation", 1,
+        _elementwise("y", "x", "shortcut"), _flops_elementwise(1), 1e-6,
+    ),
+    Kernel(
+        "residual_backward_accumulate", "activation", 1,
+        _elementwise("dshortcut", "dy"), _flops_elementwise(1), 1e-6, updates=("dshortcut",),
+    ),
+    Kernel(
+        "dropout_forward", "head", 1,
+        lambda c: dict.fromkeys(("y", "x", "keep"), (c.n, c.ci)),
+        lambda c: 2 * c.n * c.ci, 1e-6, lambda c: {"rate": 0.3},
+    ),
+    Kernel(
+        "dropout_backward", "head", 1,
+        lambda c: dict.fromkeys(("dx", "dy", "keep"), (c.n, c.ci)),
+        lambda c: 2 * c.n * c.ci, 1e-6, lambda c: {"rate": 0.3},
+    ),
+    Kernel(
+        "average_pool_forward", "head", 1,
+        lambda c: {"y": (c.n, c.ci), "x": c.maps}, _flops_elementwise(1), 5e-6,
+    ),
+    Kernel(
+        "average_pool_backward", "head", 1,
+        lambda c: {"dx": c.maps, "dy": (c.n, c.ci)}, _flops_elementwise(1), 1e-6,
+    ),
+    Kernel(
+        "linear_forward", "head", 1,
+        lambda c: {"y": (c.n, c.co), "x": (c.n, c.ci), "w": (c.ci, c.co), "b": (c.co,)},
+        _flops_linear, 5e-6,
+    ),
+    Kernel(
+        "linear_backward_input", "head", 1,
+        lambda c: {"dx": (c.n, c.ci), "dy": (c.n, c.co), "w": (c.ci, c.co)},
+        _flops_linear, 5e-6,
+    ),
+    Kernel(
+        "linear_backward_weight", "head", 2,
+        lambda c: {"dw": (c.ci, c.co), "db": (c.co,), "dy": (c.n, c.co), "x": (c.n, c.ci)},
+        _flops_linear, 5e-6,
+    ),
+    Kernel(
+        "softmax_cross_entropy_forward", "head", 2,
+        lambda c: {"loss": (c.n,), "probabilities": (c.n, c.co), "logits": (c.n, c.co),
+                   "labels": (c.n,)},
+        lambda c: 8 * c.n * c.co, 2e-6, lambda c: {"smoothing": 0.1},
+    ),
+    Kernel(
+        "softmax_cross_entropy_backward", "head", 1,
+        lambda c: {"dlogits": (c.n, c.co), "probabilities": (c.n, c.co), "labels": (c.n,)},
+        lambda c: 3 * c.n * c.co, 2e-6, lambda c: {"smoothing": 0.1, "scale": 0.25},
+    ),
+    Kernel(
+        "sgd_update", "sgd", 2,
+        lambda c: dict.fromkeys(("w", "velocity", "gradient"), (c.ci * c.co,)),
+        lambda c: 8 * c.ci * c.co, 1e-6,
+        lambda c: {"decayed": c.ci * c.co // 2, "lr": 0.1, "momentum": 0.9,
+                   "weight_decay": 0.01, "nesterov": c.stride == 1},
+        updates=("w", "velocity"),
+    ),
+    Kernel(
+        "image_forward", "image", 1,
+        lambda c: {"y": (c.n, c.h, c.h, 3),
+                   "pixels": (STORED_IMAGES, STORED_SIZE, STORED_SIZE, 3),
+                   "index": (c.n,), "shift_yx": (c.n, 2), "flip": (c.n,),
+                   "mean": (3,), "rstd": (3,)},
+        lambda c: 11 * 3 * c.n * c.h * c.h, 5e-6,
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """An operation whose backward kernels are checked against finite differences of its forward.
+
+    `backward` names, for each input, the kernel that yields the input's gradient. Arguments meet
+    by name: the kernel's `dy` is the gradient of the forward's `y`, everything else is passed on.
+    """
+
+    name: str
+    forward: str
+    backward: Mapping[str, str] = field(default_factory=dict)
+
+
+GRADIENTS: tuple[Gradient, ...] = (
+    Gradient("stem3x3", "stem3x3_forward", {"w": "stem3x3_backward_weight"}),
+    Gradient(
+        "pointwise",
+        "pointwise_forward",
+        {"x": "pointwise_backward_input", "w": "pointwise_backward_weight"},
+    ),
+    Gradient(
+        "depthwise3x3",
+        "depthwise3x3_forward",
+        {"x": "depthwise3x3_backward_input", "w": "depthwise3x3_backward_weight"},
+    ),
+    Gradient("relu6", "relu6_forward", {"x": "relu6_backward"}),
+    Gradient("residual", "residual_forward", {"shortcut": "residual_backward_accumulate"}),
+    Gradient("dropout", "dropout_forward", {"x": "dropout_backward"}),
+    Gradient("average_pool", "average_pool_forward", {"x": "average_pool_backward"}),
+    Gradient(
+        "linear",
+        "linear_forward",
+        {
+            "x": "linear_backward_input",
+            "w": "linear_backward_weight",
+            "b": "linear_backward_weight",
+        },
+    ),
+    Gradient(
+        "softmax_cross_entropy",
+        "softmax_cross_entropy_forward",
+        {"logits": "softmax_cross_entropy_backward"},
+    ),
+)
+
+
+def kernel(name: str) -> Kernel:
+    """The table's row called `name`."""
+    return next(row for row in KERNELS if row.name == name)
+
+
+_MAPS = ((1, 1), (2, 2), (1, 3), (3, 2), (5, 5), (6, 7), (8, 8))
+_CHANNELS = (1, 3, 8, 17)
+
+
+def border_cases(kind: str) -> tuple[Case, ...]:
+    """Small cases around the places where a kernel's loops begin and end."""
+    if kind == "image":
+        return tuple(Case(f"n3 {s}x{s}", 3, s, s, 3, 3) for s in (32, 33, 64, 128))
+    if kind == "stem":
+        return tuple(Case(f"{h}x{w}", 2, h, w, 3, co, 2) for h, w in _MAPS for co in (1, 8, 17))
+    if kind in ("head", "sgd"):
+        return tuple(
+            Case(f"n{n} {ci}->{co}", n, 3, 2, ci, co)
+            for n in (1, 2, 5)
+            for ci, co in ((1, 2), (7, 3), (40, 10))
+        )
+    strides = (1, 2) if kind == "depthwise" else (1,)
+    return tuple(
+        Case(f"{h}x{w} c{c} s{stride}", 2, h, w, c, c if kind == "depthwise" else c + 2, stride)
+        for h, w in _MAPS
+        for c in _CHANNELS
+        for stride in strides
+    )

@@ -1,0 +1,142 @@
+"""From a dataset to a rank's batches: shards, order, augmentation, and the fill of the network.
+
+The images of a step are fixed for all ranks together: with `total` training images and `steps`
+steps an epoch, step s takes positions s*total//steps .. (s+1)*total//steps of the epoch's order,
+and rank r of P those positions i with i mod P = r. So every rank makes the same number of steps, no
+image is taken twice, batches differ by at most one image, and under a global shuffle P ranks with
+batch b see at each step just what one rank with batch P*b sees.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npnet.data.dataset import Dataset, Images, Split
+from npnet.errors import NpnetError
+from npnet.kernels.arrays import Bytes, Floats, Ints
+from npnet.recipe import Recipe
+
+# Streams of random numbers, so that order and augmentation do not depend on each other.
+ORDER, AUGMENTATION = 1, 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rank's images of one step: rows of its shard, and how each is cropped and flipped."""
+
+    rows: Ints
+    labels: Ints
+    shift_yx: Ints
+    flip: Bytes
+    everywhere: int  # images of this step on all ranks
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class ImageInput:
+    """Writes images into a network's input buffer: crop, flip, resize, normalise in one pass."""
+
+    def __init__(self, recipe: Recipe, kernels: ModuleType) -> None:
+        self.kernels = kernels
+        self.mean = np.array(recipe.mean)
+        self.rstd = 1 / np.array(recipe.std)
+
+    def fill(self, images: Floats, pixels: NDArray[np.uint8], batch: Batch) -> None:
+        """images[:len(batch)] = the batch, float (N,S,S,3)."""
+        self.kernels.image_forward(
+            images[: len(batch)],
+            pixels,
+            batch.rows,
+            batch.shift_yx,
+            batch.flip,
+            self.mean,
+            self.rstd,
+        )
+
+
+class TrainingShard:
+    """This rank's part of the training split, as uint8, and its batches epoch by epoch."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        recipe: Recipe,
+        batch: int,
+        seed: int,
+        rank: int,
+        world: int,
+        max_steps: int | None = None,
+    ) -> None:
+        self.dataset, self.recipe, self.seed = dataset, recipe, seed
+        self.rank, self.world = rank, world
+        self.total = dataset.size("train")
+        smallest = self.total // world
+        if not 1 <= batch <= smallest:
+            raise NpnetError(
+                f"batch of {batch} images a rank does not fit a shard of {smallest}: "
+                f"{dataset.name} has {self.total} training images for {world} ranks; "
+                "give a smaller --batch-per-rank or start fewer ranks"
+            )
+        self.steps_of_all = ceil(ceil(self.total / world) / batch)
+        self.steps = min(self.steps_of_all, max_steps or self.steps_of_all)
+        self.indices: Ints = np.arange(rank, self.total, world)
+        self.images: Images = dataset.read("train", self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def share(self) -> float:
+        """This rank's part of all training images."""
+        return len(self) / self.total
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch (counted from 0), the same for the same seed."""
+        order = self._order(epoch)
+        flip, shift_yx = self._augmentation(epoch)
+        ends = np.arange(self.steps_of_all + 1) * self.total // self.steps_of_all
+        local_ends = -((self.rank - ends) // self.world)  # positions r, r+P, ... below each end
+        for step in range(self.steps):
+            rows = order[local_ends[step] : local_ends[step + 1]]
+            samples = self.indices[rows]
+            yield Batch(
+                rows,
+                self.images.labels[rows],
+                shift_yx[samples],
+                flip[samples],
+                everywhere=int(ends[step + 1] - ends[step]),
+            )
+
+    def _order(self, epoch: int) -> Ints:
+        """The order in which this rank visits its rows; a global shuffle deals a new shard."""
+        if self.recipe.shuffle == "shard":
+            rng = np.random.default_rng([self.seed, ORDER, epoch, self.rank])
+            return rng.permutation(len(self))
+        rng = np.random.default_rng([self.seed, ORDER, epoch])
+        self.indices = rng.permutation(self.total)[self.rank :: self.world]
+        self.images = self.dataset.read("train", self.indices)
+        return np.arange(len(self))
+
+    def _augmentation(self, epoch: int) -> tuple[Bytes, Ints]:
+        """Flip and shift of every image of the dataset: they do not depend on who trains on it."""
+        rng = np.random.default_rng([self.seed, AUGMENTATION, epoch])
+        flip = rng.integers(0, 1 + self.recipe.flip, self.total, dtype=np.uint8)
+        padding = self.recipe.crop_padding
+        return flip, rng.integers(-padding, padding + 1, (self.total, 2))
+
+
+def plain_batches(
+    dataset: Dataset, split: Split, batch: int, rank: int, world: int
+) -> Iterator[tuple[NDArray[np.uint8], Batch]]:
+    """A rank's part of a split in stored order, not augmented, as (pixels, batch)."""
+    images = dataset.read(split, np.arange(rank, dataset.size(split), world))
+    for start in range(0, len(images), batch):
+        rows = np.arange(start, min(start + batch, len(images)))
+        still = np.zeros((len(rows), 2), np.int64)
+        unflipped = np.zeros(len(rows), np.uint8)
+        yield images.pixels, Batch(rows, images.labels[rows], still, unflipped, len(rows))

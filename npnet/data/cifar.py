@@ -1,0 +1,213 @@
+"""CIFAR-10 and CIFAR-100, read from the files that their authors publish for Python."""
+
+import os
+import reprlib
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npnet.data.dataset import Images, Split
+from npnet.data.unpickle import damaged, load
+from npnet.errors import NpnetError
+
+_SIDE = 32  # height and width, pixels
+_SAMPLES = 3 * _SIDE * _SIDE  # of an image: all red, then all green, then all blue, row by row
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs between the two datasets. Splits and `meta` are file names in `folder`."""
+
+    folder: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    meta: str
+    labels_key: str
+    classes_key: str
+    classes: int
+    url: str
+    md5: str
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file that a complete folder holds."""
+        return (self.meta, *self.train, *self.test)
+
+
+VARIANTS = {
+    "cifar10": Variant(
+        folder="cifar-10-batches-py",
+        train=tuple(f"data_batch_{number}" for number in range(1, 6)),
+        test=("test_batch",),
+        meta="batches.meta",
+        labels_key="labels",
+        classes_key="label_names",
+        classes=10,
+        url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        md5="c58f30108f718f92721af3b95e74349a",
+    ),
+    "cifar100": Variant(
+        folder="cifar-100-python",
+        train=("train",),
+        test=("test",),
+        meta="meta",
+        labels_key="fine_labels",
+        classes_key="fine_label_names",
+        classes=100,
+        url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        md5="eb9058c3a382ffc7106e4002c42a8d85",
+    ),
+}
+
+
+def variant(name: str) -> Variant:
+    """The dataset called `name`. Raises NpnetError if there is none."""
+    if name not in VARIANTS:
+        raise NpnetError(f"there is no dataset {name!a}: choose {' or '.join(VARIANTS)}")
+    return VARIANTS[name]
+
+
+class Cifar:
+    """One of the two datasets, in `folder`; nothing of it but the classes is kept in memory.
+
+    A `Dataset`. Raises NpnetError, here and from `size` and `read`, if a file is missing, damaged
+    or not as its authors made it.
+    """
+
+    image_size = _SIDE
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.location = str(folder)
+        self._folder = folder
+        self._variant = variant(name)
+        self._rows: dict[Split, list[int]] = {}  # images in each file of a split, once counted
+        self.classes: Sequence[str] = _read_classes(folder / self._variant.meta, self._variant)
+
+    def size(self, split: Split) -> int:
+        """Number of images in a split. The first call reads and checks every file of it."""
+        return sum(self._count_rows(split))
+
+    def read(self, split: Split, indices: NDArray[np.int64]) -> Images:
+        """The images at `indices` (n,), in that order, file after file.
+
+        Memory: the result, and twice the largest file while that is unpickled. Raises IndexError
+        for an index outside of the split.
+        """
+        size = self.size(split)
+        if len(indices) and not (indices.min() >= 0 and indices.max() < size):
+            raise IndexError(f"indices reach outside of 0 <= index < {size}")
+        pixels = np.empty((len(indices), _SIDE, _SIDE, 3), np.uint8)
+        labels = np.empty(len(indices), np.int64)
+        start = 0
+        for path, rows in zip(self._paths(split), self._count_rows(split), strict=True):
+            here = np.flatnonzero((start <= indices) & (indices < start + rows))
+            if len(here):
+                labels[here] = self._copy_rows(path, indices[here] - start, pixels, here)
+            start += rows
+        return Images(pixels, labels)
+
+    def _copy_rows(
+        self, path: Path, rows: NDArray[np.int64], pixels: NDArray[np.uint8], to: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Copy images `rows` of a file to pixels[to]; their labels. Then the file can be freed."""
+        planes, labels = _read_batch(path, self._variant)
+        images = planes.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
+        for row, target in zip(rows, to, strict=True):  # images[rows] would be one more copy of all
+            pixels[target] = images[row]
+        return labels[rows]
+
+    def _paths(self, split: Split) -> list[Path]:
+        names = self._variant.train if split == "train" else self._variant.test
+        return [self._folder / name for name in names]
+
+    def _count_rows(self, split: Split) -> list[int]:
+        if split not in self._rows:
+            self._rows[split] = [
+                len(_read_batch(path, self._variant)[1]) for path in self._paths(split)
+            ]
+        return self._rows[split]
+
+
+def find(name: str, data_dir: Path | None = None) -> Cifar:
+    """The dataset `name` ("cifar10" or "cifar100") in the first place that has it.
+
+    The places are `data_dir` if given, and otherwise $NPNET_DATA, ./data and ~/.keras/datasets;
+    each may hold the dataset's folder or be that folder. Raises NpnetError if no place has it.
+    """
+    expected = variant(name)
+    roots = [data_dir] if data_dir else _default_roots()
+    for root in roots:
+        for folder in (
+            root / expected.folder,
+            root / f"{expected.folder}-target" / expected.folder,  # as Keras 3 unpacks it
+            root,
+        ):
+            # One file is enough: what is missing is then reported by its name.
+            if any(os.path.isfile(folder / file) for file in expected.files):
+                return Cifar(name, folder)
+    places = ", ".join(map(str, roots))
+    option = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
+    raise NpnetError(f"{name} is not in {places}; fetch it with: npnet data fetch {name}{option}")
+
+
+def _default_roots() -> list[Path]:
+    home = os.environ.get("NPNET_DATA")
+    return [
+        *([Path(home)] if home else []),
+        Path("data").absolute(),
+        Path(os.path.expanduser("~/.keras/datasets")),
+    ]
+
+
+def _read_dict(path: Path) -> dict[str, object]:
+    """A file's dict. Its keys are bytes as Python 2 wrote them, text if Python 3 wrote it anew."""
+    content = load(path)
+    if not isinstance(content, dict):
+        raise damaged(path, f"it holds a {type(content).__name__}, not a dict")
+    return {_decode(key): value for key, value in content.items()}
+
+
+def _decode(text: str | bytes) -> str:
+    return text.decode("latin-1") if isinstance(text, bytes) else text
+
+
+def _read_classes(path: Path, expected: Variant) -> list[str]:
+    names = _read_dict(path).get(expected.classes_key)
+    if not (
+        isinstance(names, list)
+        and len(names) == expected.classes
+        and all(isinstance(name, str | bytes) for name in names)
+    ):
+        raise damaged(path, f"{expected.classes_key} is not a list of {expected.classes} names")
+    return [_decode(name) for name in names]
+
+
+def _read_batch(path: Path, expected: Variant) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """A file's images, uint8 (n, 3072) with the planes one after another, and labels (n,)."""
+    batch = _read_dict(path)
+    data = batch.get("data")
+    if not isinstance(data, np.ndarray):
+        raise damaged(path, "it has no array called data")
+    if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _SAMPLES:
+        raise damaged(path, f"data is {data.dtype} {data.shape}, not uint8 (n, {_SAMPLES})")
+    labels = batch.get(expected.labels_key)
+    if not isinstance(labels, list):
+        raise damaged(path, f"it has no list called {expected.labels_key}")
+    if len(labels) != len(data):
+        raise damaged(path, f"it has {len(data)} images but {len(labels)} {expected.labels_key}")
+    for index, label in enumerate(labels):
+        if type(label) is not int:
+            kind = type(label).__name__
+            raise damaged(path, f"{expected.labels_key}[{index}] is a {kind}, not an int")
+        if not 0 <= label < expected.classes:
+            raise damaged(
+                path,
+                f"{expected.labels_key}[{index}] is {reprlib.repr(label)}, "
+                f"outside of 0 <= label < {expected.classes}",
+            )
+    return data, np.array(labels, np.int64)

@@ -1,0 +1,180 @@
+"""Download a dataset's archive, check it, and unpack the files that npnet reads.
+
+The archive grows in `DESTINATION/ARCHIVE.part`, which is kept when the network fails, so that a
+further call goes on where this one stopped, and is removed once its files are in place.
+"""
+
+import gzip
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from npnet.data.cifar import Variant, variant
+from npnet.errors import NpnetError
+
+Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if the server says
+
+_TRIES = 5
+_PAUSE = 1.0  # between tries, seconds
+_BLOCK = 1 << 18  # bytes
+
+
+class _Interrupted(Exception):
+    """The network failed in a way that a further try may mend."""
+
+
+def is_complete(name: str, destination: Path) -> bool:
+    """Whether `destination` has a folder with every file of the dataset; they are not opened."""
+    expected = variant(name)
+    return all(os.path.isfile(destination / expected.folder / file) for file in expected.files)
+
+
+def fetch(
+    name: str,
+    destination: Path,
+    url: str | None = None,
+    progress: Progress | None = None,
+    timeout: float = 30.0,
+    md5: str | None = None,
+) -> Path:
+    """Download a dataset into a folder of `destination`, and return that folder.
+
+    A complete folder is returned as it is. `url` and `md5`, a hex digest, stand in for the official
+    address and sum; another address must serve the same archive unless `md5` is given too.
+    `timeout`: seconds without a byte before a try is given up. Raises NpnetError if the download,
+    the check or the unpacking fails; then no folder appears, and of the rest only `.part` is kept.
+    """
+    expected = variant(name)
+    folder = destination / expected.folder
+    if is_complete(name, destination):
+        return folder
+    if os.path.lexists(folder):
+        raise NpnetError(f"{folder} is there but lacks files of {name}; move it away, then repeat")
+    part = destination / f"{expected.url.rpartition('/')[2]}.part"
+    try:
+        _download(url or expected.url, part, progress, timeout)
+        _check_md5(part, md5 or expected.md5)
+        _unpack(part, expected, folder)
+        part.unlink()
+    except OSError as error:  # those of the network have become _Interrupted
+        raise NpnetError(
+            f"cannot write in {destination}: {error.strerror or error}; "
+            "make room there or choose another folder"
+        ) from error
+    return folder
+
+
+def _download(url: str, part: Path, progress: Progress | None, timeout: float) -> None:
+    for attempt in range(1, _TRIES + 1):
+        try:
+            _receive(url, part, progress, timeout)
+            return
+        except _Interrupted as error:
+            if attempt == _TRIES:
+                raise NpnetError(
+                    f"{url}: {error}, at the last of {_TRIES} tries; check the network and repeat: "
+                    f"what came is kept in {part}"
+                ) from error
+        time.sleep(_PAUSE)
+
+
+def _receive(url: str, part: Path, progress: Progress | None, timeout: float) -> None:
+    """One try: append to `part` what it lacks. Raises _Interrupted if that is not all of it."""
+    start = part.stat().st_size if part.exists() else 0
+    response = _open(url, start, timeout)
+    if response is None:
+        return
+    with response:
+        resumed = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        if not resumed:  # the server sends all of it, from the first byte
+            start = 0
+        length = response.headers.get("Content-Length", "")
+        total = start + int(length) if length.isdecimal() else None
+        part.parent.mkdir(parents=True, exist_ok=True)
+        received = start
+        with open(part, "ab" if resumed else "wb") as file:
+            for block in _blocks(response):
+                file.write(block)
+                received += len(block)
+                if progress:
+                    progress(received, total)
+    if total is not None and received < total:
+        raise _Interrupted(f"the connection closed after {received} of {total} bytes")
+
+
+def _open(url: str, start: int, timeout: float) -> HTTPResponse | None:
+    """The response from byte `start` on; None if the server has no bytes beyond."""
+    try:
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        response: HTTPResponse = urlopen(Request(url, headers=headers), timeout=timeout)
+        return response
+    except HTTPError as error:
+        with error:
+            if error.code == 416 and start:
+                return None
+            answer = f"the server answers {error.code} {error.reason}"
+            if error.code >= 500:
+                raise _Interrupted(answer) from error
+            raise NpnetError(f"{url}: {answer}; check the address") from error
+    except URLError as error:
+        raise _Interrupted(f"no connection ({error.reason})") from error
+    except (OSError, HTTPException) as error:
+        raise _Interrupted(f"no answer ({error or type(error).__name__})") from error
+    except ValueError as error:
+        raise NpnetError(f"{url}: not an address to fetch from ({error})") from error
+
+
+def _blocks(response: HTTPResponse) -> Iterator[bytes]:
+    try:
+        while block := response.read(_BLOCK):
+            yield block
+    except (OSError, HTTPException) as error:
+        raise _Interrupted(f"the connection broke ({error or type(error).__name__})") from error
+
+
+def _check_md5(part: Path, expected: str) -> None:
+    with open(part, "rb") as file:
+        # Against damage on the way; who can choose both the archive and the sum needs no collision.
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
+    if digest.hexdigest() != expected:
+        part.unlink()
+        raise NpnetError(
+            f"{part}: its MD5 sum is {digest.hexdigest()}, not {expected}; it is removed: repeat, "
+            "or fetch from another address"
+        )
+
+
+def _unpack(part: Path, expected: Variant, folder: Path) -> None:
+    """Put the dataset's files in `folder`, all or none of them.
+
+    Each is read by its name and written by ours, so that no path, link or mode in the archive
+    matters, on Pythons whose `tarfile` has no filters too (before 3.11.4).
+    """
+    scratch = Path(tempfile.mkdtemp(prefix=f".{expected.folder}-", dir=folder.parent))
+    try:
+        unpacked = scratch / expected.folder
+        unpacked.mkdir()
+        with tarfile.open(part, "r:gz") as archive:
+            for name in expected.files:
+                member = archive.getmember(f"{expected.folder}/{name}")
+                source = archive.extractfile(member) if member.isreg() else None
+                if source is None:
+                    raise NpnetError(f"{part}: {name} is not a file in it; fetch another archive")
+                with source, open(unpacked / name, "wb") as target:
+                    shutil.copyfileobj(source, target)
+        unpacked.rename(folder)
+    except KeyError as error:
+        raise NpnetError(f"{part}: {error.args[0]}; fetch another archive") from error
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise NpnetError(f"{part}: not a whole tar.gz ({error}); fetch another archive") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

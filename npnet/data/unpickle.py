@@ -1,0 +1,236 @@
+"""Read pickled arrays without trusting the file.
+
+`pickle.load` imports and calls whatever the file names. Here `pickletools` takes the file apart and
+a small stack machine puts it together again. It knows only the opcodes that arrays in plain
+containers need, imports nothing, sets no attribute, and calls nothing that the file chose: a
+hostile file can waste a little time, and no more.
+"""
+
+import math
+import os
+import pickletools
+import re
+import warnings
+from enum import Enum
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from npnet.errors import NpnetError
+
+# The largest CIFAR file takes some 250 000 opcodes. An empty dict costs one byte on disk and 64 in
+# memory, so the number of opcodes is what bounds the memory that a small hostile file can take.
+_MOST_OPCODES = 1_000_000
+_MOST_AXES = 32  # of an array: NumPy's own limit before 2.0
+
+
+class _Refused(Exception):
+    """The file asks for something that no array in plain containers needs."""
+
+
+class _Global(Enum):
+    """What a pickled array refers to by name. The machine acts on the name; it looks nothing up."""
+
+    NDARRAY = "numpy ndarray"
+    DTYPE = "numpy dtype"
+    RECONSTRUCT = "multiarray _reconstruct"  # makes the array that BUILD fills
+    FROMBUFFER = "numeric _frombuffer"  # protocol 5
+    ENCODE = "_codecs encode"  # how Python 3 writes bytes in protocol 2
+
+
+_GLOBALS = {g.value: g for g in (_Global.NDARRAY, _Global.DTYPE, _Global.ENCODE)} | {
+    f"{package}.{g.value}": g
+    for package in ("numpy.core", "numpy._core")  # before and since NumPy 2
+    for g in (_Global.RECONSTRUCT, _Global.FROMBUFFER)
+}
+
+
+def damaged(path: Path, reason: str) -> NpnetError:
+    """The error for a dataset's file that cannot be used."""
+    return NpnetError(f"{path}: {reason}; remove the dataset's folder and fetch it again")
+
+
+def load(path: Path) -> object:
+    """Read a pickle of arrays of numbers in dicts, lists and tuples, with text, bytes and numbers.
+
+    Protocols 2 to 5 are read; Python 2's `str` comes out as `bytes`. At its peak it holds the
+    largest array twice. Raises NpnetError if the file cannot be read, is damaged, or asks for
+    anything else, big-endian arrays included.
+    """
+    try:
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a stray backslash in a damaged file's names
+            return _Machine(os.fstat(file.fileno()).st_size).run(file)
+    except OSError as error:
+        raise damaged(path, error.strerror or str(error)) from error
+    except _Refused as error:
+        raise damaged(path, f"not a plain pickle of arrays: {error}") from error
+    except (IndexError, KeyError) as error:
+        raise damaged(path, "not a whole pickle: an opcode lacks its operand") from error
+    except MemoryError as error:
+        raise damaged(path, "it asks for more memory than there is") from error
+    except (ValueError, OverflowError) as error:
+        raise damaged(path, f"not a whole pickle: {str(error)[:200]}") from error
+
+
+class _Machine:
+    """The stack, the memo and the stacks that MARK set aside, as in Python's own unpickler."""
+
+    def __init__(self, file_size: int) -> None:
+        self.stack: list[object] = []
+        self.marked: list[list[object]] = []
+        self.memo: dict[int, object] = {}
+        self.encodable = file_size  # characters that `_codecs encode` may still turn into bytes
+
+    def run(self, file: BinaryIO) -> object:
+        for count, (opcode, arg, _) in enumerate(pickletools.genops(file)):
+            if count == _MOST_OPCODES:
+                raise _Refused(f"it has more than {_MOST_OPCODES} opcodes")
+            self.step(opcode.name, arg)
+        if len(self.stack) != 1 or self.marked:
+            raise _Refused("it leaves more or less than one value")
+        return self.stack.pop()
+
+    def step(self, name: str, arg: object) -> None:
+        match name, arg:
+            case (("SHORT_BINSTRING" | "BINSTRING"), str()):
+                self.stack.append(arg.encode("latin-1"))
+            case (("BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT"), _):
+                self.stack.append(arg)
+            case (("SHORT_BINUNICODE" | "BINUNICODE" | "BINUNICODE8"), _):
+                self.stack.append(arg)
+            case (("SHORT_BINBYTES" | "BINBYTES" | "BINBYTES8" | "BYTEARRAY8"), _):
+                self.stack.append(arg)
+            case (("BINPUT" | "LONG_BINPUT"), int()):
+                self.memo[arg] = self.stack[-1]
+            case "MEMOIZE", _:
+                self.memo[len(self.memo)] = self.stack[-1]
+            case (("BINGET" | "LONG_BINGET"), int()):
+                self.stack.append(self.memo[arg])
+            case "NONE", _:
+                self.stack.append(None)
+            case (("NEWTRUE" | "NEWFALSE"), _):
+                self.stack.append(name == "NEWTRUE")
+            case "EMPTY_DICT", _:
+                self.stack.append({})
+            case "EMPTY_LIST", _:
+                self.stack.append([])
+            case "EMPTY_TUPLE", _:
+                self.stack.append(())
+            case (("TUPLE1" | "TUPLE2" | "TUPLE3"), _):
+                self.stack.append(tuple(self.pop(int(name[-1]))))
+            case "MARK", _:
+                self.marked.append(self.stack)
+                self.stack = []
+            case "TUPLE", _:
+                items = self.pop_to_mark()
+                self.stack.append(tuple(items))
+            case (("APPEND" | "APPENDS"), _):
+                items = self.pop(1) if name == "APPEND" else self.pop_to_mark()
+                _append(self.stack[-1], items)
+            case (("SETITEM" | "SETITEMS"), _):
+                items = self.pop(2) if name == "SETITEM" else self.pop_to_mark()
+                _set_items(self.stack[-1], items)
+            case "GLOBAL", str():
+                self.stack.append(_find_global(arg))
+            case "STACK_GLOBAL", _:
+                self.stack.append(_find_global(" ".join(map(_text, self.pop(2)))))
+            case "REDUCE", _:
+                function, args = self.pop(2)
+                self.stack.append(self.reduce(function, args))
+            case "BUILD", _:
+                (state,) = self.pop(1)
+                _build(self.stack[-1], state)
+            case (("PROTO" | "FRAME" | "STOP"), _):
+                pass
+            case _:
+                raise _Refused(f"no array needs the opcode {name}")
+
+    def pop(self, count: int) -> list[object]:
+        return [self.stack.pop() for _ in range(count)][::-1]
+
+    def pop_to_mark(self) -> list[object]:
+        items, self.stack = self.stack, self.marked.pop()
+        return items
+
+    def reduce(self, function: object, args: object) -> object:
+        """What calling a global would give. A few bytes can ask for it many times over: no case
+        may return memory of its own in proportion to its arguments, unless a sum bounds it."""
+        match args:
+            case (_, _, _) if function is _Global.RECONSTRUCT:
+                return np.empty(0, np.uint8)
+            case (code, _, _) if function is _Global.DTYPE:
+                return _dtype(_text(code))
+            case (bytes() | bytearray() as raw, np.dtype() as dtype, shape, str("C")) if (
+                function is _Global.FROMBUFFER
+            ):
+                return np.frombuffer(raw, dtype).reshape(_check_shape(shape, dtype, raw))
+            case (str() as text, str("latin1")) if function is _Global.ENCODE:
+                self.encodable -= len(text)
+                if self.encodable < 0:
+                    raise _Refused("it encodes more text than it holds")
+                return text.encode("latin-1")
+        raise _Refused("it calls something in a way that no array needs")
+
+
+def _append(target: object, items: list[object]) -> None:
+    if not isinstance(target, list):
+        raise _Refused(f"it appends to a {type(target).__name__}")
+    target.extend(items)
+
+
+def _set_items(target: object, items: list[object]) -> None:
+    if not isinstance(target, dict) or len(items) % 2:
+        raise _Refused(f"it sets {len(items)} keys and values of a {type(target).__name__}")
+    keys = items[::2]
+    # To hash a tuple nested deep enough overflows the C stack, and an int's hash is easy to match.
+    if not all(isinstance(key, str | bytes) for key in keys):
+        raise _Refused("a dict has keys that are not text")
+    target.update(zip(keys, items[1::2], strict=True))
+
+
+def _find_global(name: str) -> _Global:
+    if name not in _GLOBALS:
+        raise _Refused(f"no array needs {name[:80]!a}")
+    return _GLOBALS[name]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if isinstance(value, str):
+        return value
+    raise _Refused(f"a {type(value).__name__} lies where text should")
+
+
+def _dtype(code: str) -> np.dtype[Any]:
+    # An object's bytes would be taken for a pointer, and a record may hold objects.
+    if not re.fullmatch("[iu][1248]|f[248]", code):
+        raise _Refused(f"the dtype {code[:80]!a} is not a number's")
+    return np.dtype(f"<{code}")
+
+
+def _build(target: object, state: object) -> None:
+    """Fill the array that `reduce` made; of a dtype, check that it is the one made already."""
+    match target, state:
+        case np.dtype(), (_, order, *_):
+            if _text(order) not in ("|", "<"):
+                raise _Refused(f"the byte order {_text(order)[:80]!a} is not little-endian")
+        case np.ndarray(), (_, shape, np.dtype() as dtype, bool() as fortran, bytes() as raw):
+            checked: Any = (1, _check_shape(shape, dtype, raw), dtype, fortran, raw)
+            target.__setstate__(checked)
+        case _:
+            raise _Refused(f"a {type(target).__name__} has no such state")
+
+
+def _check_shape(shape: object, dtype: np.dtype[Any], raw: bytes | bytearray) -> tuple[int, ...]:
+    """`shape`, if an array of it takes just the bytes of `raw`."""
+    if not (
+        isinstance(shape, tuple)
+        and len(shape) <= _MOST_AXES
+        and all(type(length) is int and length >= 0 for length in shape)
+        and math.prod(shape) * dtype.itemsize == len(raw)
+    ):
+        raise _Refused(f"an array's shape does not match its {len(raw)} bytes")
+    return shape

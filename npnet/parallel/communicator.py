@@ -1,0 +1,177 @@
+"""The ranks of a run. The only module that imports mpi4py, and only when a launcher started us.
+
+`connect()` returns an `MpiCommunicator`, or its serial twin with the same methods, so that a single
+process trains without any MPI installed. Methods on arrays move buffers; those on objects pickle
+and stay out of the training loop.
+"""
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, Protocol, TypeVar
+
+from npnet.errors import NpnetError
+from npnet.kernels.arrays import Floats
+
+T = TypeVar("T")
+
+# The variables by which MPICH's, Open MPI's and Slurm's launchers tell a process who it is.
+_RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
+_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
+
+
+class CollectiveError(NpnetError):
+    """An error that every rank knows of: each ends with a non-zero status, one of them prints."""
+
+
+class Communicator(Protocol):
+    """What training needs of its ranks."""
+
+    rank: int
+    size: int
+    hosts: list[str]  # the host of each rank
+
+    def sum(self, array: Floats) -> None:
+        """Replace `array` on every rank by its sum over the ranks, in place."""
+
+    def mean_by_root(self, array: Floats) -> None:
+        """Gather on rank 0, average there, broadcast: the paper's way (section 3.2.2)."""
+
+    def gather(self, value: T) -> list[T]:
+        """One small object of each rank, in rank order, on every rank."""
+
+    def broadcast(self, value: T) -> T:
+        """Rank 0's object on every rank."""
+
+    def barrier(self) -> None: ...
+
+    def abort(self, status: int) -> NoReturn:
+        """End every rank at once; for errors that the others do not know of."""
+
+
+class SerialCommunicator:
+    """The twin for one process, without MPI."""
+
+    rank = 0
+    size = 1
+
+    def __init__(self) -> None:
+        self.hosts = [platform.node()]
+
+    def sum(self, array: Floats) -> None: ...
+
+    def mean_by_root(self, array: Floats) -> None: ...
+
+    def gather(self, value: T) -> list[T]:
+        return [value]
+
+    def broadcast(self, value: T) -> T:
+        return value
+
+    def barrier(self) -> None: ...
+
+    def abort(self, status: int) -> NoReturn:
+        raise SystemExit(status)
+
+
+class MpiCommunicator:
+    """All ranks of MPI's COMM_WORLD."""
+
+    def __init__(self, mpi: Any) -> None:
+        self._mpi, self._comm = mpi, mpi.COMM_WORLD
+        self.rank: int = self._comm.Get_rank()
+        self.size: int = self._comm.Get_size()
+        self.hosts: list[str] = self._comm.allgather(platform.node())
+
+    def sum(self, array: Floats) -> None:
+        self._comm.Allreduce(self._mpi.IN_PLACE, array)
+
+    def mean_by_root(self, array: Floats) -> None:
+        import numpy as np
+
+        gathered = np.empty((self.size, *array.shape), array.dtype) if self.rank == 0 else None
+        self._comm.Gather(array, gathered)
+        if gathered is not None:
+            np.mean(gathered, axis=0, out=array)
+        self._comm.Bcast(array)
+
+    def gather(self, value: T) -> list[T]:
+        return list(self._comm.allgather(value))
+
+    def broadcast(self, value: T) -> T:
+        result: T = self._comm.bcast(value)
+        return result
+
+    def barrier(self) -> None:
+        self._comm.Barrier()
+
+    def abort(self, status: int) -> NoReturn:
+        self._comm.Abort(status)
+        raise SystemExit(status)  # not reached: Abort does not return
+
+
+def connect() -> Communicator:
+    """Join the ranks that the launcher started, or be the only one.
+
+    Raises NpnetError where a launcher started several processes that cannot find each other.
+    """
+    launched = launched_size()
+    if launched is None:
+        return SerialCommunicator()
+    try:
+        import mpi4py
+
+        mpi4py.rc.thread_level = "funneled"  # only the main thread communicates
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        if launched == 1:
+            return SerialCommunicator()
+        reason = str(error).splitlines()[0]
+        raise NpnetError(
+            f"mpiexec started {launched} processes, but mpi4py finds no MPI library ({reason}): "
+            "install one beside npnet, for example with pip install 'npnet[mpi]'"
+        ) from error
+    found = MPI.COMM_WORLD.Get_size()
+    if found != launched:
+        raise NpnetError(
+            f"mpiexec started {launched} processes, but each sees a world of {found}: mpiexec and "
+            f"mpi4py's library ({MPI.Get_library_version().split(',')[0].splitlines()[0].strip()}) "
+            "are of different MPIs; start with the mpiexec of that library"
+        )
+    return MpiCommunicator(MPI)
+
+
+def launched_size() -> int | None:
+    """The number of processes that a launcher says it started, None without a launcher."""
+    return _environment_number(_SIZE_VARIABLES)
+
+
+def launched_rank() -> int:
+    """This process's rank as the launcher says it, known before MPI starts; 0 without one."""
+    return _environment_number(_RANK_VARIABLES) or 0
+
+
+def _environment_number(names: tuple[str, ...]) -> int | None:
+    values = (os.environ.get(name, "") for name in names)
+    return next((int(value) for value in values if value.isdigit()), None)
+
+
+@contextmanager
+def together(comm: Communicator) -> Iterator[None]:
+    """A step in which bad input may be met: if any rank meets it, every rank raises the same error.
+
+    All ranks must enter and leave, so no collective may stand inside.
+    """
+    message = None
+    try:
+        yield
+    except NpnetError as error:
+        message = str(error)
+    found = comm.gather(message)
+    messages = {text: rank for rank, text in reversed(list(enumerate(found))) if text is not None}
+    if not messages:
+        return
+    text, rank = min(messages.items(), key=lambda item: item[1])
+    where = "" if found.count(text) == comm.size else f"rank {rank} ({comm.hosts[rank]}): "
+    raise CollectiveError(where + text)

@@ -1,0 +1,112 @@
+"""The folder that a run leaves: config.json, log.csv, summary.json, checkpoints.
+
+Beside the folder, `scaling_results.csv` gathers one row a run, in the columns of the paper (its
+Figures 7 and 8, where a line break hides that `mean_train_acc_pct` is one name).
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from npnet import checkpoint
+from npnet.errors import NpnetError
+from npnet.files import write_atomically
+
+SCALING_COLUMNS = (
+    "world",
+    "epochs",
+    "batch_per_node",
+    "batch_per_rank",
+    "mean_train_loss",
+    "mean_train_acc_pct",
+    "global_time_sec",
+    "cifar_dir",
+)
+
+
+class RunFolder:
+    """Written by rank 0 alone; every file is replaced as a whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.csv"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def scaling_results(self) -> Path:
+        return self.path.parent / "scaling_results.csv"
+
+    @property
+    def final(self) -> Path:
+        return self.path / "final.npz"
+
+    def epoch(self, number: int) -> Path:
+        """The checkpoint after epoch `number`, counted from 1."""
+        return self.path / f"epoch-{number:03d}.npz"
+
+    def create(self, resume: bool = False) -> None:
+        """Make the folder and prove that it can be written, before any work is done.
+
+        Raises NpnetError if it cannot, or if another run lies there (unless resuming it).
+        """
+        if self.config.exists() and not resume:
+            raise NpnetError(
+                f"{self.path} holds a run already: choose another --out, or continue that run "
+                f"with --resume {self.path}/epoch-NNN.npz"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NpnetError(
+                f"cannot make the run folder {self.path}: {error.strerror}; choose another --out"
+            ) from error
+        probe = self.path / ".writable"
+        write_atomically(probe, b"")
+        probe.unlink()
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        write_atomically(self.config, _json(config))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        write_atomically(self.summary, _json(summary))
+
+    def save_epoch(self, number: int, state: checkpoint.Checkpoint) -> None:
+        checkpoint.save(self.epoch(number), state)
+
+    def save_final(self, state: checkpoint.Checkpoint) -> None:
+        checkpoint.save(self.final, state)
+
+    def append_log(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add one row a rank for the epoch just finished."""
+        _append_rows(self.log, tuple(rows[0]), rows)
+
+    def append_scaling_result(self, row: Mapping[str, Any]) -> None:
+        _append_rows(self.scaling_results, SCALING_COLUMNS, [row])
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _append_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append to a CSV file, with a header where there is none yet."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    before = path.read_bytes() if path.exists() else b""
+    if not before:
+        writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, before + text.getvalue().encode())

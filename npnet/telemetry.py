@@ -1,0 +1,93 @@
+"""What a run costs: memory, processor time, machine."""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import npnet
+
+
+def peak_rss_bytes() -> int:
+    """The largest resident set of this process so far, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@dataclass
+class Stopwatch:
+    """Wall and processor time of this process since the start, seconds."""
+
+    def __post_init__(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.wall
+
+    @property
+    def cpu_percent(self) -> float:
+        """Processor time over wall time, percent of one core."""
+        return 100 * (time.process_time() - self.cpu) / max(self.seconds, 1e-9)
+
+
+def machine() -> dict[str, Any]:
+    """The machine and the versions that figures depend on."""
+    return {
+        "host": platform.node(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor_name(),
+        "cores": psutil.cpu_count(logical=True),
+        "memory_bytes": psutil.virtual_memory().total,
+        "python": platform.python_version(),
+        **{name: package_version(name) for name in ("numpy", "numba", "mpi4py", "click", "psutil")},
+        "npnet": npnet.__version__,
+        "commit": commit(),
+    }
+
+
+def package_version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def commit() -> str | None:
+    """The commit of the source tree that npnet runs from, None when it was installed from a wheel.
+
+    A trailing + says that tracked files were changed since.
+    """
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12"]
+        result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+def _processor_name() -> str:
+    """The first model name in /proc/cpuinfo; on a Raspberry Pi the board's name stands last."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    values = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    named = {key.strip().lower(): value.strip() for key, value in values.items()}
+    return named.get("model name") or named.get("model") or platform.processor() or "unknown"
+
+
+def node_cores() -> int:
+    """The cores that the ranks of this node share."""
+    return psutil.cpu_count(logical=True) or os.cpu_count() or 1

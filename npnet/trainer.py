@@ -1,0 +1,347 @@
+"""Training: the way of one batch, from a shard's bytes to the updated parameters."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+import npnet
+from npnet import telemetry
+from npnet.architecture import mobilenet_v2
+from npnet.checkpoint import VERSION, Checkpoint, Header
+from npnet.data.batches import Batch, ImageInput, TrainingShard
+from npnet.data.dataset import Dataset
+from npnet.errors import NpnetError
+from npnet.evaluate import Score, evaluate
+from npnet.kernels import backend as kernels_of
+from npnet.kernels.arrays import Floats
+from npnet.network import BatchNorm, Network
+from npnet.parallel.communicator import Communicator, together
+from npnet.parallel.strategies import STRATEGIES
+from npnet.parameters import initialise
+from npnet.recipe import Recipe
+from npnet.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is, beside its recipe and dataset."""
+
+    epochs: int
+    batch_per_rank: int
+    width: float
+    input_size: int
+    seed: int
+    ranks_per_node: int
+    backend: str = "numba"
+    freeze_bn: bool = False  # train with running statistics, for fine-tuning
+    evaluate_each_epoch: bool = True
+    max_steps: int | None = None  # of an epoch, to measure speed without a full one
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One rank's epoch: mean loss (nats), accuracy (fraction), seconds, images/s, % of a core."""
+
+    epoch: int
+    rank: int
+    host: str
+    loss: float
+    acc: float
+    lr: float
+    seconds: float
+    images_per_second: float
+    cpu_percent: float
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run's results; accuracies are fractions, losses nats. `train_*` are of the last epoch.
+
+    `wall_seconds` covers training and testing, `images_per_second` training alone, on all ranks.
+    """
+
+    world: int
+    epochs: int
+    batch_per_node: int
+    batch_per_rank: int
+    train_loss: float
+    train_acc: float
+    test_loss: float
+    test_acc: float
+    wall_seconds: float
+    images_per_second: float
+    cpu_percent: float
+    peak_rss_bytes: int
+    dataset: str
+    location: str
+    recipe: str
+    sync: str
+
+
+class Reporter(Protocol):
+    """Who is told of a run's course. Each rank has its own; the engine itself prints nothing."""
+
+    def started(self, trainer: "Trainer") -> None: ...
+
+    def step_finished(self, epoch: int, step: int, images: int) -> None: ...
+
+    def epoch_finished(self, result: EpochResult, test: Score | None) -> None: ...
+
+    def finished(self, summary: Summary) -> None: ...
+
+
+class Trainer:
+    """A rank of a training run.
+
+    Raises NpnetError, the same on every rank, if the data or the settings do not fit.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        recipe: Recipe,
+        settings: Settings,
+        comm: Communicator,
+        reporter: Reporter,
+        folder: RunFolder | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self.dataset, self.recipe, self.settings = dataset, recipe, settings
+        self.comm, self.reporter, self.folder = comm, reporter, folder
+        with together(comm):
+            architecture = mobilenet_v2(
+                settings.width, settings.input_size, len(dataset.classes), recipe.dropout
+            )
+            self.shard = TrainingShard(
+                dataset,
+                recipe,
+                settings.batch_per_rank,
+                settings.seed,
+                comm.rank,
+                comm.size,
+                settings.max_steps,
+            )
+        self.network = Network(
+            architecture,
+            settings.batch_per_rank,
+            settings.backend,
+            bn=BatchNorm(recipe.bn_momentum, recipe.bn_epsilon),
+        )
+        self.parameters = self.network.parameters
+        self.velocity: Floats = np.zeros_like(self.parameters.values)
+        self.kernels = kernels_of(settings.backend)
+        self.image_input = ImageInput(recipe, self.kernels)
+        self.synchroniser = STRATEGIES[recipe.sync](comm)
+        self.first_epoch = 0
+        initialise(self.parameters, recipe.initialiser, settings.seed)
+        if checkpoint is not None:
+            self._continue_from(checkpoint)
+        if folder is not None:
+            with together(comm):
+                if comm.rank == 0:
+                    folder.create(resume=checkpoint is not None)
+                    folder.write_config(self.config())
+
+    @property
+    def global_batch(self) -> int:
+        return self.settings.batch_per_rank * self.comm.size
+
+    def run(self) -> Summary:
+        """Train from the first epoch to the last, then test. Returns the same on every rank."""
+        self.reporter.started(self)
+        watch = telemetry.Stopwatch()
+        self.training_seconds, self.trained_images = 0.0, 0
+        test: Score | None = None
+        result: EpochResult | None = None
+        for epoch in range(self.first_epoch, self.settings.epochs):
+            result = self.train_epoch(epoch)
+            last = epoch + 1 == self.settings.epochs
+            if last or self.settings.evaluate_each_epoch:
+                test = evaluate(self.network, self.dataset, "test", self.image_input, self.comm)
+            self.reporter.epoch_finished(result, test)
+            self._save_epoch(epoch, result)
+        assert result is not None
+        assert test is not None  # the last epoch is always tested
+        summary = self._summarise(result, test, watch)
+        self._save_summary(summary)
+        self.reporter.finished(summary)
+        return summary
+
+    def train_epoch(self, epoch: int) -> EpochResult:
+        """One pass over the shard: each line of the loop is a station on the way of a batch."""
+        watch = telemetry.Stopwatch()
+        loss, hits, images = 0.0, 0, 0
+        for step, batch in enumerate(self.shard.epoch(epoch)):
+            lr = self._lr(epoch, step)
+            self.image_input.fill(self.network.images, self.shard.images.pixels, batch)
+            step_loss, step_hits = self._forward_backward(epoch, step, batch)
+            self.synchroniser.after_backward(self.parameters)
+            self._update(lr)
+            loss += step_loss
+            hits += step_hits
+            images += len(batch)
+            self.reporter.step_finished(epoch, step, len(batch))
+        self.synchroniser.after_epoch(self.parameters, self.shard.share)
+        seconds = watch.seconds
+        self.training_seconds += seconds
+        self.trained_images += images
+        return EpochResult(
+            epoch + 1,
+            self.comm.rank,
+            self.comm.hosts[self.comm.rank],
+            loss / images,
+            hits / images,
+            lr,
+            seconds,
+            images / seconds,
+            watch.cpu_percent,
+            telemetry.peak_rss_bytes(),
+        )
+
+    def _forward_backward(self, epoch: int, step: int, batch: Batch) -> tuple[float, int]:
+        """Leave the batch's gradient in `parameters.gradients`; return its summed loss and hits."""
+        n, network, recipe = len(batch), self.network, self.recipe
+        if n == 0:  # more ranks than images in this step
+            self.parameters.gradients[:] = 0
+            return 0.0, 0
+        dropout = np.random.default_rng([self.settings.seed, epoch, step, self.comm.rank])
+        logits = network.forward(n, True, self.settings.freeze_bn, dropout)
+        loss = float(network.loss(batch.labels, recipe.label_smoothing).sum())
+        if not math.isfinite(loss):
+            raise self._diverged(loss, epoch, step)
+        network.backward(self.synchroniser.loss_scale(n, batch.everywhere))
+        return loss, int(np.count_nonzero(logits.argmax(axis=1) == batch.labels))
+
+    def _update(self, lr: float) -> None:
+        self.kernels.sgd_update(
+            self.parameters.values,
+            self.velocity,
+            self.parameters.gradients,
+            self.parameters.decayed,
+            lr,
+            self.recipe.momentum,
+            self.recipe.weight_decay,
+            self.recipe.nesterov,
+        )
+
+    def _lr(self, epoch: int, step: int) -> float:
+        """The rate at the end of the step, so that a warm-up does not begin with a step of zero."""
+        time = epoch + (step + 1) / self.shard.steps
+        if self.recipe.decay != "none":
+            time = min(time, self.settings.epochs - 1 / self.shard.steps)
+        return self.recipe.lr_at(time, self.settings.epochs, self.global_batch)
+
+    def _diverged(self, loss: float, epoch: int, step: int) -> NpnetError:
+        kept = "no epoch was finished"
+        if self.folder is not None and epoch > 0:
+            kept = f"the weights of epoch {epoch} are kept in {self.folder.epoch(epoch)}"
+        return NpnetError(
+            f"the loss is {loss} on rank {self.comm.rank}, epoch {epoch + 1}, step {step + 1}: "
+            f"lower --lr or lengthen --warmup-epochs; {kept}"
+        )
+
+    def config(self) -> dict[str, Any]:
+        """Every value that decides this run, and where it runs."""
+        return {
+            "command": "train",
+            "dataset": {"name": self.dataset.name, "location": self.dataset.location},
+            "settings": asdict(self.settings),
+            "recipe": self.recipe.as_dict(),
+            "peak_lr": self.recipe.peak_lr(self.global_batch),
+            "world": self.comm.size,
+            "hosts": self.comm.hosts,
+            "machine": telemetry.machine(),
+        }
+
+    def checkpoint(self, epochs_finished: int) -> Checkpoint:
+        """The state after so many epochs."""
+        settings = self.settings
+        header = Header(
+            VERSION,
+            npnet.__version__,
+            self.network.architecture.name,
+            settings.width,
+            settings.input_size,
+            tuple(self.dataset.classes),
+            self.recipe.dropout,
+            self.dataset.name,
+            self.recipe.as_dict(),
+            settings.seed,
+            epochs_finished,
+            settings.epochs,
+            self.comm.size,
+        )
+        return Checkpoint(header, self.parameters.values, self.parameters.statistics, self.velocity)
+
+    def _continue_from(self, checkpoint: Checkpoint) -> None:
+        """Momentum is saved by the root; it is every rank's only where gradients are shared."""
+        done, planned = checkpoint.header.epoch, self.settings.epochs
+        with together(self.comm):
+            checkpoint.load_into(self.parameters)
+            if done >= planned:
+                raise NpnetError(
+                    f"nothing is left to train: the checkpoint has {done} of {planned} epochs; "
+                    "give more --epochs"
+                )
+        if self.recipe.sync == "gradients":
+            self.velocity[:] = checkpoint.velocity
+        self.first_epoch = done
+
+    def _save_epoch(self, epoch: int, result: EpochResult) -> None:
+        rows = self.comm.gather(asdict(result))
+        if self.folder is None:
+            return
+        with together(self.comm):
+            if self.comm.rank == 0:
+                self.folder.append_log(rows)
+                self.folder.save_epoch(epoch + 1, self.checkpoint(epoch + 1))
+
+    def _summarise(self, result: EpochResult, test: Score, watch: telemetry.Stopwatch) -> Summary:
+        mine = (result.loss, result.acc, watch.seconds, watch.cpu_percent)
+        loss, acc, seconds, cpu = zip(*self.comm.gather(mine), strict=True)
+        images, training = zip(
+            *self.comm.gather((self.trained_images, self.training_seconds)), strict=True
+        )
+        peak = max(self.comm.gather(telemetry.peak_rss_bytes()))
+        settings, world = self.settings, self.comm.size
+        return Summary(
+            world=world,
+            epochs=settings.epochs,
+            batch_per_node=settings.batch_per_rank * settings.ranks_per_node,
+            batch_per_rank=settings.batch_per_rank,
+            train_loss=sum(loss) / world,
+            train_acc=sum(acc) / world,
+            test_loss=test.loss,
+            test_acc=test.accuracy,
+            wall_seconds=max(seconds),
+            images_per_second=sum(images) / max(training),
+            cpu_percent=sum(cpu) / world,
+            peak_rss_bytes=peak,
+            dataset=self.dataset.name,
+            location=self.dataset.location,
+            recipe=self.recipe.name,
+            sync=self.recipe.sync,
+        )
+
+    def _save_summary(self, summary: Summary) -> None:
+        if self.folder is None:
+            return
+        with together(self.comm):
+            if self.comm.rank == 0:
+                self.folder.save_final(self.checkpoint(summary.epochs))
+                self.folder.write_summary(asdict(summary))
+                self.folder.append_scaling_result(
+                    {
+                        "world": summary.world,
+                        "epochs": summary.epochs,
+                        "batch_per_node": summary.batch_per_node,
+                        "batch_per_rank": summary.batch_per_rank,
+                        "mean_train_loss": f"{summary.train_loss:.4f}",
+                        "mean_train_acc_pct": f"{100 * summary.train_acc:.2f}",
+                        "global_time_sec": f"{summary.wall_seconds:.2f}",
+                        "cifar_dir": summary.location,
+                    }
+                )

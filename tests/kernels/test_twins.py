@@ -1,0 +1,85 @@
+"""Each compiled kernel against its NumPy twin, at the borders and at the model's own shapes."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+from npnet.kernels import jit, reference, registry
+from tests.guarded import Guarded
+
+ROWS = [
+    pytest.param(row, case, id=f"{row.name} {case.label}")
+    for row in registry.KERNELS
+    for case in registry.border_cases(row.kind)
+]
+
+
+def worst(result, expected):
+    """The largest error, relative to the largest expected value."""
+    scale = max(np.max(np.abs(expected)), 1e-30)
+    return np.max(np.abs(result - expected)) / scale
+
+
+def compare(row, case, candidate, dtype, tolerance):
+    """Run `candidate` on `dtype` and the twin on float64; outputs start as NaN between guards."""
+    exact = row.arguments(case, np.random.default_rng(7))
+    rounded = row.arguments(case, np.random.default_rng(7), dtype)
+    outputs = row.output_names(case)
+    guarded = {}
+    for name in outputs:
+        if name not in row.updates:
+            exact[name] = np.full_like(exact[name], np.nan)
+        guarded[name] = Guarded(rounded[name], keep=name in row.updates)
+        rounded[name] = guarded[name].array
+    before = {name: np.copy(value) for name, value in rounded.items() if name not in outputs}
+
+    getattr(reference, row.name)(*exact.values())
+    candidate(*rounded.values())
+
+    for name in outputs:
+        assert guarded[name].intact, f"{row.name} wrote outside {name}"
+        error = worst(rounded[name], exact[name])
+        assert error <= tolerance, f"{row.name} {case.label} {name}: error {error:.2e}"
+    for name, value in before.items():
+        assert np.array_equal(value, rounded[name]), f"{row.name} changed its input {name}"
+
+
+@pytest.mark.parametrize(("row", "case"), ROWS)
+def test_float32_kernel_matches_float64_twin(row, case):
+    compare(row, case, getattr(jit, row.name), np.float32, row.tolerance)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("row", registry.KERNELS, ids=lambda row: row.name)
+def test_float64_kernel_matches_twin_to_rounding(row):
+    for case in registry.border_cases(row.kind)[-3:]:
+        compare(row, case, getattr(jit, row.name), np.float64, 1e-11)
+
+
+@pytest.mark.parametrize("row", registry.KERNELS, ids=lambda row: row.name)
+def test_reference_kernel_runs_in_float32(row):
+    case = registry.border_cases(row.kind)[-1]
+    compare(row, case, getattr(reference, row.name), np.float32, row.tolerance)
+
+
+def test_backends_and_registry_name_the_same_kernels():
+    names = {row.name for row in registry.KERNELS}
+    assert len(names) == len(registry.KERNELS)
+    assert names == set(jit.__all__) == set(reference.__all__)
+
+
+@pytest.mark.parametrize("row", registry.KERNELS, ids=lambda row: row.name)
+def test_signatures_agree(row):
+    twin = inspect.signature(getattr(reference, row.name))
+    function = getattr(jit, row.name)
+    assert inspect.signature(getattr(function, "py_func", function)) == twin
+    case = registry.border_cases(row.kind)[0]
+    assert [*row.shapes(case), *row.scalars(case)] == list(twin.parameters)
+
+
+def test_every_backward_kernel_is_gradient_checked():
+    checked = {name for gradient in registry.GRADIENTS for name in gradient.backward.values()}
+    backward = {row.name for row in registry.KERNELS if "backward" in row.name}
+    # Batch norm's are checked through the network, where its two halves meet.
+    assert backward - checked == {row for row in backward if "sums" in row} | {"batchnorm_backward"}
