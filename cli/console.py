@@ -2,7 +2,8 @@
 
 import sys
 import time
-from typing import IO, Any
+from collections.abc import Callable
+from typing import Any, TextIO
 
 import click
 
@@ -97,7 +98,7 @@ class Console:
 class Progress:
     """Images/s and time left: a bar on a terminal, else a line now and then on standard error."""
 
-    def __init__(self, stream: IO[str] | None) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         self.stream = stream
         self.bar: Any = None
 
@@ -115,18 +116,18 @@ class Progress:
         text = f"{speed * self.images_per_step:.0f} images/s, {clock(left / speed)} left in all"
         if self.stream is not None:
             if self.bar is None:
-                self.bar = click.progressbar(
-                    length=self.steps,
-                    label=f"Epoch {epoch + 1}/{self.epochs}",
-                    file=self.stream,
-                    item_show_func=lambda item: item,
-                    show_eta=False,
-                )
+                self.bar = self._new_bar(f"Epoch {epoch + 1}/{self.epochs}")
             self.bar.update(1, text)
         elif now - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = now
             percent = 100 * (step + 1) / self.steps
             say(f"[Root] Epoch {epoch + 1}/{self.epochs} {percent:.0f}% {text}", err=True)
+
+    def _new_bar(self, label: str) -> Any:
+        show: Callable[[str | None], str | None] = lambda text: text  # noqa: E731
+        return click.progressbar(
+            length=self.steps, label=label, file=self.stream, item_show_func=show, show_eta=False
+        )
 
     def finish_epoch(self) -> None:
         if self.bar is not None:
@@ -134,7 +135,7 @@ class Progress:
             self.bar = None
 
 
-def terminal() -> IO[str] | None:
+def terminal() -> TextIO | None:
     """Where a bar can be drawn: standard error or, under mpiexec, which pipes it, the terminal."""
     if sys.stderr.isatty():
         return sys.stderr

@@ -16,7 +16,7 @@ def data() -> None:
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("data"),
-    show_default="./data",
+    show_default=True,
     help="Where the dataset's folder is to lie.",
 )
 @click.option("--url", help="Fetch the same archive from here.  [default: its authors' site]")

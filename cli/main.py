@@ -3,9 +3,11 @@
 Nothing here or at the top of a command's file imports NumPy: thread counts must be set first.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 import click
@@ -21,6 +23,8 @@ from npnet.errors import NpnetError
 from npnet.threads import limit_threads
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
+
+_HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())  # `npnet` alone, since click 8.2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -46,45 +50,55 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     limit_threads()
     try:
-        cli.main(arguments, prog_name="npnet", standalone_mode=False)
-    except click.ClickException as error:
-        # Every rank reads the same command line: the first one speaks.
-        _leave(error.format_message(), BAD_INPUT, speak=_launched_rank() == 0)
+        _run(arguments)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(INTERRUPTED)
+        _abort(INTERRUPTED)
     except NpnetError as error:
         _end_run(error)
+    except MemoryError as error:
+        _end_run(NpnetError(f"not enough memory: {error}; give a smaller batch, width or input"))
     except BrokenPipeError:
-        sys.exit(FAILURE)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it yet
+        _abort(FAILURE)
     except Exception:
         traceback.print_exc()
         _abort(FAILURE)
     sys.exit(0)
 
 
+def _run(arguments: Sequence[str] | None) -> None:
+    """Run a command. A wrong command line is made an error that every rank knows of.
+
+    A rank that left before the others have joined would end them, and the message might be lost.
+    """
+    try:
+        cli.main(arguments, prog_name="npnet", standalone_mode=False)
+    except _HELP as error:
+        error.show()
+        sys.exit(BAD_INPUT)
+    except click.ClickException as error:
+        from npnet.parallel.communicator import connect, together
+
+        with together(connect()):
+            raise NpnetError(error.format_message()) from error
+
+
 def _end_run(error: NpnetError) -> NoReturn:
     from npnet.parallel.communicator import CollectiveError
 
-    if isinstance(error, CollectiveError) or not _several_ranks():
-        _leave(str(error), BAD_INPUT, speak=_launched_rank() == 0)
-    _say(str(error))
+    shared = isinstance(error, CollectiveError)
+    if not shared or _launched_rank() == 0:
+        click.echo(f"npnet: error: {' '.join(str(error).split())}", err=True)
+    if shared:
+        sys.exit(BAD_INPUT)
     _abort(BAD_INPUT)
-
-
-def _leave(message: str, status: int, speak: bool) -> NoReturn:
-    if speak:
-        _say(message)
-    sys.exit(status)
-
-
-def _say(message: str) -> None:
-    click.echo(f"npnet: error: {' '.join(message.split())}", err=True)
 
 
 def _abort(status: int) -> NoReturn:
     """End all ranks, if MPI runs; the others may be waiting for this one."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and mpi.COMM_WORLD.Get_size() > 1:
         mpi.COMM_WORLD.Abort(status)
@@ -95,9 +109,3 @@ def _launched_rank() -> int:
     from npnet.parallel.communicator import launched_rank
 
     return launched_rank()
-
-
-def _several_ranks() -> bool:
-    from npnet.parallel.communicator import launched_size
-
-    return (launched_size() or 1) > 1

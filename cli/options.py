@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import math
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,18 @@ def backend(function: Function) -> Function:
     )(function)
 
 
+class Finite(click.FloatRange):
+    """A number in a range, and neither nan nor infinite."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
 def config_file(function: Function) -> Function:
     return click.option(
         "--config",
@@ -78,9 +91,17 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
         raise click.BadParameter(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{path} is not TOML: {error}") from error
-    known = {option.name for option in context.command.params if option.name}
-    defaults = {key.replace("-", "_"): value for key, value in values.items()}
-    unknown = sorted(set(defaults) - known)
-    if unknown:
-        raise click.BadParameter(f"{path} sets {unknown[0]!r}, which is no option of this command")
+    names = {
+        flag.removeprefix("--"): option.name
+        for option in context.command.params
+        for flag in option.opts
+    }
+    defaults = {}
+    for key, value in values.items():
+        name = names.get(key.replace("_", "-"))
+        if name is None:
+            raise click.BadParameter(f"{path} sets {key!r}, which is no option of this command")
+        if isinstance(value, list | dict):
+            raise click.BadParameter(f"{path} sets {key} to several values, it takes one")
+        defaults[name] = str(value)  # as it would be written on the command line
     context.default_map = {**(context.default_map or {}), **defaults}

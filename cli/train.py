@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from npnet.trainer import Settings
 
 POSITIVE = click.IntRange(min=1)
-SHARE = click.FloatRange(0, 1, max_open=True)
-NOT_NEGATIVE = click.FloatRange(min=0)
-ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
+SHARE = options.Finite(0, 1, max_open=True)
+NOT_NEGATIVE = options.Finite(min=0)
+ABOVE_ZERO = options.Finite(min=0, min_open=True)
 
 
 @click.command(context_settings={"show_default": True})

@@ -14,6 +14,9 @@ from numpy.typing import DTypeLike
 
 from npnet.kernels.arrays import Floats, output_size
 
+# What the image kernel reads from: a few pictures of CIFAR's size.
+STORED_IMAGES, STORED_SIZE = 5, 32
+
 Shape = tuple[int, ...]
 Arguments = dict[str, Any]
 
@@ -127,7 +130,6 @@ DRAWS: Mapping[str, Callable[[np.random.Generator, Shape, Case], Floats]] = {
     "index": lambda rng, shape, case: rng.integers(0, STORED_IMAGES, shape),
     "shift_yx": lambda rng, shape, case: rng.integers(-4, 5, shape),
 }
-STORED_IMAGES, STORED_SIZE = 5, 32
 
 
 def _elementwise(*names: str) -> Callable[[Case], dict[str, Shape]]:

@@ -19,8 +19,9 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.chmod(temporary, 0o644)  # a temporary file is private, a result is not
         os.replace(temporary, path)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         raise NpnetError(
             f"cannot write {path}: {error.strerror}; free some space or choose another --out"
         ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)  # renamed by now, or of no use

@@ -7,6 +7,7 @@ Figures 7 and 8, where a line break hides that `mean_train_acc_pct` is one name)
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ class RunFolder:
 
         Raises NpnetError if it cannot, or if another run lies there (unless resuming it).
         """
-        if self.config.exists() and not resume:
+        if os.path.exists(self.config) and not resume:  # Path.exists may raise
             raise NpnetError(
                 f"{self.path} holds a run already: choose another --out, or continue that run "
                 f"with --resume {self.path}/epoch-NNN.npz"
@@ -105,7 +106,14 @@ def _append_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str,
     """Append to a CSV file, with a header where there is none yet."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
-    before = path.read_bytes() if path.exists() else b""
+    try:
+        before = path.read_bytes()
+    except FileNotFoundError:
+        before = b""
+    except OSError as error:
+        raise NpnetError(
+            f"cannot add to {path}: {error.strerror}; move it away or choose another --out"
+        ) from error
     if not before:
         writer.writeheader()
     writer.writerows(rows)

@@ -124,6 +124,7 @@ class Trainer:
                 comm.size,
                 settings.max_steps,
             )
+            dataset.size("test")  # damaged files come to light now, not after an epoch
         self.network = Network(
             architecture,
             settings.batch_per_rank,
@@ -136,6 +137,7 @@ class Trainer:
         self.image_input = ImageInput(recipe, self.kernels)
         self.synchroniser = STRATEGIES[recipe.sync](comm)
         self.first_epoch = 0
+        self.training_seconds, self.trained_images = 0.0, 0  # of this rank, so far
         initialise(self.parameters, recipe.initialiser, settings.seed)
         if checkpoint is not None:
             self._continue_from(checkpoint)
@@ -149,11 +151,11 @@ class Trainer:
     def global_batch(self) -> int:
         return self.settings.batch_per_rank * self.comm.size
 
+    @np.errstate(over="ignore", invalid="ignore")  # a divergence is told in one line, at the loss
     def run(self) -> Summary:
         """Train from the first epoch to the last, then test. Returns the same on every rank."""
         self.reporter.started(self)
         watch = telemetry.Stopwatch()
-        self.training_seconds, self.trained_images = 0.0, 0
         test: Score | None = None
         result: EpochResult | None = None
         for epoch in range(self.first_epoch, self.settings.epochs):
@@ -161,6 +163,7 @@ class Trainer:
             last = epoch + 1 == self.settings.epochs
             if last or self.settings.evaluate_each_epoch:
                 test = evaluate(self.network, self.dataset, "test", self.image_input, self.comm)
+            self._check_finite(epoch, test)
             self.reporter.epoch_finished(result, test)
             self._save_epoch(epoch, result)
         assert result is not None
@@ -211,7 +214,8 @@ class Trainer:
         logits = network.forward(n, True, self.settings.freeze_bn, dropout)
         loss = float(network.loss(batch.labels, recipe.label_smoothing).sum())
         if not math.isfinite(loss):
-            raise self._diverged(loss, epoch, step)
+            where = f"on rank {self.comm.rank}, epoch {epoch + 1}, step {step + 1}"
+            raise self._diverged(f"the loss is {loss} {where}", epoch)
         network.backward(self.synchroniser.loss_scale(n, batch.everywhere))
         return loss, int(np.count_nonzero(logits.argmax(axis=1) == batch.labels))
 
@@ -234,14 +238,22 @@ class Trainer:
             time = min(time, self.settings.epochs - 1 / self.shard.steps)
         return self.recipe.lr_at(time, self.settings.epochs, self.global_batch)
 
-    def _diverged(self, loss: float, epoch: int, step: int) -> NpnetError:
+    def _check_finite(self, epoch: int, test: Score | None) -> None:
+        """What an epoch's last step broke, no loss of that epoch shows: it must not be saved."""
+        with together(self.comm):
+            if test is not None and not math.isfinite(test.loss):
+                raise self._diverged(f"the test loss is {test.loss} after epoch {epoch + 1}", epoch)
+            if not (
+                np.isfinite(self.parameters.values).all()
+                and np.isfinite(self.parameters.statistics).all()
+            ):
+                raise self._diverged(f"the weights are not finite after epoch {epoch + 1}", epoch)
+
+    def _diverged(self, what: str, epoch: int) -> NpnetError:
         kept = "no epoch was finished"
-        if self.folder is not None and epoch > 0:
+        if self.folder is not None and epoch > self.first_epoch:
             kept = f"the weights of epoch {epoch} are kept in {self.folder.epoch(epoch)}"
-        return NpnetError(
-            f"the loss is {loss} on rank {self.comm.rank}, epoch {epoch + 1}, step {step + 1}: "
-            f"lower --lr or lengthen --warmup-epochs; {kept}"
-        )
+        return NpnetError(f"{what}: lower --lr or lengthen --warmup-epochs; {kept}")
 
     def config(self) -> dict[str, Any]:
         """Every value that decides this run, and where it runs."""

@@ -7,12 +7,12 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import llvmlite.binding as llvm
 import numba
-from numba.core import config
 
+config: Any = numba.core.config  # its settings appear at run time
 Function = TypeVar("Function", bound=Callable[..., object])
 
 # Licences to reorder floating-point arithmetic, one by one: fuse a multiplication with an addition,
@@ -24,13 +24,13 @@ FASTMATH = {"contract", "reassoc", "nsz"}
 def kernel(function: Function) -> Function:
     """Compile `function` at its first call; keep the machine code on disk if a place is found."""
     directory = cache_directory()
-    options = {"fastmath": FASTMATH, "error_model": "numpy", "boundscheck": False, "nogil": True}
-    if directory is None:
-        return cast(Function, numba.njit(**options)(function))
+    compiled = numba.njit(
+        cache=directory is not None, fastmath=FASTMATH, error_model="numpy", nogil=True
+    )
     # Numba reads the folder's name when it decorates; other users of Numba keep their own.
-    before, config.CACHE_DIR = config.CACHE_DIR, directory
+    before, config.CACHE_DIR = config.CACHE_DIR, directory or ""
     try:
-        return cast(Function, numba.njit(cache=True, **options)(function))
+        return cast(Function, compiled(function))
     finally:
         config.CACHE_DIR = before
 

@@ -7,6 +7,7 @@ further call goes on where this one stopped, and is removed once its files are i
 import gzip
 import hashlib
 import os
+import re
 import shutil
 import tarfile
 import tempfile
@@ -121,16 +122,21 @@ def _open(url: str, start: int, timeout: float) -> HTTPResponse | None:
         with error:
             if error.code == 416 and start:
                 return None
-            answer = f"the server answers {error.code} {error.reason}"
+            answer = f"the server answers {error.code} {_words(error.reason)}"
             if error.code >= 500:
                 raise _Interrupted(answer) from error
             raise NpnetError(f"{url}: {answer}; check the address") from error
     except URLError as error:
-        raise _Interrupted(f"no connection ({error.reason})") from error
+        raise _Interrupted(f"no connection ({_words(error.reason)})") from error
     except (OSError, HTTPException) as error:
-        raise _Interrupted(f"no answer ({error or type(error).__name__})") from error
+        raise _Interrupted(f"no answer ({_words(error)})") from error
     except ValueError as error:
-        raise NpnetError(f"{url}: not an address to fetch from ({error})") from error
+        raise NpnetError(f"{url}: not an address to fetch from ({_words(error)})") from error
+
+
+def _words(reason: object) -> str:
+    """A reason on one line, for it may quote what the server sent."""
+    return re.sub(r"[^ -~]+", " ", str(reason))[:200].strip() or type(reason).__name__
 
 
 def _blocks(response: HTTPResponse) -> Iterator[bytes]:
@@ -138,7 +144,7 @@ def _blocks(response: HTTPResponse) -> Iterator[bytes]:
         while block := response.read(_BLOCK):
             yield block
     except (OSError, HTTPException) as error:
-        raise _Interrupted(f"the connection broke ({error or type(error).__name__})") from error
+        raise _Interrupted(f"the connection broke ({_words(error)})") from error
 
 
 def _check_md5(part: Path, expected: str) -> None:

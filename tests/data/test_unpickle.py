@@ -43,6 +43,7 @@ PYTHON2 = (
 
 def load(tmp_path: Path, content: bytes) -> object:
     path = tmp_path / "batch"
+    path.unlink(missing_ok=True)  # some file systems wait for the disk on an overwrite
     path.write_bytes(content)
     return unpickle.load(path)
 

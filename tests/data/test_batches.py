@@ -1,0 +1,128 @@
+"""Shards, steps and order: nobody waits, no image is taken twice, and P ranks can be one."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from npnet.data.batches import ImageInput, TrainingShard, plain_batches
+from npnet.errors import NpnetError
+from npnet.kernels import reference
+from npnet.recipe import MODERN, PAPER
+from tests.datasets import Toy
+
+GLOBAL = replace(MODERN, shuffle="global")
+
+
+def shards(total, world, batch, recipe=MODERN, seed=3):
+    dataset = Toy(total)
+    return [TrainingShard(dataset, recipe, batch, seed, rank, world) for rank in range(world)]
+
+
+@st.composite
+def fitting(draw):
+    """(total, world, batch) with a batch that fits the smallest shard."""
+    world = draw(st.integers(1, 7))
+    total = draw(st.integers(world, 60))
+    return total, world, draw(st.integers(1, total // world))
+
+
+@given(fitting(), st.sampled_from([MODERN, GLOBAL]))
+def test_an_epoch_takes_every_image_once_in_equal_steps(sizes, recipe):
+    total, world, batch = sizes
+    taken, steps = [], set()
+    per_step = {}
+    for shard in shards(total, world, batch, recipe):
+        batches = list(shard.epoch(0))
+        steps.add(len(batches))
+        assert max(map(len, batches)) <= batch
+        assert max(map(len, batches)) - min(map(len, batches)) <= 1
+        for number, item in enumerate(batches):
+            taken.extend(shard.indices[item.rows])
+            per_step.setdefault(number, []).append(item)
+            assert np.array_equal(
+                item.labels, Toy(total).read("train", shard.indices[item.rows]).labels
+            )
+    assert sorted(taken) == list(range(total))
+    assert len(steps) == 1
+    for items in per_step.values():
+        assert {item.everywhere for item in items} == {sum(map(len, items))}
+
+
+def test_sample_i_belongs_to_rank_i_mod_p():
+    for rank, shard in enumerate(shards(20, 3, 2)):
+        assert np.array_equal(shard.indices, np.arange(rank, 20, 3))
+        assert shard.images.pixels.dtype == np.uint8
+        assert len(shard.images) == len(shard)
+
+
+def test_shares_are_parts_of_the_whole():
+    assert sum(shard.share for shard in shards(20, 3, 2)) == pytest.approx(1)
+
+
+@given(fitting())
+def test_under_a_global_shuffle_ranks_see_together_what_one_would(sizes):
+    total, world, batch = sizes
+    together = shards(total, world, batch, GLOBAL)
+    (alone,) = shards(total, 1, min(batch * world, total), GLOBAL)
+    if alone.steps != together[0].steps:
+        return  # the last images do not fill the same number of steps
+    for single, *parts in zip(alone.epoch(1), *(shard.epoch(1) for shard in together), strict=True):
+        seen = {}
+        for shard, part in zip(together, parts, strict=True):
+            for row, flip, shift in zip(part.rows, part.flip, part.shift_yx, strict=True):
+                seen[int(shard.indices[row])] = (int(flip), *shift)
+        expected = {
+            int(alone.indices[row]): (int(flip), *shift)
+            for row, flip, shift in zip(single.rows, single.flip, single.shift_yx, strict=True)
+        }
+        assert seen == expected
+
+
+def test_epochs_differ_and_repeat_with_the_seed():
+    first, again, other = (shards(24, 2, 4, seed=seed)[0] for seed in (3, 3, 4))
+    rows = [np.concatenate([item.rows for item in shard.epoch(epoch)])
+            for shard, epoch in ((first, 0), (again, 0), (first, 1), (other, 0))]  # fmt: skip
+    assert np.array_equal(rows[0], rows[1])
+    assert not np.array_equal(rows[0], rows[2])
+    assert not np.array_equal(rows[0], rows[3])
+
+
+def test_paper_does_not_augment():
+    for item in shards(24, 2, 4, PAPER)[0].epoch(0):
+        assert not item.flip.any()
+        assert not item.shift_yx.any()
+
+
+def test_modern_augments():
+    items = list(shards(60, 2, 10, MODERN)[0].epoch(0))
+    assert {0, 1} == {int(flip) for item in items for flip in item.flip}
+    assert max(abs(item.shift_yx).max() for item in items) == MODERN.crop_padding
+
+
+@pytest.mark.parametrize(("total", "world", "batch"), [(10, 3, 4), (10, 11, 1), (10, 2, 0)])
+def test_a_batch_must_fit_the_smallest_shard(total, world, batch):
+    with pytest.raises(NpnetError, match=f"batch of {batch} images a rank does not fit a shard"):
+        shards(total, world, batch)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_evaluation_sees_every_test_image_once(world):
+    labels = []
+    for rank in range(world):
+        for pixels, item in plain_batches(Toy(), "test", 2, rank, world):
+            assert not item.flip.any()
+            labels.extend(item.labels)
+            assert len(pixels) >= len(item)
+    assert sorted(labels) == sorted(Toy().read("test", np.arange(9)).labels)
+
+
+def test_input_is_normalised_by_the_recipe():
+    recipe = replace(PAPER, mean=(10.0, 20.0, 30.0), std=(1.0, 2.0, 4.0))
+    pixels = np.full((1, 32, 32, 3), 50, np.uint8)
+    (_, item) = next(iter(plain_batches(Toy(), "test", 1, 0, 1)))
+    images = np.empty((1, 40, 40, 3))
+    ImageInput(recipe, reference).fill(images, pixels, item)
+    assert np.allclose(images, [40.0, 15.0, 5.0])

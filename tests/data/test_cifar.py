@@ -1,0 +1,270 @@
+"""CIFAR files of a few images: found, read by index, and refused with one line if not right."""
+
+import pickle
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from npnet.data.cifar import VARIANTS, Cifar, find
+from npnet.data.dataset import Dataset, Split
+from npnet.errors import NpnetError
+
+TRAIN_FILES = 5
+
+
+def planes(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(n, 32, 32, 3) as CIFAR stores it: (n, 3072), plane after plane."""
+    stored = np.empty((len(images), 3, 1024), np.uint8)
+    for channel in range(3):
+        stored[:, channel] = images[..., channel].reshape(-1, 1024)
+    return stored.reshape(-1, 3072)
+
+
+def write(path: Path, content: object, protocol: int = 2) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(content, protocol))
+
+
+def random_images(count: int, classes: int, seed: int) -> tuple[NDArray[np.uint8], list[int]]:
+    draw = np.random.default_rng(seed)
+    images = draw.integers(0, 256, (count, 32, 32, 3), np.uint8)
+    return images, draw.integers(0, classes, count).tolist()
+
+
+def write_cifar10(folder: Path, rows: int = 4) -> dict[Split, tuple[Any, list[int]]]:
+    """Write a dataset of `rows` images a file; returns the images and labels of each split."""
+    train = [random_images(rows + number, 10, number) for number in range(1, TRAIN_FILES + 1)]
+    test = random_images(rows, 10, 0)
+    for number, (images, labels) in enumerate(train, start=1):
+        write(folder / f"data_batch_{number}", {b"data": planes(images), b"labels": labels})
+    write(folder / "test_batch", {b"data": planes(test[0]), b"labels": test[1]})
+    write(folder / "batches.meta", {b"label_names": [f"class {n}".encode() for n in range(10)]})
+    joined = np.concatenate([images for images, _ in train])
+    return {"train": (joined, [label for _, labels in train for label in labels]), "test": test}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "cifar-10-batches-py"
+    write_cifar10(folder)
+    return folder
+
+
+def error(function: Any, *args: Any) -> str:
+    with pytest.raises(NpnetError) as caught:
+        function(*args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_reads_rows_in_the_order_asked_for(tmp_path: Path) -> None:
+    expected = write_cifar10(tmp_path)
+    dataset: Dataset = Cifar("cifar10", tmp_path)
+    assert dataset.name == "cifar10"
+    assert dataset.location == str(tmp_path)
+    assert dataset.image_size == 32
+    assert list(dataset.classes) == [f"class {n}" for n in range(10)]
+    for split in ("train", "test"):
+        images, labels = expected[split]
+        assert dataset.size(split) == len(labels)
+        order = np.random.default_rng(7).permutation(len(labels))
+        for indices in (order, order[:3], order[:0], np.array([2, 0, 2])):
+            result = dataset.read(split, indices)
+            assert result.pixels.dtype == np.uint8
+            assert result.labels.dtype == np.int64
+            np.testing.assert_array_equal(result.pixels, images[indices])
+            np.testing.assert_array_equal(result.labels, np.array(labels)[indices])
+
+
+def test_one_colour_is_where_it_belongs(folder: Path) -> None:
+    stored = np.zeros((1, 3072), np.uint8)
+    stored[0, 1024 + 5 * 32 + 9] = 200  # green, row 5, column 9
+    write(folder / "test_batch", {b"data": stored, b"labels": [3]})
+    pixels = Cifar("cifar10", folder).read("test", np.array([0])).pixels
+    assert np.argwhere(pixels).tolist() == [[0, 5, 9, 1]]
+
+
+def test_cifar100_with_text_keys(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-100-python"
+    images, labels = random_images(6, 100, 1)
+    for split in ("train", "test"):
+        batch = {"data": planes(images), "fine_labels": labels, "coarse_labels": [0] * 6}
+        write(folder / split, batch, protocol=5)
+    write(folder / "meta", {"fine_label_names": [f"fine {n}" for n in range(100)]})
+    dataset = find("cifar100", tmp_path)
+    assert dataset.name == "cifar100"
+    assert dataset.classes[99] == "fine 99"
+    result = dataset.read("train", np.array([5, 1]))
+    np.testing.assert_array_equal(result.pixels, images[[5, 1]])
+    assert result.labels.tolist() == [labels[5], labels[1]]
+
+
+def test_index_outside_of_the_split(folder: Path) -> None:
+    dataset = Cifar("cifar10", folder)
+    for index in (-1, dataset.size("test")):
+        with pytest.raises(IndexError, match="0 <= index < 4"):
+            dataset.read("test", np.array([0, index]))
+
+
+def test_opens_only_the_files_it_needs(folder: Path) -> None:
+    dataset = Cifar("cifar10", folder)
+    size = dataset.size("train")
+    (folder / "data_batch_2").unlink()
+    assert len(dataset.read("train", np.array([0, size - 1]))) == 2
+    assert "data_batch_2" in error(dataset.read, "train", np.array([5]))
+
+
+def test_memory_is_one_file_and_the_result(tmp_path: Path) -> None:
+    rows = 400
+    write_cifar10(tmp_path, rows)
+    for path in tmp_path.glob("data_batch_*"):  # protocol 2 would need a second copy
+        write(path, pickle.loads(path.read_bytes()), protocol=4)
+    dataset = Cifar("cifar10", tmp_path)
+    few = np.arange(0, dataset.size("train"), 100)
+    tracemalloc.start()
+    try:
+        result = dataset.read("train", few)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    largest = (tmp_path / "data_batch_5").stat().st_size
+    assert peak < result.pixels.nbytes + 1.3 * largest
+    assert kept < result.pixels.nbytes + 0.3 * largest
+
+
+GOOD = {b"data": np.zeros((3, 3072), np.uint8), b"labels": [0, 9, 1]}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({b"data": None}, "no array called data"),
+        ({b"data": [[0] * 3072] * 3}, "no array called data"),
+        ({b"data": np.zeros((3, 3072), np.int16)}, "data is int16 (3, 3072), not uint8 (n, 3072)"),
+        ({b"data": np.zeros((3, 3071), np.uint8)}, "data is uint8 (3, 3071), not"),
+        ({b"data": np.zeros(3 * 3072, np.uint8)}, "data is uint8 (9216,), not"),
+        ({b"data": np.zeros((3, 3, 1024), np.uint8)}, "data is uint8 (3, 3, 1024), not"),
+        ({b"labels": None}, "no list called labels"),
+        ({b"labels": b"\0\1\2"}, "no list called labels"),
+        ({b"labels": [0, 1]}, "3 images but 2 labels"),
+        ({b"labels": [0, 1, 2, 3]}, "3 images but 4 labels"),
+        ({b"labels": [0, 10, 1]}, "labels[1] is 10, outside of 0 <= label < 10"),
+        ({b"labels": [0, 1, -1]}, "labels[2] is -1, outside"),
+        ({b"labels": [10**600, 1, 2]}, "labels[0] is 1000"),
+        ({b"labels": [0, 1.0, 1]}, "labels[1] is a float, not an int"),
+        ({b"labels": [True, 1, 1]}, "labels[0] is a bool, not an int"),
+        ({b"labels": [[], 1, 1]}, "labels[0] is a list, not an int"),
+    ],
+)
+def test_batch_that_is_not_right(folder: Path, change: dict[bytes, object], reason: str) -> None:
+    path = folder / "data_batch_3"
+    write(path, GOOD)
+    Cifar("cifar10", folder).size("train")
+    write(path, {**GOOD, **change})
+    for call in (
+        lambda: Cifar("cifar10", folder).size("train"),
+        lambda: Cifar("cifar10", folder).read("train", np.array([0])),
+    ):
+        message = error(call)
+        assert message.startswith(f"{path}: ")
+        assert reason in message
+        assert "fetch it again" in message
+        assert len(message) < 300 + len(str(path))
+
+
+def test_batch_without_a_key_or_a_dict(folder: Path) -> None:
+    path = folder / "test_batch"
+    for content, reason in (
+        ({b"labels": [1]}, "no array called data"),
+        ({b"data": GOOD[b"data"]}, "no list called labels"),
+        ([GOOD], "it holds a list, not a dict"),
+    ):
+        write(path, content)
+        message = error(Cifar("cifar10", folder).size, "test")
+        assert message.startswith(f"{path}: ")
+        assert reason in message
+
+
+def test_missing_and_truncated_files(folder: Path) -> None:
+    path = folder / "data_batch_4"
+    path.write_bytes(path.read_bytes()[:-100])
+    message = error(Cifar("cifar10", folder).size, "train")
+    assert message.startswith(f"{path}: not a whole pickle")
+    path.unlink()
+    message = error(Cifar("cifar10", folder).size, "train")
+    assert message.startswith(f"{path}: No such file or directory")
+    assert Cifar("cifar10", folder).size("test") == 4  # the other split does not suffer
+
+
+def test_names_of_the_classes_that_are_not_right(folder: Path) -> None:
+    path = folder / "batches.meta"
+    for content in (
+        {},
+        {b"label_names": [b"class"] * 9},
+        {b"label_names": [1] * 10},
+        {b"label_names": b"0123456789"},
+    ):
+        write(path, content)
+        message = error(find, "cifar10", folder)
+        assert message.startswith(f"{path}: label_names is not a list of 10 names")
+    path.unlink()
+    assert error(find, "cifar10", folder).startswith(f"{path}: No such file")
+
+
+def test_find_searches_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NPNET_DATA", str(tmp_path / "env"))
+    name = "cifar-10-batches-py"
+    keras = tmp_path / "home/.keras/datasets"
+    for folder in (  # each goes before those that are there already
+        keras / f"{name}-target" / name,
+        keras / name,
+        tmp_path / "data" / name,
+        tmp_path / "env",
+        tmp_path / "env" / name,
+    ):
+        write_cifar10(folder, 1)
+        assert find("cifar10").location == str(folder)
+    monkeypatch.delenv("NPNET_DATA")
+    assert find("cifar10").location == str(tmp_path / "data" / name)
+
+
+def test_find_names_the_places_and_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NPNET_DATA", str(tmp_path / "env"))
+    message = error(find, "cifar10")
+    places = [tmp_path / place for place in ("env", "data", "home/.keras/datasets")]
+    assert message == (
+        f"cifar10 is not in {', '.join(map(str, places))}; fetch it with: npnet data fetch cifar10"
+    )
+
+
+def test_find_with_data_dir_looks_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cifar10(tmp_path / "data" / "cifar-10-batches-py", 1)
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "other place"
+    message = error(find, "cifar10", other)
+    assert message.startswith(f"cifar10 is not in {other}; ")
+    assert message.endswith(f"npnet data fetch cifar10 --data-dir '{other}'")
+    assert str(tmp_path / "data") not in message
+    other.mkdir()
+    write_cifar10(other, 1)  # the folder itself, whatever its name
+    assert find("cifar10", other).location == str(other)
+
+
+def test_unknown_name(tmp_path: Path) -> None:
+    assert error(find, "cifar\n11", tmp_path).endswith("choose cifar10 or cifar100")
+
+
+def test_every_file_of_a_variant_is_listed_once() -> None:
+    assert [len(set(v.files)) for v in VARIANTS.values()] == [7, 3]

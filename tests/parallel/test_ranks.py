@@ -1,0 +1,203 @@
+"""Ranks that act as one. Runs in whatever world it is started in: alone, or under mpiexec.
+
+Every rank also computes, on its own, what all ranks together should have computed.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from npnet.data.batches import TrainingShard
+from npnet.errors import NpnetError
+from npnet.parallel.communicator import (
+    CollectiveError,
+    SerialCommunicator,
+    connect,
+    together,
+)
+from npnet.parallel.strategies import STRATEGIES, combine_statistics
+from npnet.parameters import Parameters
+from npnet.recipe import MODERN, PAPER
+from npnet.trainer import Settings, Trainer
+from tests.datasets import Toy
+
+SETTINGS = Settings(epochs=1, batch_per_rank=4, width=0.1, input_size=32, seed=5, ranks_per_node=1)
+
+
+class Silent:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self):
+        self.results = []
+
+    def started(self, trainer): ...
+
+    def step_finished(self, epoch, step, images): ...
+
+    def epoch_finished(self, result, test):
+        self.results.append(result)
+
+    def finished(self, summary): ...
+
+
+@pytest.fixture(scope="module")
+def comm():
+    return connect()
+
+
+def trainer(comm, recipe, dataset, **settings):
+    return Trainer(dataset, recipe, replace(SETTINGS, **settings), comm, Silent())
+
+
+def fail_on(rank, comm):
+    with together(comm):
+        if comm.rank == rank:
+            raise NpnetError("broken file")
+
+
+class TestCommunicator:
+    def test_sum_is_in_place_and_over_all_ranks(self, comm):
+        array = np.arange(5, dtype=np.float32) + comm.rank
+        comm.sum(array)
+        ranks = comm.size * (comm.size - 1) / 2
+        assert np.array_equal(array, comm.size * np.arange(5) + ranks)
+
+    def test_mean_by_root(self, comm):
+        array = np.full(3, comm.rank, np.float32)
+        comm.mean_by_root(array)
+        assert np.allclose(array, (comm.size - 1) / 2)
+
+    def test_gather_and_broadcast(self, comm):
+        assert comm.gather(comm.rank) == list(range(comm.size))
+        assert comm.broadcast(comm.rank + 7) == 7
+        assert len(comm.hosts) == comm.size
+
+    def test_an_error_of_one_rank_is_raised_on_all(self, comm):
+        with pytest.raises(CollectiveError, match="broken file"):
+            fail_on(comm.size - 1, comm)
+
+    def test_an_error_of_one_rank_names_it(self, comm):
+        if comm.size == 1:
+            return  # alone there is nobody to tell apart
+        with pytest.raises(CollectiveError, match=r"^rank 1 \("):
+            fail_on(1, comm)
+
+    def test_nothing_is_raised_where_nothing_went_wrong(self, comm):
+        with together(comm):
+            pass
+
+
+class TestStatistics:
+    def test_combined_as_if_one_batch_norm_had_seen_everything(self, comm):
+        """Uneven ranks whose means lie far apart: a mean of variances would be far off."""
+        architecture = trainer(SerialCommunicator(), MODERN, Toy()).network.architecture
+        parameters = Parameters(architecture, np.float64)
+        counts = [10 + 5 * rank for rank in range(comm.size)]
+        channels = len(parameters.running_means)
+        samples = [
+            np.random.default_rng(rank).standard_normal((count, channels)) + 10 * rank
+            for rank, count in enumerate(counts)
+        ]
+        mine = samples[comm.rank]
+        parameters.running_means[:] = mine.mean(axis=0)
+        parameters.running_variances[:] = mine.var(axis=0)
+        combine_statistics(parameters, counts[comm.rank] / sum(counts), comm)
+        everything = np.concatenate(samples)
+        assert np.allclose(parameters.running_means, everything.mean(axis=0))
+        assert np.allclose(parameters.running_variances, everything.var(axis=0))
+
+
+class TestGradients:
+    def test_ranks_with_frozen_statistics_are_one_with_a_larger_batch(self, comm):
+        """P ranks x batch 4 against one rank x batch 4P, batch norm frozen, to float rounding."""
+        recipe = replace(MODERN, shuffle="global", lr=0.05)
+        dataset = Toy(8 * 4 * comm.size)
+        many = trainer(comm, recipe, dataset, freeze_bn=True)
+        one = trainer(
+            SerialCommunicator(), recipe, dataset, freeze_bn=True, batch_per_rank=4 * comm.size
+        )
+        start = one.parameters.values.copy()
+        assert np.array_equal(many.parameters.values, start)
+        for each in (many, one):
+            each.train_epoch(0)
+        moved = np.linalg.norm(one.parameters.values - start)
+        apart = np.linalg.norm(one.parameters.values - many.parameters.values)
+        assert moved > 0.01
+        assert apart <= 1e-4 * moved
+
+    @pytest.mark.parametrize("total", [30, 31])
+    def test_ranks_stay_the_same_to_the_bit(self, comm, total):
+        each = trainer(comm, MODERN, Toy(total * comm.size + 1), epochs=2)
+        each.run()
+        assert len(set(comm.gather(each.parameters.digest()))) == 1
+
+    def test_a_rank_without_an_image_in_a_step_does_not_stop_the_others(self, comm):
+        """P+1 images, batch 1: two steps, in one of which some rank has none."""
+        each = trainer(comm, MODERN, Toy(comm.size + 1), batch_per_rank=1)
+        result = each.train_epoch(0)
+        assert np.isfinite(result.loss)
+        assert len(set(comm.gather(each.parameters.digest()))) == 1
+
+
+@pytest.mark.parametrize("name", ["weights", "gather-bcast"])
+class TestWeightAveraging:
+    def test_one_epoch_is_the_mean_of_lone_walks(self, comm, name):
+        """Each rank's walk, simulated here one after the other, then averaged by hand."""
+        dataset, recipe = Toy(9 * comm.size + 1), replace(PAPER, sync=name, lr=0.05)
+        together_ = trainer(comm, recipe, dataset)
+        together_.train_epoch(0)
+        walks = []
+        for rank in range(comm.size):
+            walk = trainer(SerialCommunicator(), recipe, dataset)
+            walk.shard = TrainingShard(dataset, recipe, 4, SETTINGS.seed, rank, comm.size)
+            walk.synchroniser = STRATEGIES["gather-bcast"](SerialCommunicator())
+            walk.train_epoch(0)
+            walks.append(walk)
+        shares = [walk.shard.share for walk in walks]
+        if name == "gather-bcast":
+            shares = [1 / comm.size] * comm.size
+        expected = sum(
+            share * walk.parameters.values.astype(np.float64)
+            for share, walk in zip(shares, walks, strict=True)
+        )
+        assert np.allclose(together_.parameters.values, expected, rtol=1e-5, atol=1e-6)
+
+    def test_ranks_agree_after_each_epoch(self, comm, name):
+        each = trainer(comm, replace(MODERN, sync=name), Toy(10 * comm.size + 1), epochs=2)
+        each.run()
+        assert len(set(comm.gather(each.parameters.digest()))) == 1
+
+
+class TestTraining:
+    @pytest.mark.compiled
+    @pytest.mark.parametrize("name", STRATEGIES)
+    def test_it_learns(self, comm, name):
+        recipe = replace(MODERN, sync=name, lr=0.02, crop_padding=0)
+        dataset = Toy(90 * comm.size, 30)
+        each = trainer(comm, recipe, dataset, epochs=12, batch_per_rank=10, input_size=64)
+        summary = each.run()
+        losses = [result.loss for result in each.reporter.results]
+        assert losses[-1] < 0.5 * losses[0]
+        assert summary.test_acc > 0.8
+        assert summary.world == comm.size
+        assert len(set(comm.gather((summary.test_acc, summary.test_loss)))) == 1
+
+    def test_a_resumed_run_is_the_run_it_continues(self, comm):
+        dataset = Toy(20 * comm.size)
+        whole = trainer(comm, MODERN, dataset, epochs=3)
+        whole.run()
+        first = trainer(comm, MODERN, dataset, epochs=3)
+        for epoch in range(2):
+            first.train_epoch(epoch)
+        state = first.checkpoint(2)
+        second = Trainer(
+            dataset, MODERN, replace(SETTINGS, epochs=3), comm, Silent(), checkpoint=state
+        )
+        second.run()
+        assert second.parameters.digest() == whole.parameters.digest()
+
+    def test_a_finished_run_is_not_resumed(self, comm):
+        done = trainer(comm, MODERN, Toy(20 * comm.size)).checkpoint(1)
+        with pytest.raises(CollectiveError, match="nothing is left to train"):
+            Trainer(Toy(20 * comm.size), MODERN, SETTINGS, comm, Silent(), checkpoint=done)
