@@ -1,8 +1,10 @@
-"""`npnet data`: get datasets."""
+"""`npnet data`: get datasets, and look at them."""
 
 from pathlib import Path
 
 import click
+
+from npnet.cli import options
 
 
 @click.group()
@@ -38,3 +40,16 @@ def fetch(name: str, data_dir: Path, url: str | None) -> None:
 
         folder = fetching.fetch(name, data_dir, url=url, progress=show)
     click.echo(f"{name} is in {folder}")
+
+
+@data.command()
+@options.dataset
+@click.option("--out", type=click.Path(path_type=Path), help="[default: <dataset>.png]")
+def preview(dataset: str, data_dir: Path | None, out: Path | None) -> None:
+    """Draw some training images of each class into a picture."""
+    from npnet.data import open_dataset
+    from npnet.plots import contact_sheet
+
+    path = out or Path(f"{dataset}.png")
+    contact_sheet(open_dataset(dataset, data_dir), path)
+    click.echo(f"wrote {path}")

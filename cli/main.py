@@ -18,6 +18,7 @@ from npnet.cli.data import data
 from npnet.cli.evaluate import evaluate
 from npnet.cli.gradcheck import gradcheck
 from npnet.cli.info import info
+from npnet.cli.plot import plot
 from npnet.cli.train import train
 from npnet.errors import NpnetError
 from npnet.threads import limit_threads
@@ -39,7 +40,7 @@ def cli() -> None:
     """
 
 
-for command in (train, evaluate, info, data, bench, gradcheck):
+for command in (train, evaluate, plot, info, data, bench, gradcheck):
     cli.add_command(command)
 
 

@@ -26,6 +26,20 @@ SCALING_COLUMNS = (
     "global_time_sec",
     "cifar_dir",
 )
+LOG_COLUMNS = (
+    "epoch",
+    "rank",
+    "host",
+    "loss",
+    "acc",
+    "lr",
+    "seconds",
+    "images_per_second",
+    "cpu_percent",
+    "peak_rss_bytes",
+    "test_loss",
+    "test_acc",
+)
 
 
 class RunFolder:
@@ -92,7 +106,7 @@ class RunFolder:
 
     def append_log(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add one row a rank for the epoch just finished."""
-        _append_rows(self.log, tuple(rows[0]), rows)
+        _append_rows(self.log, LOG_COLUMNS, rows)
 
     def append_scaling_result(self, row: Mapping[str, Any]) -> None:
         _append_rows(self.scaling_results, SCALING_COLUMNS, [row])

@@ -165,7 +165,7 @@ class Trainer:
                 test = evaluate(self.network, self.dataset, "test", self.image_input, self.comm)
             self._check_finite(epoch, test)
             self.reporter.epoch_finished(result, test)
-            self._save_epoch(epoch, result)
+            self._save_epoch(epoch, result, test)
         assert result is not None
         assert test is not None  # the last epoch is always tested
         summary = self._summarise(result, test, watch)
@@ -302,8 +302,9 @@ class Trainer:
             self.velocity[:] = checkpoint.velocity
         self.first_epoch = done
 
-    def _save_epoch(self, epoch: int, result: EpochResult) -> None:
-        rows = self.comm.gather(asdict(result))
+    def _save_epoch(self, epoch: int, result: EpochResult, test: Score | None) -> None:
+        score = {"test_loss": test.loss, "test_acc": test.accuracy} if test else {}
+        rows = self.comm.gather(asdict(result) | score)
         if self.folder is None:
             return
         with together(self.comm):

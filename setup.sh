@@ -1,0 +1,25 @@
+#!/bin/sh
+# Make a virtual environment with npnet in it.
+#
+#   ./setup.sh [EXTRAS]      default: mpi;  others: openmpi, plots, dev, several as mpi,plots
+#
+# VENV names the folder (default .venv), PYTHON the interpreter (default python3). Only when Debian's
+# Python comes without its venv module is a system package installed, python3-venv.
+set -eu
+cd "$(dirname "$0")"
+extras=${1:-mpi} venv=${VENV:-.venv} python=${PYTHON:-python3}
+
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    echo "setup: $python is too old or missing: npnet needs Python 3.11 or newer" >&2
+    exit 1
+fi
+if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    echo "setup: installing python3-venv"
+    root=
+    [ "$(id -u)" = 0 ] || root=sudo
+    $root apt-get update -qq
+    $root apt-get install -y -qq python3-venv
+fi
+[ -x "$venv/bin/pip" ] || "$python" -m venv "$venv"
+echo "setup: installing npnet[$extras] into $venv"
+"$venv/bin/pip" install --quiet --disable-pip-version-check -e ".[$extras]"

@@ -1,0 +1,105 @@
+"""The checkers themselves: each is shown a planted fault and must see it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from npnet import gradcheck
+from npnet.kernels import reference, registry
+from npnet.kernels.registry import Case
+from tests.guarded import Guarded
+from tests.kernels.test_twins import compare
+
+
+def with_fault(name, faulty):
+    """The reference kernels, one of them replaced."""
+    return SimpleNamespace(**(vars(reference) | {name: faulty}))
+
+
+def forgets_the_last_tap(dx, dy, w, stride):
+    broken = w.copy()
+    broken[2, 2] = 0
+    reference.depthwise3x3_backward_input(dx, dy, broken, stride)
+
+
+def ignores_the_upper_kink(dx, dy, x):
+    dx[...] = np.where(x > 0, dy, 0)
+
+
+def forgets_smoothing(dlogits, probabilities, labels, smoothing, scale):
+    reference.softmax_cross_entropy_backward(dlogits, probabilities, labels, 0.0, scale)
+
+
+@pytest.mark.parametrize(
+    ("operation", "faulty_name", "faulty"),
+    [
+        ("depthwise3x3", "depthwise3x3_backward_input", forgets_the_last_tap),
+        ("relu6", "relu6_backward", ignores_the_upper_kink),
+        ("softmax_cross_entropy", "softmax_cross_entropy_backward", forgets_smoothing),
+    ],
+)
+def test_gradient_check_sees_a_wrong_operation(operation, faulty_name, faulty, monkeypatch):
+    monkeypatch.setattr(gradcheck, "kernels_of", lambda _: with_fault(faulty_name, faulty))
+    checks = [c for c in gradcheck.check_operations() if c.name.startswith(operation)]
+    assert any(not check.passed for check in checks)
+
+
+def test_gradient_check_sees_a_wrong_batch_norm(monkeypatch):
+    """Its input gradient without the mean term: right in every single kernel, wrong as a whole."""
+
+    def forgets_the_mean(dx, dy, x, p, q, r):
+        reference.batchnorm_backward(dx, dy, x, p, q, 0 * r)
+
+    faulty = with_fault("batchnorm_backward", forgets_the_mean)
+    monkeypatch.setattr("npnet.network.kernels_of", lambda _: faulty)
+    assert any(not check.passed for check in gradcheck.check_network())
+    # Frozen statistics have no such term: there the fault does not show.
+    assert all(check.passed for check in gradcheck.check_network(frozen=True))
+
+
+def test_a_nan_does_not_pass():
+    assert not gradcheck.Check("x", "y", np.nan, 1.0).passed
+    assert not gradcheck.Check("x", "y", 1.0, np.nan).passed
+
+
+ROW, CASE = registry.kernel("relu6_forward"), Case("", 2, 3, 3, 5, 5)
+
+
+def test_twin_comparison_accepts_the_twin():
+    compare(ROW, CASE, reference.relu6_forward, np.float32, ROW.tolerance)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("one element", "error"),
+        ("left out", "error nan"),
+        ("outside", "wrote outside"),
+        ("input", "changed its input"),
+    ],
+)
+def test_twin_comparison_sees(fault, words):
+    def faulty(y, x):
+        if fault == "left out":
+            y.ravel()[1:] = np.clip(x, 0, 6).ravel()[1:]
+            return
+        reference.relu6_forward(y, x)
+        if fault == "one element":
+            y.ravel()[-1] += 1e-4
+        elif fault == "outside":
+            memory = y.base
+            memory[64 + y.size] = 0
+        elif fault == "input":
+            x.ravel()[0] += 1
+
+    with pytest.raises(AssertionError, match=words):
+        compare(ROW, CASE, faulty, np.float32, ROW.tolerance)
+
+
+def test_guard_bands_stand_on_both_sides():
+    for place in (63, -64):
+        guarded = Guarded(np.zeros(10))
+        assert guarded.intact
+        guarded.array.base[place] = 0
+        assert not guarded.intact
