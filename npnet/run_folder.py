@@ -9,37 +9,16 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from npnet import checkpoint
 from npnet.errors import NpnetError
 from npnet.files import write_atomically
+from npnet.report import EpochResult, Summary
 
-SCALING_COLUMNS = (
-    "world",
-    "epochs",
-    "batch_per_node",
-    "batch_per_rank",
-    "mean_train_loss",
-    "mean_train_acc_pct",
-    "global_time_sec",
-    "cifar_dir",
-)
-LOG_COLUMNS = (
-    "epoch",
-    "rank",
-    "host",
-    "loss",
-    "acc",
-    "lr",
-    "seconds",
-    "images_per_second",
-    "cpu_percent",
-    "peak_rss_bytes",
-    "test_loss",
-    "test_acc",
-)
+LOG_COLUMNS = (*(field.name for field in fields(EpochResult)), "test_loss", "test_acc")
 
 
 class RunFolder:
@@ -108,8 +87,18 @@ class RunFolder:
         """Add one row a rank for the epoch just finished."""
         _append_rows(self.log, LOG_COLUMNS, rows)
 
-    def append_scaling_result(self, row: Mapping[str, Any]) -> None:
-        _append_rows(self.scaling_results, SCALING_COLUMNS, [row])
+    def append_scaling_result(self, summary: Summary) -> None:
+        row = {
+            "world": summary.world,
+            "epochs": summary.epochs,
+            "batch_per_node": summary.batch_per_node,
+            "batch_per_rank": summary.batch_per_rank,
+            "mean_train_loss": f"{summary.train_loss:.4f}",
+            "mean_train_acc_pct": f"{100 * summary.train_acc:.2f}",
+            "global_time_sec": f"{summary.wall_seconds:.2f}",
+            "cifar_dir": summary.location,
+        }
+        _append_rows(self.scaling_results, tuple(row), [row])
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from npnet.parallel.communicator import Communicator, together
 from npnet.parallel.strategies import STRATEGIES
 from npnet.parameters import initialise
 from npnet.recipe import Recipe
+from npnet.report import EpochResult, Reporter, Summary
 from npnet.run_folder import RunFolder
 
 
@@ -38,59 +39,6 @@ class Settings:
     freeze_bn: bool = False  # train with running statistics, for fine-tuning
     evaluate_each_epoch: bool = True
     max_steps: int | None = None  # of an epoch, to measure speed without a full one
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """One rank's epoch: mean loss (nats), accuracy (fraction), seconds, images/s, % of a core."""
-
-    epoch: int
-    rank: int
-    host: str
-    loss: float
-    acc: float
-    lr: float
-    seconds: float
-    images_per_second: float
-    cpu_percent: float
-    peak_rss_bytes: int
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A run's results; accuracies are fractions, losses nats. `train_*` are of the last epoch.
-
-    `wall_seconds` covers training and testing, `images_per_second` training alone, on all ranks.
-    """
-
-    world: int
-    epochs: int
-    batch_per_node: int
-    batch_per_rank: int
-    train_loss: float
-    train_acc: float
-    test_loss: float
-    test_acc: float
-    wall_seconds: float
-    images_per_second: float
-    cpu_percent: float
-    peak_rss_bytes: int
-    dataset: str
-    location: str
-    recipe: str
-    sync: str
-
-
-class Reporter(Protocol):
-    """Who is told of a run's course. Each rank has its own; the engine itself prints nothing."""
-
-    def started(self, trainer: "Trainer") -> None: ...
-
-    def step_finished(self, epoch: int, step: int, images: int) -> None: ...
-
-    def epoch_finished(self, result: EpochResult, test: Score | None) -> None: ...
-
-    def finished(self, summary: Summary) -> None: ...
 
 
 class Trainer:
@@ -232,22 +180,16 @@ class Trainer:
         )
 
     def _lr(self, epoch: int, step: int) -> float:
-        """The rate at the end of the step, so that a warm-up does not begin with a step of zero."""
-        time = epoch + (step + 1) / self.shard.steps
-        if self.recipe.decay != "none":
-            time = min(time, self.settings.epochs - 1 / self.shard.steps)
+        """The rate in the middle of the step: neither the first nor the last step is of rate 0."""
+        time = epoch + (step + 0.5) / self.shard.steps
         return self.recipe.lr_at(time, self.settings.epochs, self.global_batch)
 
     def _check_finite(self, epoch: int, test: Score | None) -> None:
-        """What an epoch's last step broke, no loss of that epoch shows: it must not be saved."""
+        """The epoch's last update may overflow after its last loss: do not save such weights."""
+        finite = bool(np.isfinite(self.parameters.values).all())
         with together(self.comm):
-            if test is not None and not math.isfinite(test.loss):
-                raise self._diverged(f"the test loss is {test.loss} after epoch {epoch + 1}", epoch)
-            if not (
-                np.isfinite(self.parameters.values).all()
-                and np.isfinite(self.parameters.statistics).all()
-            ):
-                raise self._diverged(f"the weights are not finite after epoch {epoch + 1}", epoch)
+            if not finite or (test is not None and not math.isfinite(test.loss)):
+                raise self._diverged(f"the weights after epoch {epoch + 1} are not finite", epoch)
 
     def _diverged(self, what: str, epoch: int) -> NpnetError:
         kept = "no epoch was finished"
@@ -346,15 +288,4 @@ class Trainer:
             if self.comm.rank == 0:
                 self.folder.save_final(self.checkpoint(summary.epochs))
                 self.folder.write_summary(asdict(summary))
-                self.folder.append_scaling_result(
-                    {
-                        "world": summary.world,
-                        "epochs": summary.epochs,
-                        "batch_per_node": summary.batch_per_node,
-                        "batch_per_rank": summary.batch_per_rank,
-                        "mean_train_loss": f"{summary.train_loss:.4f}",
-                        "mean_train_acc_pct": f"{100 * summary.train_acc:.2f}",
-                        "global_time_sec": f"{summary.wall_seconds:.2f}",
-                        "cifar_dir": summary.location,
-                    }
-                )
+                self.folder.append_scaling_result(summary)

@@ -8,7 +8,7 @@ import numpy as np
 
 from npnet.data.cifar import VARIANTS
 
-ROWS = 6  # images a file
+IMAGES = 30  # of the training split
 
 
 def write_cifar(data_dir: Path, name: str = "cifar10") -> Path:
@@ -17,9 +17,10 @@ def write_cifar(data_dir: Path, name: str = "cifar10") -> Path:
     folder = data_dir / variant.folder
     folder.mkdir(parents=True)
     draw = np.random.default_rng(0)
+    rows = IMAGES // len(variant.train)
     for file in (*variant.train, *variant.test):
-        pixels = draw.integers(0, 256, (ROWS, 3072), np.uint8)
-        labels = draw.integers(0, variant.classes, ROWS).tolist()
+        pixels = draw.integers(0, 256, (rows, 3072), np.uint8)
+        labels = draw.integers(0, variant.classes, rows).tolist()
         write(folder / file, {"data": pixels, variant.labels_key: labels})
     write(folder / variant.meta, {variant.classes_key: [f"c{n}" for n in range(variant.classes)]})
     return folder
