@@ -10,7 +10,7 @@ import click
 from npnet import telemetry, threads
 from npnet.evaluate import Score
 from npnet.parallel.communicator import Communicator, launched_size
-from npnet.report import EpochResult, Summary
+from npnet.results import EpochResult, Summary
 from npnet.trainer import Trainer
 
 SECONDS_BETWEEN_LINES = 30

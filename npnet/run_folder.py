@@ -16,7 +16,7 @@ from typing import Any
 from npnet import checkpoint
 from npnet.errors import NpnetError
 from npnet.files import write_atomically
-from npnet.report import EpochResult, Summary
+from npnet.results import EpochResult, Summary
 
 LOG_COLUMNS = (*(field.name for field in fields(EpochResult)), "test_loss", "test_acc")
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from npnet.parallel.communicator import Communicator, together
 from npnet.parallel.strategies import STRATEGIES
 from npnet.parameters import initialise
 from npnet.recipe import Recipe
-from npnet.report import EpochResult, Reporter, Summary
+from npnet.results import EpochResult, Summary
 from npnet.run_folder import RunFolder
 
 
@@ -39,6 +39,18 @@ class Settings:
     freeze_bn: bool = False  # train with running statistics, for fine-tuning
     evaluate_each_epoch: bool = True
     max_steps: int | None = None  # of an epoch, to measure speed without a full one
+
+
+class Reporter(Protocol):
+    """Who is told of a run's course. Each rank has its own; the engine itself prints nothing."""
+
+    def started(self, trainer: "Trainer") -> None: ...
+
+    def step_finished(self, epoch: int, step: int, images: int) -> None: ...
+
+    def epoch_finished(self, result: EpochResult, test: Score | None) -> None: ...
+
+    def finished(self, summary: Summary) -> None: ...
 
 
 class Trainer:

@@ -1,12 +1,6 @@
-"""What a run reports: an epoch of a rank, the summary of all, and who is told."""
+"""What a run yields: an epoch of one rank, and the summary of all."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
-from npnet.evaluate import Score
-
-if TYPE_CHECKING:
-    from npnet.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -48,15 +42,3 @@ class Summary:
     location: str
     recipe: str
     sync: str
-
-
-class Reporter(Protocol):
-    """Who is told of a run's course. Each rank has its own; the engine itself prints nothing."""
-
-    def started(self, trainer: "Trainer") -> None: ...
-
-    def step_finished(self, epoch: int, step: int, images: int) -> None: ...
-
-    def epoch_finished(self, result: EpochResult, test: Score | None) -> None: ...
-
-    def finished(self, summary: Summary) -> None: ...

@@ -1,0 +1,114 @@
+"""The rules of the house: who may import whom, and what."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNTIME = {"numpy", "numba", "llvmlite", "mpi4py", "psutil", "click"}  # llvmlite is a part of numba
+STANDARD = set(sys.stdlib_module_names)
+
+
+def sources(room):
+    """Every source file of a room, the links in npnet/ not followed."""
+    return [path for path in sorted((ROOT / room).rglob("*.py")) if not below_link(path)]
+
+
+def below_link(path):
+    return any(parent.is_symlink() for parent in path.parents if parent != ROOT)
+
+
+def imports(path):
+    """The modules that a file imports anywhere, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def importers(package, *rooms):
+    """Files of the rooms that import `package`."""
+    return {
+        str(path.relative_to(ROOT))
+        for room in rooms
+        for path in sources(room)
+        if any(name == package or name.startswith(f"{package}.") for name in imports(path))
+    }
+
+
+EVERYWHERE = ("kernels", "npnet", "cli")
+
+
+def test_the_rooms_are_found():
+    assert len(sources("kernels")) > 15
+    assert len(sources("npnet")) > 20
+    assert len(sources("cli")) > 5
+    assert (ROOT / "npnet/kernels").is_symlink()
+    assert (ROOT / "npnet/cli").is_symlink()
+
+
+def test_imports_run_one_way():
+    for path in sources("kernels"):
+        own = {name for name in imports(path) if name.startswith("npnet")}
+        assert all(name.startswith("npnet.kernels") for name in own), path
+    assert importers("npnet.cli", "npnet", "kernels") == set()
+
+
+@pytest.mark.parametrize(
+    ("package", "users"),
+    [
+        ("mpi4py", {"npnet/parallel/communicator.py"}),
+        ("matplotlib", {"npnet/plots.py"}),
+        ("pickle", set()),
+    ],
+)
+def test_imported_in_one_place(package, users):
+    assert importers(package, *EVERYWHERE) == users
+
+
+def test_click_is_the_command_line_s_alone():
+    assert importers("click", "npnet", "kernels") == set()
+
+
+def test_numba_is_the_kernels_own():
+    assert importers("numba", "npnet", "cli") == set()
+    assert importers("numba", "kernels") == {"kernels/jit/options.py"}
+
+
+def test_only_the_allowed_libraries_are_imported():
+    for room in EVERYWHERE:
+        for path in sources(room):
+            for name in imports(path):
+                package = name.split(".")[0]
+                allowed = RUNTIME | STANDARD | {"npnet", "matplotlib"}
+                assert package in allowed, f"{path} imports {name}"
+
+
+def test_the_engine_prints_nothing():
+    for room in ("npnet", "kernels"):
+        for path in sources(room):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                called = node.func if isinstance(node, ast.Call) else None
+                assert not (isinstance(called, ast.Name) and called.id == "print"), path
+
+
+def test_importing_the_command_line_loads_nothing_heavy():
+    code = "import sys, npnet.cli.main; print({'numpy', 'numba', 'mpi4py'} & set(sys.modules))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "set()"
+
+
+def test_importing_the_engine_starts_neither_mpi_nor_the_compiler():
+    code = "import sys, npnet.trainer, npnet.kernels.jit as j; print('mpi4py' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "False"
