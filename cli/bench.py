@@ -10,7 +10,7 @@ def bench() -> None:
     """Measure kernels."""
 
 
-@bench.command()
+@bench.command(short_help="Time each kernel.")
 @click.option("--op", help="Only kernels with this in their name, such as depthwise.")
 @click.option("--batch", type=click.IntRange(min=1), default=12, show_default=True)
 @click.option(

@@ -7,7 +7,7 @@ import click
 from npnet.cli import options
 
 
-@click.command()
+@click.command(short_help="Test a checkpoint.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
     "--dataset", type=click.Choice(options.DATASETS), help="[default: the one it was trained on]"

@@ -5,7 +5,7 @@ import click
 from npnet.cli import options
 
 
-@click.command()
+@click.command(short_help="Check gradients by finite differences.")
 @options.backend
 @click.option(
     "--verbose", "-v", is_flag=True, help="Print every check, not just each operation's worst."

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 
-@click.command()
+@click.command(short_help="Show the model, machine, MPI, datasets.")
 @click.option(
     "--width", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True
 )

@@ -44,23 +44,39 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 @click.option(
     "--input-size", type=click.IntRange(min=32), default=128, help="Images are resized to this."
 )
-@click.option("--sync", type=click.Choice(options.STRATEGIES), help="What ranks average.  [recipe]")
-@click.option("--lr", type=NOT_NEGATIVE, help="Peak learning rate.  [recipe]")
-@click.option("--warmup-epochs", type=NOT_NEGATIVE, help="Epochs of linear warm-up.  [recipe]")
-@click.option("--momentum", type=SHARE, help="SGD momentum.  [recipe]")
-@click.option("--nesterov/--no-nesterov", default=None, help="Nesterov momentum.  [recipe]")
-@click.option("--weight-decay", type=NOT_NEGATIVE, help="L2 on weights.  [recipe]")
-@click.option("--label-smoothing", type=SHARE, help="Share of the target spread out.  [recipe]")
-@click.option("--dropout", type=SHARE, help="Rate before the classifier.  [recipe]")
-@click.option("--bn-momentum", type=SHARE, help="What a batch norm keeps each step.  [recipe]")
-@click.option("--bn-epsilon", type=ABOVE_ZERO, help="Added to batch norm's variance.  [recipe]")
+@click.option(
+    "--sync", type=click.Choice(options.STRATEGIES), help="What ranks average.  [default: recipe's]"
+)
+@click.option("--lr", type=NOT_NEGATIVE, help="Peak learning rate.  [default: recipe's]")
+@click.option(
+    "--warmup-epochs", type=NOT_NEGATIVE, help="Epochs of linear warm-up.  [default: recipe's]"
+)
+@click.option("--momentum", type=SHARE, help="SGD momentum.  [default: recipe's]")
+@click.option(
+    "--nesterov/--no-nesterov", default=None, help="Nesterov momentum.  [default: recipe's]"
+)
+@click.option("--weight-decay", type=NOT_NEGATIVE, help="L2 on weights.  [default: recipe's]")
+@click.option(
+    "--label-smoothing", type=SHARE, help="Share of the target spread out.  [default: recipe's]"
+)
+@click.option("--dropout", type=SHARE, help="Rate before the classifier.  [default: recipe's]")
+@click.option(
+    "--bn-momentum", type=SHARE, help="What a batch norm keeps each step.  [default: recipe's]"
+)
+@click.option(
+    "--bn-epsilon", type=ABOVE_ZERO, help="Added to batch norm's variance.  [default: recipe's]"
+)
 @click.option("--freeze-bn", is_flag=True, help="Train with running statistics as they are.")
-@click.option("--flip/--no-flip", default=None, help="Mirror half of the images.  [recipe]")
-@click.option("--crop-padding", type=click.IntRange(0, 16), help="Shift by up to ... px.  [recipe]")
+@click.option(
+    "--flip/--no-flip", default=None, help="Mirror half of the images.  [default: recipe's]"
+)
+@click.option(
+    "--crop-padding", type=click.IntRange(0, 16), help="Shift by up to ... px.  [default: recipe's]"
+)
 @click.option(
     "--shuffle",
     type=click.Choice(["shard", "global"]),
-    help="Within each rank's shard, or shards dealt anew each epoch.  [recipe]",
+    help="Within each rank's shard, or shards dealt anew each epoch.  [default: recipe's]",
 )
 @click.option("--max-steps", type=POSITIVE, help="Stop each epoch after so many steps.")
 @click.option("--seed", type=click.IntRange(min=0), default=42)

@@ -6,6 +6,7 @@ import platform
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -40,39 +41,32 @@ def inline(function: Function) -> Function:
     return cast(Function, numba.njit(fastmath=FASTMATH, error_model="numpy")(function))
 
 
-_directory: str | None = None
-_searched = False
-
-
+@cache
 def cache_directory() -> str | None:
     """A folder for machine code that fits these sources and this processor, or None.
 
     Numba itself looks only at the file of the cached function, so the name carries a hash of all
-    of the kernels' sources and of what the code was compiled for.
+    of the kernels' sources and of what the code was compiled for. Whoever can write there decides
+    what runs, so it is never a folder that all users share, such as /tmp.
     """
-    global _directory, _searched
-    if _searched:
-        return _directory
-    _searched = True
     if config.DISABLE_JIT:
         return None
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     key = hashlib.sha256(sources + f"{numba.__version__} {target()}".encode()).hexdigest()[:16]
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    for root in (os.environ.get("NPNET_CACHE"), home, tempfile.gettempdir()):
-        if not root:
-            continue
-        folder = Path(root) / "npnet" / f"{platform.node()}-{key}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError:
-            continue
-        _directory = str(folder)
-        return _directory
-    warnings.warn("no folder for compiled kernels can be written: compiling anew", stacklevel=2)
-    return None
+    root = Path(os.environ.get("NPNET_CACHE") or Path(home, "npnet"))
+    folder = root / f"{platform.node()}-{key}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return str(folder)
+    except OSError as error:
+        warnings.warn(
+            f"compiled kernels cannot be kept in {folder} ({error.strerror}), so each start "
+            "compiles anew: name a folder in NPNET_CACHE",
+            stacklevel=2,
+        )
+        return None
 
 
 def target() -> str:
