@@ -16,9 +16,9 @@ from npnet.kernels.arrays import Floats
 
 T = TypeVar("T")
 
-# The variables by which MPICH's, Open MPI's and Slurm's launchers tell a process who it is.
-_RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
-_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
+# The variables by which MPICH's and Open MPI's launchers tell a process who it is.
+_RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
+_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 
 
 class CollectiveError(NpnetError):
@@ -114,7 +114,7 @@ class MpiCommunicator:
 def connect() -> Communicator:
     """Join the ranks that the launcher started, or be the only one.
 
-    Raises NpnetError where a launcher started several processes that cannot find each other.
+    Raises CollectiveError where a launcher started processes that cannot find each other.
     """
     launched = launched_size()
     if launched is None:
@@ -128,13 +128,13 @@ def connect() -> Communicator:
         if launched == 1:
             return SerialCommunicator()
         reason = str(error).splitlines()[0]
-        raise NpnetError(
+        raise CollectiveError(
             f"mpiexec started {launched} processes, but mpi4py finds no MPI library ({reason}): "
             "install one beside npnet, for example with pip install 'npnet[mpi]'"
         ) from error
     found = MPI.COMM_WORLD.Get_size()
     if found != launched:
-        raise NpnetError(
+        raise CollectiveError(
             f"mpiexec started {launched} processes, but each sees a world of {found}: mpiexec and "
             f"mpi4py's library ({MPI.Get_library_version().split(',')[0].splitlines()[0].strip()}) "
             "are of different MPIs; start with the mpiexec of that library"
@@ -144,7 +144,10 @@ def connect() -> Communicator:
 
 def launched_size() -> int | None:
     """The number of processes that a launcher says it started, None without a launcher."""
-    return _environment_number(_SIZE_VARIABLES)
+    size = _environment_number(_SIZE_VARIABLES)
+    if size is None and "PMIX_RANK" in os.environ:  # srun --mpi=pmix
+        return _environment_number(("SLURM_NTASKS",))
+    return size
 
 
 def launched_rank() -> int:
