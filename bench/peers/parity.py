@@ -1,0 +1,394 @@
+"""Does npnet compute what PyTorch computes? Run as `python -m bench.peers.parity`.
+
+From equal weights and images, one forward and backward pass in training mode:
+
+    float64   the reference backend (and numba) against PyTorch float64
+    float32   numba's error and PyTorch float32's own error, both against PyTorch float64
+
+Rounding in float32 puts a few of the millions of values that enter a ReLU6 on the other side of 0
+or 6. The gradient jumps there: each such flip costs a channel about 1/sqrt(samples), 1000 times the
+rounding error, and where flips fall is chance. So float32 errors are given twice: "raw", and
+"smooth", against the float64 gradient that takes the same side of every corner as the run under
+test. Bounds hold the smooth ones; the raw ones and the number of flips are printed beside them.
+
+Even so the two programs' rounding errors are independent draws, which 52 batch norms over a few
+samples amplify by a factor that changes from seed to seed. So each seed gives one ratio, numba's
+error over PyTorch's, and the bound asks whether the geometric mean of the ratios is above 1 by more
+than two of its standard errors.
+
+`--write-golden` writes tests/golden, from which tests/test_parity.py compares without PyTorch.
+Exits with 1 where a bound is broken.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bench.peers.torch_mobilenet import (
+    TorchMobileNet,
+    images_to_torch,
+    load_parameters,
+    parameter_groups,
+    read_gradients,
+    read_parameters,
+)
+from npnet.architecture import Architecture, mobilenet_v2
+from npnet.kernels.arrays import Floats, Ints
+from npnet.network import Network
+from npnet.parameters import Parameters, initialise
+from tests import parity_cases as cases
+from tests.parity_cases import Curve, Run, relative_error, tensor_errors
+
+GOLDEN = Path(__file__).parents[2] / "tests" / "golden"
+FLOAT64_BOUND = 1e-9
+STANDARD_ERRORS = 2  # by which numba's float32 error may exceed PyTorch's on average over seeds
+
+Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
+Masks = dict[str, Tensor]  # for each operation with a ReLU6: where its gradient passes, NCHW
+
+
+class Case(NamedTuple):
+    name: str
+    architecture: Architecture
+    batch: int
+    seeds: int
+
+
+CASES = (
+    Case("small", cases.small_architecture(), 4, 24),
+    Case("paper", mobilenet_v2(0.5, 128, 10), 12, 5),
+)
+
+
+class GivenSideReLU6(nn.Module):
+    """ReLU6 whose gradient passes where a mask says, not where its own input lies."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.mask = mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        fixed = x.detach()
+        return functional.relu6(fixed) + (x - fixed) * self.mask
+
+
+def run_torch(
+    start: Parameters,
+    architecture: Architecture,
+    images: Floats,
+    labels: Ints,
+    dtype: torch.dtype,
+    sides: Masks | None = None,
+) -> tuple[Run, Masks]:
+    """One pass of PyTorch, and the sides its ReLU6es took; `sides` are those to take backward."""
+    model = TorchMobileNet(architecture, dtype=dtype)
+    load_parameters(model, start)
+    model.train()
+    taken: Masks = {}
+    for operation in architecture.convolutions:
+        if operation.relu6:
+            unit = model.convolutions[operation.name]
+            if sides is not None:
+                unit[2] = GivenSideReLU6(sides[operation.name])
+            unit[2].register_forward_hook(_note_sides(taken, operation.name))
+    logits = model(images_to_torch(images, model))
+    losses = functional.cross_entropy(
+        logits, torch.from_numpy(labels), reduction="none", label_smoothing=cases.SMOOTHING
+    )
+    losses.mean().backward()  # type: ignore[no-untyped-call]
+    result = Parameters(architecture, np.float64)
+    read_gradients(model, result)
+    read_parameters(model, result)
+    run = Run(logits.detach().numpy(), losses.detach().numpy(), result.gradients, result.statistics)
+    return run, taken
+
+
+def _note_sides(taken: Masks, name: str) -> Hook:
+    """What to run after the ReLU6 of operation `name`: it writes the sides down in `taken`."""
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        taken[name] = inside(output.detach())
+
+    return hook
+
+
+def inside(output: Tensor) -> Tensor:
+    """Where the gradient of a ReLU6 passes, told from its output."""
+    return (output > 0) & (output < 6)
+
+
+def npnet_sides(network: Network, n: int) -> Masks:
+    return {
+        unit.operation.name: inside(torch.from_numpy(unit.output[:n]).permute(0, 3, 1, 2))
+        for block in network.blocks
+        for unit in block.units
+        if unit.operation.relu6
+    }
+
+
+def flips(sides: Masks, true: Masks) -> int:
+    return sum(int((sides[name] != true[name]).sum()) for name in true)
+
+
+def draw_initial(architecture: Architecture, seed: int) -> Parameters:
+    """The parameters that training starts from."""
+    parameters = Parameters(architecture, np.float32)
+    initialise(parameters, "glorot_uniform", seed)
+    return parameters
+
+
+STARTS = {"drawn": cases.draw_start, "initial": draw_initial}
+
+
+class Float64(NamedTuple):
+    """Errors of one float64 run against PyTorch float64."""
+
+    logits: float
+    losses: float
+    statistics: float
+    overall: float
+    tensor: float  # the worst
+    name: str  # of that tensor
+
+
+def float64_errors(run: Run, true: Run, parameters: Parameters) -> Float64:
+    errors = tensor_errors(run.gradients, true.gradients, parameters)
+    return Float64(
+        relative_error(run.logits, true.logits),
+        relative_error(run.losses, true.losses),
+        relative_error(run.statistics, true.statistics),
+        relative_error(run.gradients, true.gradients),
+        float(errors.max()),
+        parameters.specs[int(errors.argmax())].name,
+    )
+
+
+class Float32(NamedTuple):
+    """Errors of one float32 run against PyTorch float64."""
+
+    logits: float
+    losses: float
+    raw: float
+    smooth: float
+    flips: int
+    tensors: Floats  # smooth, one for each tensor
+
+    @property
+    def tensor_median(self) -> float:
+        return float(np.median(self.tensors))
+
+
+def float32_errors(
+    run: Run,
+    sides: Masks,
+    true: Run,
+    true_sides: Masks,
+    start: Parameters,
+    architecture: Architecture,
+    images: Floats,
+    labels: Ints,
+) -> Float32:
+    smooth, _ = run_torch(start, architecture, images, labels, torch.float64, sides)
+    return Float32(
+        relative_error(run.logits, true.logits),
+        relative_error(run.losses, true.losses),
+        relative_error(run.gradients, true.gradients),
+        relative_error(run.gradients, smooth.gradients),
+        flips(sides, true_sides),
+        tensor_errors(run.gradients, smooth.gradients, start),
+    )
+
+
+def compare(case: Case, start_name: str) -> bool:
+    """Print a case's table; whether all of its bounds hold."""
+    architecture, n = case.architecture, case.batch
+    print(
+        f"\n{case.name}: width {architecture.width}, {architecture.input_size}x"
+        f"{architecture.input_size}, batch {n}, {start_name} parameters, {case.seeds} seeds"
+    )
+    float64: dict[str, list[Float64]] = {"reference": [], "numba": []}
+    float32: dict[str, list[Float32]] = {"PyTorch": [], "numba": []}
+    for seed in range(case.seeds):
+        start = STARTS[start_name](architecture, seed)
+        inputs = start, architecture, *cases.draw_batch(architecture, seed, n)
+        true, true_sides = run_torch(*inputs, torch.float64)
+        for backend, runs in float64.items():
+            run, _ = cases.run(*inputs, backend, np.float64)
+            runs.append(float64_errors(run, true, start))
+        run, sides = run_torch(*inputs, torch.float32)
+        float32["PyTorch"].append(float32_errors(run, sides, true, true_sides, *inputs))
+        run, network = cases.run(*inputs, "numba", np.float32)
+        sides = npnet_sides(network, n)
+        float32["numba"].append(float32_errors(run, sides, true, true_sides, *inputs))
+
+    print(f"  {'float64':18}", *(f"{field:>13}" for field in Float64._fields[:-1]))
+    for backend, runs in float64.items():
+        worst = (f"{max(column):13.1e}" for column in list(zip(*runs, strict=True))[:-1])
+        print(f"  {backend + ' (worst)':18}", *worst, max(runs, key=lambda run: run.tensor).name)
+    exact = all(max(run[:-1]) <= FLOAT64_BOUND for runs in float64.values() for run in runs)
+    return _compare_float32(float32["numba"], float32["PyTorch"], start) and exact
+
+
+def _compare_float32(numba: list[Float32], peer: list[Float32], parameters: Parameters) -> bool:
+    """Print medians, ratios and the tensors that stand out; whether numba is no further off."""
+    fields = ("logits", "losses", "raw", "smooth", "tensor_median")
+    mine, theirs = (
+        np.array([[getattr(run, field) for field in fields] for run in runs])
+        for runs in (numba, peer)
+    )
+    print(f"  {'float32':18}", *(f"{field:>13}" for field in fields), f"{'flips':>6}")
+    for name, errors, runs in (("PyTorch", theirs, peer), ("numba", mine, numba)):
+        figures = (f"{median:13.2e}" for median in np.median(errors, axis=0))
+        print(f"  {name + ' (median)':18}", *figures, f"{sum(run.flips for run in runs):6}")
+    logarithms = np.log(mine / theirs)
+    ratios = np.exp(logarithms.mean(axis=0))
+    error = logarithms.std(axis=0, ddof=1) / np.sqrt(len(logarithms))
+    spreads = np.exp(STANDARD_ERRORS * error)
+    print(f"  {'mean ratio':18}", *(f"{ratio:13.2f}" for ratio in ratios))
+    print(f"  {'within a factor of':18}", *(f"{spread:13.2f}" for spread in spreads))
+
+    further = np.mean([np.log(a.tensors / b.tensors) for a, b in zip(numba, peer, strict=True)], 0)
+    medians = np.median([run.tensors for run in numba], axis=0)
+    most = np.argsort(further)[::-1][:3]
+    print(
+        f"  numba is further off in {np.sum(further > 0)} of {len(further)} tensors, most in",
+        ", ".join(
+            f"{parameters.specs[i].name} x{np.exp(further[i]):.2f} ({medians[i]:.1e})" for i in most
+        ),
+    )
+    bounded = [fields.index("smooth"), fields.index("tensor_median")]
+    return bool(np.all(ratios[bounded] <= spreads[bounded]))
+
+
+def write(path: Path, arrays: dict[str, Floats]) -> None:
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+    print(f"{path.name}: {path.stat().st_size} bytes")
+
+
+def write_gradients(path: Path) -> None:
+    """PyTorch's float64 results, the gradients shortened to norms and projections."""
+    architecture = cases.small_architecture()
+    arrays: dict[str, list[object]] = {}
+    for seed in cases.GRADIENT_SEEDS:
+        start = cases.draw_start(architecture, seed)
+        images, labels = cases.draw_batch(architecture, seed, cases.GRADIENT_BATCH)
+        true, _ = run_torch(start, architecture, images, labels, torch.float64)
+        tensors = cases.split_tensors(true.gradients, start)
+        statistics = cases.split_statistics(true.statistics, architecture)
+        row = {
+            "checksum": cases.checksum(start.values, images, labels),
+            "logits": true.logits,
+            "losses": true.losses,
+            "norms": cases.norms(tensors),
+            "projections": cases.projections(tensors),
+            "statistics_norms": cases.norms(statistics),
+            "statistics_projections": cases.projections(statistics),
+        }
+        for spec, tensor in zip(start.specs, tensors, strict=True):
+            if spec.name in cases.FULL_COPIES:
+                row[spec.name] = tensor.reshape(spec.shape)
+        for key, value in row.items():
+            arrays.setdefault(key, []).append(value)
+    write(path, {key: np.array(values) for key, values in arrays.items()})
+
+
+def write_float32(path: Path) -> None:
+    """PyTorch's own float32 errors."""
+    architecture = cases.small_architecture()
+    errors = []
+    for seed in cases.FLOAT32_SEEDS:
+        start = cases.draw_start(architecture, seed)
+        inputs = start, architecture, *cases.draw_batch(architecture, seed, cases.GRADIENT_BATCH)
+        true, single = (run_torch(*inputs, dtype)[0] for dtype in (torch.float64, torch.float32))
+        errors.append(cases.float32_figures(single, true, start))
+    columns = (np.array(column) for column in zip(*errors, strict=True))
+    write(path, dict(zip(cases.FLOAT32_FIGURES, columns, strict=True)))
+
+
+def train_torch() -> Curve:
+    """Ten steps of PyTorch in float64."""
+    architecture = cases.small_architecture()
+    start = cases.draw_start(architecture, cases.CURVE_SEED)
+    pool, labels = cases.draw_batch(architecture, cases.CURVE_SEED, cases.CURVE_POOL)
+    model = TorchMobileNet(architecture, dtype=torch.float64)
+    load_parameters(model, start)
+    optimiser = torch.optim.SGD(
+        parameter_groups(model, start, cases.WEIGHT_DECAY),
+        lr=cases.LEARNING_RATE,
+        momentum=cases.MOMENTUM,
+        nesterov=True,
+    )
+
+    def loss_of(index: Ints | slice) -> Tensor:
+        return functional.cross_entropy(
+            model(images_to_torch(pool[index], model)),
+            torch.from_numpy(labels[index]),
+            label_smoothing=cases.SMOOTHING,
+        )
+
+    losses = []
+    for index in cases.draw_steps():
+        optimiser.zero_grad()
+        loss = loss_of(index)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        losses.append(loss.item())
+    model.eval()
+    with torch.no_grad():
+        evaluation = loss_of(slice(cases.CURVE_BATCH)).item()
+    result = Parameters(architecture, np.float64)
+    read_parameters(model, result)
+    return Curve(np.array(losses), np.array(evaluation), result.values, result.statistics)
+
+
+def write_curve(path: Path) -> None:
+    architecture = cases.small_architecture()
+    start = cases.draw_start(architecture, cases.CURVE_SEED)
+    pool = cases.draw_batch(architecture, cases.CURVE_SEED, cases.CURVE_POOL)
+    curve = train_torch()
+    tensors = cases.split_tensors(curve.values, start)
+    statistics = cases.split_statistics(curve.statistics, architecture)
+    arrays = {
+        "checksum": np.array(cases.checksum(start.values, *pool, cases.draw_steps())),
+        "losses": curve.losses,
+        "evaluation": curve.evaluation,
+        "norms": cases.norms(tensors),
+        "projections": cases.projections(tensors),
+        "statistics_norms": cases.norms(statistics),
+        "statistics_projections": cases.projections(statistics),
+    }
+    write(path, arrays)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--case", choices=[case.name for case in CASES], help="only this one")
+    parser.add_argument("--write-golden", action="store_true", help="write tests/golden and stop")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"PyTorch {torch.__version__}, NumPy {np.__version__}")
+    if options.write_golden:
+        GOLDEN.mkdir(exist_ok=True)
+        write_gradients(GOLDEN / "gradients.npz")
+        write_float32(GOLDEN / "float32.npz")
+        write_curve(GOLDEN / "curve.npz")
+        return 0
+    passed = [
+        compare(case, start)
+        for case in CASES
+        if options.case in (None, case.name)
+        for start in STARTS
+    ]
+    print("\nall bounds hold" if all(passed) else "\na bound is broken")
+    return 0 if all(passed) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
