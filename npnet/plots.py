@@ -25,7 +25,7 @@ def _figure(**options: Any) -> Any:
 
 def _save(figure: Any, path: Path) -> None:
     try:
-        figure.savefig(path, dpi=120)
+        figure.savefig(path, dpi=100)
     except (OSError, ValueError) as error:
         raise NpnetError(f"cannot write the picture {path}: {error}") from error
 
@@ -34,7 +34,7 @@ def contact_sheet(dataset: Dataset, path: Path, columns: int = 12) -> None:
     """Write a picture with a row of training images for each class (the first ten classes)."""
     names = list(dataset.classes)[:10]
     images = dataset.read("train", np.arange(min(2000, dataset.size("train"))))
-    figure = _figure(figsize=(columns * 0.75 + 1.5, len(names) * 0.75))
+    figure = _figure(figsize=(columns * 0.6 + 1.2, len(names) * 0.6))
     axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
     for label, (name, axis) in enumerate(zip(names, axes, strict=True)):
         chosen = images.pixels[images.labels == label][:columns]

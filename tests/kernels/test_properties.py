@@ -150,3 +150,24 @@ class TestSgd:
     def test_nesterov_looks_ahead(self, kernels):
         w, _ = self.run(kernels, steps=1, nesterov=True)
         assert w[1] == pytest.approx(1 - 0.1 * 1.9)
+
+
+@pytest.mark.compiled
+class TestLongSums:
+    """65,536 pixels: sums that ran in float32 would lose three digits more than these bounds."""
+
+    x = (0.1 + 0.01 * np.random.default_rng(0).standard_normal((16, 64, 64, 2))).astype(np.float32)
+
+    def test_statistics(self):
+        mean, variance = np.empty(2), np.empty(2)
+        jit.batchnorm_statistics(mean, variance, self.x)
+        exact = self.x.astype(np.float64)
+        assert np.allclose(mean, exact.mean(axis=(0, 1, 2)), rtol=1e-9)
+        assert np.allclose(variance, exact.var(axis=(0, 1, 2)), rtol=1e-9)
+
+    def test_gradients_of_gamma_and_beta(self):
+        dgamma, dbeta = np.empty((2, 2), np.float32)
+        jit.batchnorm_backward_sums(dgamma, dbeta, self.x, self.x, np.zeros(2), np.ones(2))
+        exact = self.x.astype(np.float64)
+        assert np.allclose(dbeta, exact.sum(axis=(0, 1, 2)), rtol=2e-7)
+        assert np.allclose(dgamma, (exact**2).sum(axis=(0, 1, 2)), rtol=2e-7)
