@@ -36,6 +36,7 @@ class Settings:
     seed: int
     ranks_per_node: int
     backend: str = "numba"
+    dtype: str = "float32"
     freeze_bn: bool = False  # train with running statistics, for fine-tuning
     evaluate_each_epoch: bool = True
     max_steps: int | None = None  # of an epoch, to measure speed without a full one
@@ -89,7 +90,8 @@ class Trainer:
             architecture,
             settings.batch_per_rank,
             settings.backend,
-            bn=BatchNorm(recipe.bn_momentum, recipe.bn_epsilon),
+            settings.dtype,
+            BatchNorm(recipe.bn_momentum, recipe.bn_epsilon),
         )
         self.parameters = self.network.parameters
         self.velocity: Floats = np.zeros_like(self.parameters.values)
