@@ -4,7 +4,7 @@
 #   ./setup.sh [EXTRAS]      default: mpi;  others: openmpi, plots, dev, several as mpi,plots
 #
 # VENV names the folder (default .venv), PYTHON the interpreter (default python3). Only when Debian's
-# Python comes without its venv module is a system package installed, python3-venv.
+# Python comes without its venv module is a system package installed, python3.11-venv or so.
 set -eu
 cd "$(dirname "$0")"
 extras=${1:-mpi} venv=${VENV:-.venv} python=${PYTHON:-python3}
@@ -13,12 +13,21 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     echo "setup: $python is too old or missing: npnet needs Python 3.11 or newer" >&2
     exit 1
 fi
+case $(uname -m) in
+armv6l | armv7l | i?86)
+    echo "setup: this is a 32-bit system, for which Numba has no package: use the 64-bit one" >&2
+    exit 1
+    ;;
+esac
 if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
-    echo "setup: installing python3-venv"
+    package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+    echo "setup: installing $package, which Debian's Python comes without"
     root=
     [ "$(id -u)" = 0 ] || root=sudo
-    $root apt-get update -qq
-    $root apt-get install -y -qq python3-venv
+    $root apt-get update -qq && $root apt-get install -y -qq "$package" || {
+        echo "setup: that failed: install $package yourself, then run this again" >&2
+        exit 1
+    }
 fi
 [ -x "$venv/bin/pip" ] || "$python" -m venv "$venv"
 echo "setup: installing npnet[$extras] into $venv"

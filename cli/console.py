@@ -52,7 +52,7 @@ class Console:
         }
         del values["lr_base"]
         say("[INFO] Recipe " + " ".join(f"{key}={plain(value)}" for key, value in values.items()))
-        here = self.comm.hosts.count(self.comm.hosts[0])
+        here = self.comm.nodes.count(self.comm.nodes[0])
         warning = threads.oversubscription(here, self.threads, telemetry.node_cores())
         if warning:
             say(f"[WARNING] {warning}")
@@ -75,7 +75,6 @@ class Console:
             )
 
     def finished(self, summary: Summary) -> None:
-        self.comm.barrier()  # let the other ranks' last lines go first
         if not self.root:
             return
         wall, loss = summary.wall_seconds, summary.train_loss

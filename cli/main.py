@@ -5,6 +5,7 @@ Nothing here or at the top of a command's file imports NumPy: thread counts must
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,6 +25,9 @@ from npnet.errors import NpnetError
 from npnet.threads import limit_threads
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
+
+# When a rank fails, mpiexec ends all and drops what they wrote but it has not passed on yet.
+SECONDS_TO_PASS_ON = 0.5
 
 _HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())  # `npnet` alone, since click 8.2
 
@@ -53,17 +57,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         _run(arguments)
     except (click.Abort, KeyboardInterrupt):
-        _abort(INTERRUPTED)
+        _leave(INTERRUPTED)
     except NpnetError as error:
         _end_run(error)
     except MemoryError as error:
         _end_run(NpnetError(f"not enough memory: {error}; give a smaller batch, width or input"))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it yet
-        _abort(FAILURE)
+        _leave(FAILURE)
     except Exception:
-        traceback.print_exc()
-        _abort(FAILURE)
+        click.echo(traceback.format_exc(), err=True, nl=False)  # in one write, not line by line
+        _leave(FAILURE)
     sys.exit(0)
 
 
@@ -85,28 +89,23 @@ def _run(arguments: Sequence[str] | None) -> None:
 
 
 def _end_run(error: NpnetError) -> NoReturn:
-    from npnet.parallel.communicator import CollectiveError
+    from npnet.parallel.communicator import CollectiveError, launched_rank
 
     shared = isinstance(error, CollectiveError)
-    if not shared or _launched_rank() == 0:
+    if not shared or launched_rank() == 0:
         click.echo(f"npnet: error: {' '.join(str(error).split())}", err=True)
-    if shared:
-        sys.exit(BAD_INPUT)
-    _abort(BAD_INPUT)
+    _leave(BAD_INPUT, end_others=not shared)
 
 
-def _abort(status: int) -> NoReturn:
-    """End all ranks, if MPI runs; the others may be waiting for this one."""
+def _leave(status: int, end_others: bool = True) -> NoReturn:
+    """End this rank and, if MPI runs, all others too: they may be waiting for this one."""
+    from npnet.parallel.communicator import abort, launched_size
+
     with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    mpi = sys.modules.get("mpi4py.MPI")
-    if mpi is not None and mpi.Is_initialized() and mpi.COMM_WORLD.Get_size() > 1:
-        mpi.COMM_WORLD.Abort(status)
+    if launched_size() is not None:
+        time.sleep(SECONDS_TO_PASS_ON)
+    if end_others:
+        abort(status)
     sys.exit(status)
-
-
-def _launched_rank() -> int:
-    from npnet.parallel.communicator import launched_rank
-
-    return launched_rank()

@@ -94,6 +94,7 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
     names = {
         flag.removeprefix("--"): option.name
         for option in context.command.params
+        if option.expose_value
         for flag in option.opts
     }
     defaults = {}

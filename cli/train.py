@@ -116,10 +116,14 @@ def train(
     with together(comm):
         recipe = choose_recipe(recipe_name, values)
         settings = choose_settings(recipe, comm, values)
-        checkpoint = load_checkpoint(resume, settings) if resume else None
         source = open_dataset(dataset, data_dir)
+        # Rank 0 alone reads and writes the run: no other node needs its files.
+        checkpoint = None
+        if resume is not None and comm.rank == 0:
+            checkpoint = load_checkpoint(resume, dataset, recipe, settings)
+    checkpoint = comm.broadcast(checkpoint)
+    folder = RunFolder(comm.broadcast(out or default_folder(dataset, recipe, comm)))
     console = Console(comm, threads, progress)
-    folder = RunFolder(out or comm.broadcast(default_folder(dataset, recipe, comm)))
     Trainer(source, recipe, settings, comm, console, folder, checkpoint).run()
 
 
@@ -163,7 +167,7 @@ def fitting_ranks_per_node(given: int | None, comm: "Communicator") -> int:
     from npnet.errors import NpnetError
 
     if given is None:
-        return max(comm.hosts.count(host) for host in comm.hosts)
+        return max(comm.nodes.count(node) for node in comm.nodes)
     if comm.size % given:
         raise NpnetError(
             f"{comm.size} ranks do not fill nodes of {given}: start a multiple of "
@@ -193,18 +197,22 @@ def fitting_batch(
     return per_node // ranks_per_node
 
 
-def load_checkpoint(path: Path, settings: "Settings") -> "Checkpoint":
-    """The checkpoint to continue from, which must be of this very network."""
+def load_checkpoint(
+    path: Path, dataset: str, recipe: "Recipe", settings: "Settings"
+) -> "Checkpoint":
+    """The checkpoint to continue from. Raises NpnetError if it is of another kind of run.
+
+    What may well change on the way, such as a learning rate that was too high, is not compared.
+    """
     from npnet.checkpoint import load
     from npnet.errors import NpnetError
 
     checkpoint = load(path)
     header = checkpoint.header
-    if (header.width, header.input_size) != (settings.width, settings.input_size):
-        raise NpnetError(
-            f"{path} was trained with --width {header.width} --input-size {header.input_size}: "
-            "give the same to continue it"
-        )
+    saved = (header.dataset, header.recipe["name"], header.width, header.input_size)
+    if saved != (dataset, recipe.name, settings.width, settings.input_size):
+        options = "--dataset {} --recipe {} --width {} --input-size {}".format(*saved)
+        raise NpnetError(f"{path} was trained with {options}: give the same to continue it")
     return checkpoint
 
 

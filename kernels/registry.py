@@ -74,9 +74,11 @@ class Kernel:
         return tuple(self.shapes(case))[: self.outputs]
 
     def bytes_moved(self, case: Case, itemsize: int = 4) -> int:
-        """Bytes that a call must read and write when every array passes through memory once."""
+        """Bytes that a call must read and write: each array once, what is updated twice."""
         return sum(
-            prod(shape) * (DTYPES[name]().itemsize if name in DTYPES else itemsize)
+            prod(shape)
+            * (DTYPES[name]().itemsize if name in DTYPES else itemsize)
+            * (2 if name in self.updates else 1)
             for name, shape in self.shapes(case).items()
         )
 

@@ -17,6 +17,29 @@ from npnet.kernels.registry import KERNELS, Case, Kernel
 # array has long left the cache when it is needed again.
 ROTATION_BYTES = 64 * 2**20
 
+# The kernels that a convolution, its batch norm and the head run in a training step.
+CONVOLUTIONS = {
+    "stem": ("stem3x3_forward", "stem3x3_backward_weight"),
+    "pointwise": tuple(
+        f"pointwise_{part}" for part in ("forward", "backward_input", "backward_weight")
+    ),
+    "depthwise": tuple(
+        f"depthwise3x3_{part}" for part in ("forward", "backward_input", "backward_weight")
+    ),
+}
+BATCHNORM = ("batchnorm_statistics", "batchnorm_backward")
+AFFINE = ("affine_forward", "batchnorm_backward_sums")
+AFFINE_RELU6 = ("affine_relu6_forward", "affine_relu6_backward_sums")
+HEAD = tuple(
+    f"{operation}_{part}"
+    for operation, parts in {
+        "average_pool": ("forward", "backward"),
+        "linear": ("forward", "backward_input", "backward_weight"),
+        "softmax_cross_entropy": ("forward", "backward"),
+    }.items()
+    for part in parts
+)
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -35,26 +58,29 @@ class Timing:
 
 
 def model_cases(architecture: Architecture, batch: int) -> dict[str, Counter[Case]]:
-    """For each kind of kernel, the cases that a training step runs, and how often."""
-    cases: dict[str, Counter[Case]] = {kernel.kind: Counter() for kernel in KERNELS}
+    """For each kernel, the cases that a training step runs, and how often."""
+    cases: dict[str, Counter[Case]] = {kernel.name: Counter() for kernel in KERNELS}
+
+    def count(case: Case, *names: str) -> None:
+        for name in names:
+            cases[name][case] += 1
+
     for block in architecture.blocks:
         for operation in block.operations:
-            if not operation.is_convolution:
-                continue
-            (h, w, ci), (ho, wo, co) = operation.input_shape, operation.output_shape
-            label = f"{h}x{w}x{ci}->{ho}x{wo}x{co}"
-            cases[operation.kind][Case(label, batch, h, w, ci, co, operation.stride)] += 1
-            cases["batchnorm"][Case(f"{ho}x{wo}x{co}", batch, ho, wo, co, co)] += 1
+            if operation.is_convolution:
+                (h, w, ci), (ho, wo, co) = operation.input_shape, operation.output_shape
+                label = f"{h}x{w}x{ci}->{ho}x{wo}x{co}"
+                case = Case(label, batch, h, w, ci, co, operation.stride)
+                count(case, *CONVOLUTIONS[operation.kind])
+                output = Case(f"{ho}x{wo}x{co}", batch, ho, wo, co, co)
+                count(output, *(AFFINE_RELU6 if operation.relu6 else AFFINE), *BATCHNORM)
         if block.shortcut:
-            cases["activation"][Case(f"{ho}x{wo}x{co}", batch, ho, wo, co, co)] += 1
-    features = architecture.operations[-1].input_shape[-1]
-    head = Case(f"{ho}x{wo}x{features}->{architecture.classes}", batch, ho, wo, features,
-                architecture.classes)  # fmt: skip
-    cases["head"][head] += 1
-    parameters = architecture.parameter_count
-    cases["sgd"][Case(f"{parameters:,} parameters", ci=1, co=parameters)] += 1
-    size = architecture.input_size
-    cases["image"][Case(f"32x32->{size}x{size}", batch, size, size, 3, 3)] += 1
+            count(output, "residual_forward", "residual_backward_accumulate")
+    features, classes = architecture.operations[-1].input_shape[-1], architecture.classes
+    count(Case(f"{ho}x{wo}x{features}->{classes}", batch, ho, wo, features, classes), *HEAD)
+    parameters, size = architecture.parameter_count, architecture.input_size
+    count(Case(f"{parameters:,} parameters", ci=1, co=parameters), "sgd_update")
+    count(Case(f"32x32->{size}x{size}", batch, size, size, 3, 3), "image_forward")
     return cases
 
 
@@ -66,7 +92,7 @@ def measure_kernels(
     kernels = kernels_of(backend)
     for kernel in KERNELS:
         if name in kernel.name:
-            for case, uses in cases[kernel.kind].items():
+            for case, uses in cases[kernel.name].items():
                 yield _measure(kernels, kernel, case, uses, repeats)
 
 

@@ -22,6 +22,7 @@ from npnet.network import BatchNorm, Network
 from npnet.parameters import Parameters
 
 VERSION = 1
+VECTORS = ("values", "statistics", "velocity")
 _SEAL = 64  # hexadecimal digits
 
 
@@ -55,6 +56,12 @@ class Checkpoint:
     values: Floats
     statistics: Floats
     velocity: Floats
+    path: Path | None = None  # where it was read
+
+    def digest(self) -> str:
+        """A hash of all that would be restored."""
+        arrays = (self.values, self.statistics, self.velocity)
+        return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
     def network(self, batch: int, backend: str) -> Network:
         """The trained network, ready for batches of up to `batch` images."""
@@ -114,6 +121,7 @@ def load(path: Path) -> Checkpoint:
                     f"{path} has checkpoint version {fields['version']}, this npnet reads {VERSION}"
                 )
             header = Header(**fields | {"classes": tuple(fields["classes"])})
-            return Checkpoint(header, archive["values"], archive["statistics"], archive["velocity"])
+            values, statistics, velocity = (archive[name] for name in VECTORS)
+            return Checkpoint(header, values, statistics, velocity, path)
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise NpnetError(f"{path} is no npnet checkpoint: {error}") from error

@@ -43,9 +43,8 @@ class Scratch:
 
     def give_back(self, array: Floats) -> None:
         """`array` was taken here: it starts where its buffer starts."""
-        base = array.base
-        assert base is not None
-        self._free.append(base if base.ndim == 1 else base.reshape(-1))
+        assert array.base is not None
+        self._free.append(array.base)
 
 
 class ConvolutionUnit:
@@ -68,15 +67,10 @@ class ConvolutionUnit:
     ) -> None:
         self.operation, self.kernels, self.bn = operation, kernels, bn
         dtype, name = parameters.values.dtype, operation.name
-        self.weight, self.dweight = (
-            view(f"{name}.weight") for view in (parameters.value, parameters.gradient)
-        )
-        self.gamma, self.dgamma = (
-            view(f"{name}.gamma") for view in (parameters.value, parameters.gradient)
-        )
-        self.beta, self.dbeta = (
-            view(f"{name}.beta") for view in (parameters.value, parameters.gradient)
-        )
+        value, gradient = parameters.value, parameters.gradient
+        self.weight, self.dweight = value(f"{name}.weight"), gradient(f"{name}.weight")
+        self.gamma, self.dgamma = value(f"{name}.gamma"), gradient(f"{name}.gamma")
+        self.beta, self.dbeta = value(f"{name}.beta"), gradient(f"{name}.beta")
         self.running_mean, self.running_variance = parameters.running(name)
         self.y: Floats = np.empty((batch, *operation.output_shape), dtype)
         self.output: Floats = np.empty_like(self.y)
@@ -209,12 +203,9 @@ class Head:
     ) -> None:
         self.kernels, self.rate = kernels, architecture.dropout
         dtype = parameters.values.dtype
-        self.weight, self.dweight = (
-            view("classifier.weight") for view in (parameters.value, parameters.gradient)
-        )
-        self.bias, self.dbias = (
-            view("classifier.bias") for view in (parameters.value, parameters.gradient)
-        )
+        value, gradient = parameters.value, parameters.gradient
+        self.weight, self.dweight = value("classifier.weight"), gradient("classifier.weight")
+        self.bias, self.dbias = value("classifier.bias"), gradient("classifier.bias")
         features, classes = self.weight.shape
         self.features: Floats = np.empty((batch, features), dtype)
         self.dfeatures: Floats = np.empty_like(self.features)

@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 
 from npnet.architecture import Architecture, ParameterSpec
 from npnet.kernels.arrays import Floats
+from npnet.seeds import INITIAL_VALUES, generator
 
 Initialiser = Literal["glorot_uniform", "he_fan_out"]
 
@@ -22,6 +23,8 @@ class Parameters:
 
     `values`, `gradients` (P,): trainable parameters; the first `decayed` of them are weights, then
     come gammas, betas and the bias, which weight decay leaves alone.
+    `shared` (P+1,): the gradients and, behind them, the loss, so that whoever learns the mean
+    gradient of all ranks learns their mean loss in the same message.
     `statistics` (2C,): the running means of every batch norm, then the running variances.
     """
 
@@ -31,7 +34,8 @@ class Parameters:
         self.decayed = sum(prod(spec.shape) for spec in specs if spec.role == "weight")
         total = sum(prod(spec.shape) for spec in specs)
         self.values: Floats = np.zeros(total, dtype)
-        self.gradients: Floats = np.zeros(total, dtype)
+        self.shared: Floats = np.zeros(total + 1, dtype)
+        self.gradients: Floats = self.shared[:total]
         self._slices: dict[str, tuple[slice, tuple[int, ...]]] = {}
         offset = 0
         for spec in self.specs:
@@ -85,7 +89,7 @@ def initialise(parameters: Parameters, scheme: Initialiser, seed: int) -> None:
     default. he_fan_out: N(0, 2/fan_out) (He et al. 2015, section 2.2) for convolutions and
     N(0, 0.01^2) for the classifier, torchvision's choice for MobileNetV2. Gammas are 1, the rest 0.
     """
-    rng = np.random.default_rng(seed)
+    rng = generator(seed, INITIAL_VALUES)
     for spec in parameters.specs:
         value = parameters.value(spec.name)
         if spec.role != "weight":

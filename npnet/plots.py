@@ -13,6 +13,8 @@ from npnet.data.dataset import Dataset
 from npnet.errors import NpnetError
 from npnet.run_folder import RunFolder
 
+CURVES = ("loss", "acc", "test_loss", "test_acc")
+
 
 def _figure(**options: Any) -> Any:
     """A matplotlib figure that needs no display."""
@@ -75,17 +77,13 @@ def _label(run: Path) -> str:
 
 def _read_log(folder: RunFolder) -> tuple[list[int], dict[str, list[float]]]:
     """Epochs, and for each column its mean over ranks, NaN where nothing was measured."""
-    rows = defaultdict(list)
+    values: dict[str, dict[int, list[float]]] = {name: defaultdict(list) for name in CURVES}
     try:
         with folder.log.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                rows[int(row["epoch"])].append(row)
-    except (OSError, ValueError, KeyError) as error:
+                for name in CURVES:
+                    values[name][int(row["epoch"])].append(float(row[name] or "nan"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise NpnetError(f"{folder.path} is no run folder with a log.csv: {error}") from error
-    epochs = sorted(rows)
-    names = ("loss", "acc", "test_loss", "test_acc")
-    means = {
-        name: [float(np.mean([float(row[name] or "nan") for row in rows[e]])) for e in epochs]
-        for name in names
-    }
-    return epochs, means
+    epochs = sorted(values["loss"])
+    return epochs, {name: [float(np.mean(values[name][e])) for e in epochs] for name in CURVES}

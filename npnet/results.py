@@ -23,7 +23,8 @@ class EpochResult:
 class Summary:
     """A run's results; accuracies are fractions, losses nats. `train_*` are of the last epoch.
 
-    `wall_seconds` covers training and testing, `images_per_second` training alone, on all ranks.
+    `wall_seconds` covers training and testing since this start, `images_per_second` training
+    alone, on all ranks.
     """
 
     world: int

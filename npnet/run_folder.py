@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from npnet import checkpoint
+from npnet.checkpoint import Checkpoint, save
 from npnet.errors import NpnetError
 from npnet.files import write_atomically
 from npnet.results import EpochResult, Summary
@@ -51,25 +51,40 @@ class RunFolder:
         """The checkpoint after epoch `number`, counted from 1."""
         return self.path / f"epoch-{number:03d}.npz"
 
-    def create(self, resume: bool = False) -> None:
+    def create(self, resumed: Checkpoint | None = None) -> None:
         """Make the folder and prove that it can be written, before any work is done.
 
-        Raises NpnetError if it cannot, or if another run lies there (unless resuming it).
+        A folder that holds a run is only written by the run that continues it, from one of its own
+        checkpoints; the log then forgets the epochs that are done anew. Raises NpnetError else.
         """
-        if os.path.exists(self.config) and not resume:  # Path.exists may raise
-            raise NpnetError(
-                f"{self.path} holds a run already: choose another --out, or continue that run "
-                f"with --resume {self.path}/epoch-NNN.npz"
-            )
+        origin = resumed.path if resumed is not None else None
+        own = origin is not None and origin.resolve().parent == self.path.resolve()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            taken = self.log.exists() and not own
         except OSError as error:
             raise NpnetError(
                 f"cannot make the run folder {self.path}: {error.strerror}; choose another --out"
             ) from error
+        if taken:
+            raise NpnetError(
+                f"{self.path} holds a run already: choose another --out, or continue that run "
+                f"with --resume {self.path}/epoch-NNN.npz"
+            )
+        table = self.scaling_results
+        if table.exists() and not (table.is_file() and os.access(table, os.R_OK | os.W_OK)):
+            raise NpnetError(f"cannot add a row to {table}: move it away or choose another --out")
         probe = self.path / ".writable"
         write_atomically(probe, b"")
         probe.unlink()
+        if resumed is not None and own:
+            self._forget_after(resumed.header.epoch)
+
+    def _forget_after(self, epoch: int) -> None:
+        if self.log.exists():
+            header, *rows = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [row for row in rows if int(row.split(",")[0]) <= epoch]
+            write_atomically(self.log, "".join([header, *kept]).encode())
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         write_atomically(self.config, _json(config))
@@ -77,11 +92,11 @@ class RunFolder:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_atomically(self.summary, _json(summary))
 
-    def save_epoch(self, number: int, state: checkpoint.Checkpoint) -> None:
-        checkpoint.save(self.epoch(number), state)
+    def save_epoch(self, number: int, state: Checkpoint) -> None:
+        save(self.epoch(number), state)
 
-    def save_final(self, state: checkpoint.Checkpoint) -> None:
-        checkpoint.save(self.final, state)
+    def save_final(self, state: Checkpoint) -> None:
+        save(self.final, state)
 
     def append_log(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add one row a rank for the epoch just finished."""

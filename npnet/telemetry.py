@@ -6,7 +6,6 @@ import resource
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,21 +21,21 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-@dataclass
 class Stopwatch:
-    """Wall and processor time of this process since the start, seconds."""
+    """Wall and processor time of this process since the watch was made."""
 
-    def __post_init__(self) -> None:
-        self.wall, self.cpu = time.perf_counter(), time.process_time()
+    def __init__(self) -> None:
+        self._wall_start, self._cpu_start = time.perf_counter(), time.process_time()
 
     @property
     def seconds(self) -> float:
-        return time.perf_counter() - self.wall
+        """Wall time, seconds."""
+        return time.perf_counter() - self._wall_start
 
     @property
     def cpu_percent(self) -> float:
         """Processor time over wall time, percent of one core."""
-        return 100 * (time.process_time() - self.cpu) / max(self.seconds, 1e-9)
+        return 100 * (time.process_time() - self._cpu_start) / max(self.seconds, 1e-9)
 
 
 def machine() -> dict[str, Any]:

@@ -32,11 +32,6 @@ def limit_threads(threads: int | None = None) -> int:
     return threads
 
 
-def cores() -> int:
-    """The processor cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def oversubscription(ranks_on_node: int, threads: int, node_cores: int) -> str | None:
     """A sentence when the ranks of a node want more cores than it has, else None."""
     wanted = ranks_on_node * threads

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,12 +18,13 @@ from npnet.evaluate import Score, evaluate
 from npnet.kernels import backend as kernels_of
 from npnet.kernels.arrays import Floats
 from npnet.network import BatchNorm, Network
-from npnet.parallel.communicator import Communicator, together
+from npnet.parallel.communicator import CollectiveError, Communicator, agree, together
 from npnet.parallel.strategies import STRATEGIES
 from npnet.parameters import initialise
 from npnet.recipe import Recipe
 from npnet.results import EpochResult, Summary
 from npnet.run_folder import RunFolder
+from npnet.seeds import DROPOUT, generator
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Trainer:
                 settings.max_steps,
             )
             dataset.size("test")  # damaged files come to light now, not after an epoch
+        agree(comm, self._what_ranks_share(checkpoint))
         self.network = Network(
             architecture,
             settings.batch_per_rank,
@@ -99,6 +102,7 @@ class Trainer:
         self.image_input = ImageInput(recipe, self.kernels)
         self.synchroniser = STRATEGIES[recipe.sync](comm)
         self.first_epoch = 0
+        self.resumed_from = str(checkpoint.path) if checkpoint is not None else None
         self.training_seconds, self.trained_images = 0.0, 0  # of this rank, so far
         initialise(self.parameters, recipe.initialiser, settings.seed)
         if checkpoint is not None:
@@ -106,8 +110,8 @@ class Trainer:
         if folder is not None:
             with together(comm):
                 if comm.rank == 0:
-                    folder.create(resume=checkpoint is not None)
-                    folder.write_config(self.config())
+                    folder.create(checkpoint)
+                    folder.write_config(self.config() | {"resumed_from": self.resumed_from})
 
     @property
     def global_batch(self) -> int:
@@ -132,6 +136,7 @@ class Trainer:
         assert test is not None  # the last epoch is always tested
         summary = self._summarise(result, test, watch)
         self._save_summary(summary)
+        self.comm.barrier()  # what the others print comes before the last word
         self.reporter.finished(summary)
         return summary
 
@@ -144,6 +149,7 @@ class Trainer:
             self.image_input.fill(self.network.images, self.shard.images.pixels, batch)
             step_loss, step_hits = self._forward_backward(epoch, step, batch)
             self.synchroniser.after_backward(self.parameters)
+            self._check_loss(step_loss, epoch, step)
             self._update(lr)
             loss += step_loss
             hits += step_hits
@@ -154,32 +160,48 @@ class Trainer:
         self.training_seconds += seconds
         self.trained_images += images
         return EpochResult(
-            epoch + 1,
-            self.comm.rank,
-            self.comm.hosts[self.comm.rank],
-            loss / images,
-            hits / images,
-            lr,
-            seconds,
-            images / seconds,
-            watch.cpu_percent,
-            telemetry.peak_rss_bytes(),
+            epoch=epoch + 1,
+            rank=self.comm.rank,
+            host=self.comm.hosts[self.comm.rank],
+            loss=loss / max(images, 1),
+            acc=hits / max(images, 1),
+            lr=lr,
+            seconds=seconds,
+            images_per_second=images / seconds,
+            cpu_percent=watch.cpu_percent,
+            peak_rss_bytes=telemetry.peak_rss_bytes(),
         )
 
     def _forward_backward(self, epoch: int, step: int, batch: Batch) -> tuple[float, int]:
-        """Leave the batch's gradient in `parameters.gradients`; return its summed loss and hits."""
-        n, network, recipe = len(batch), self.network, self.recipe
+        """Leave gradient and loss in `parameters.shared`; return the batch's summed loss and hits.
+
+        There they are scaled as the strategy asks: the sum over ranks is the global batch's mean.
+        """
+        n, network, shared = len(batch), self.network, self.parameters.shared
         if n == 0:  # more ranks than images in this step
-            self.parameters.gradients[:] = 0
+            shared[:] = 0
             return 0.0, 0
-        dropout = np.random.default_rng([self.settings.seed, epoch, step, self.comm.rank])
+        dropout = generator(self.settings.seed, DROPOUT, epoch, step, self.comm.rank)
         logits = network.forward(n, True, self.settings.freeze_bn, dropout)
-        loss = float(network.loss(batch.labels, recipe.label_smoothing).sum())
-        if not math.isfinite(loss):
-            where = f"on rank {self.comm.rank}, epoch {epoch + 1}, step {step + 1}"
-            raise self._diverged(f"the loss is {loss} {where}", epoch)
-        network.backward(self.synchroniser.loss_scale(n, batch.everywhere))
+        loss = float(network.loss(batch.labels, self.recipe.label_smoothing).sum())
+        scale = self.synchroniser.loss_scale(n, batch.everywhere)
+        network.backward(scale)
+        shared[-1] = scale * loss
         return loss, int(np.count_nonzero(logits.argmax(axis=1) == batch.labels))
+
+    def _check_loss(self, loss: float, epoch: int, step: int) -> None:
+        """Stop where the loss is not finite, before it reaches the parameters.
+
+        Ranks that meet at each step all see it in the shared loss, and end with one message.
+        """
+        if np.isfinite(self.parameters.shared[-1]):
+            return
+        every_step = self.synchroniser.every_step
+        losses = self.comm.gather(loss) if every_step else [loss]
+        first = next((i for i, value in enumerate(losses) if not math.isfinite(value)), 0)
+        rank = first if every_step else self.comm.rank
+        what = f"the loss is {losses[first]} on rank {rank}, epoch {epoch + 1}, step {step + 1}"
+        raise (CollectiveError if every_step else NpnetError)(self._advice(what, epoch))
 
     def _update(self, lr: float) -> None:
         self.kernels.sgd_update(
@@ -199,17 +221,41 @@ class Trainer:
         return self.recipe.lr_at(time, self.settings.epochs, self.global_batch)
 
     def _check_finite(self, epoch: int, test: Score | None) -> None:
-        """The epoch's last update may overflow after its last loss: do not save such weights."""
-        finite = bool(np.isfinite(self.parameters.values).all())
+        """The epoch's last update may overflow after its last loss: do not save such a state."""
+        state = (self.parameters.values, self.parameters.statistics)
         with together(self.comm):
-            if not finite or (test is not None and not math.isfinite(test.loss)):
-                raise self._diverged(f"the weights after epoch {epoch + 1} are not finite", epoch)
+            if not all(np.isfinite(array).all() for array in state):
+                what = f"the weights or statistics after epoch {epoch + 1} are not finite"
+                raise NpnetError(self._advice(what, epoch))
+            if test is not None and not math.isfinite(test.loss):
+                what = f"the test loss after epoch {epoch + 1} is {test.loss}"
+                raise NpnetError(self._advice(what, epoch))
 
-    def _diverged(self, what: str, epoch: int) -> NpnetError:
-        kept = "no epoch was finished"
-        if self.folder is not None and epoch > self.first_epoch:
-            kept = f"the weights of epoch {epoch} are kept in {self.folder.epoch(epoch)}"
-        return NpnetError(f"{what}: lower --lr or lengthen --warmup-epochs; {kept}")
+    def _advice(self, what: str, epoch: int) -> str:
+        """What to do about a divergence in `epoch`, and where the last good weights are."""
+        kept: Path | str | None = None
+        if epoch > self.first_epoch and self.folder is not None:
+            kept = self.folder.epoch(epoch)
+        elif epoch == self.first_epoch:
+            kept = self.resumed_from
+        where = (
+            f"the weights of epoch {epoch} are kept in {kept}" if kept else "no epoch was finished"
+        )
+        return f"{what}: lower --lr or lengthen --warmup-epochs; {where}"
+
+    def _what_ranks_share(self, checkpoint: Checkpoint | None) -> dict[str, object]:
+        """What must be the same on every rank, or they would wait for each other or train apart."""
+        dataset = self.dataset
+        return {
+            "npnet": npnet.__version__,
+            **asdict(self.settings),
+            **{f"recipe {key}": value for key, value in self.recipe.as_dict().items()},
+            "dataset": dataset.name,
+            "training images": dataset.size("train"),
+            "test images": dataset.size("test"),
+            "classes": tuple(dataset.classes),
+            "checkpoint": checkpoint.digest() if checkpoint is not None else None,
+        }
 
     def config(self) -> dict[str, Any]:
         """Every value that decides this run, and where it runs."""
@@ -228,19 +274,19 @@ class Trainer:
         """The state after so many epochs."""
         settings = self.settings
         header = Header(
-            VERSION,
-            npnet.__version__,
-            self.network.architecture.name,
-            settings.width,
-            settings.input_size,
-            tuple(self.dataset.classes),
-            self.recipe.dropout,
-            self.dataset.name,
-            self.recipe.as_dict(),
-            settings.seed,
-            epochs_finished,
-            settings.epochs,
-            self.comm.size,
+            version=VERSION,
+            npnet=npnet.__version__,
+            architecture=self.network.architecture.name,
+            width=settings.width,
+            input_size=settings.input_size,
+            classes=tuple(self.dataset.classes),
+            dropout=self.recipe.dropout,
+            dataset=self.dataset.name,
+            recipe=self.recipe.as_dict(),
+            seed=settings.seed,
+            epoch=epochs_finished,
+            epochs=settings.epochs,
+            world=self.comm.size,
         )
         return Checkpoint(header, self.parameters.values, self.parameters.statistics, self.velocity)
 
@@ -265,8 +311,8 @@ class Trainer:
             return
         with together(self.comm):
             if self.comm.rank == 0:
-                self.folder.append_log(rows)
                 self.folder.save_epoch(epoch + 1, self.checkpoint(epoch + 1))
+                self.folder.append_log(rows)
 
     def _summarise(self, result: EpochResult, test: Score, watch: telemetry.Stopwatch) -> Summary:
         mine = (result.loss, result.acc, watch.seconds, watch.cpu_percent)
@@ -302,4 +348,5 @@ class Trainer:
             if self.comm.rank == 0:
                 self.folder.save_final(self.checkpoint(summary.epochs))
                 self.folder.write_summary(asdict(summary))
-                self.folder.append_scaling_result(summary)
+                if self.first_epoch == 0:  # else its time would be that of a part
+                    self.folder.append_scaling_result(summary)

@@ -1,5 +1,6 @@
 """The one place where Numba is told how to compile, and where its machine code is kept."""
 
+import errno
 import hashlib
 import os
 import platform
@@ -58,12 +59,15 @@ def cache_directory() -> str | None:
     folder = root / f"{platform.node()}-{key}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise PermissionError(errno.EPERM, "others can write there")
         with tempfile.TemporaryFile(dir=folder):
             return str(folder)
     except OSError as error:
         warnings.warn(
             f"compiled kernels cannot be kept in {folder} ({error.strerror}), so each start "
-            "compiles anew: name a folder in NPNET_CACHE",
+            "compiles anew: name a folder of your own in NPNET_CACHE",
             stacklevel=2,
         )
         return None
@@ -71,5 +75,8 @@ def cache_directory() -> str | None:
 
 def target() -> str:
     """The processor as Numba's compiler sees it: its name and the features it may use."""
-    features = sorted(feature for feature, on in llvm.get_host_cpu_features().items() if on)
+    try:
+        features = sorted(name for name, on in llvm.get_host_cpu_features().items() if on)
+    except RuntimeError:  # LLVM does not know this processor
+        features = []
     return f"{platform.machine()} {llvm.get_host_cpu_name()} {','.join(features)}"

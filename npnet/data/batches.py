@@ -19,9 +19,7 @@ from npnet.data.dataset import Dataset, Images, Split
 from npnet.errors import NpnetError
 from npnet.kernels.arrays import Bytes, Floats, Ints
 from npnet.recipe import Recipe
-
-# Streams of random numbers, so that order and augmentation do not depend on each other.
-ORDER, AUGMENTATION = 1, 2
+from npnet.seeds import AUGMENTATION, ORDER, generator
 
 
 @dataclass(frozen=True)
@@ -82,8 +80,8 @@ class TrainingShard:
                 f"{dataset.name} has {self.total} training images for {world} ranks; "
                 "give a smaller --batch-per-rank or start fewer ranks"
             )
-        self.steps_of_all = ceil(ceil(self.total / world) / batch)
-        self.steps = min(self.steps_of_all, max_steps or self.steps_of_all)
+        self.full_steps = ceil(ceil(self.total / world) / batch)
+        self.steps = min(self.full_steps, max_steps or self.full_steps)
         self.indices: Ints = np.arange(rank, self.total, world)
         self.images: Images = dataset.read("train", self.indices)
 
@@ -97,9 +95,9 @@ class TrainingShard:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch (counted from 0), the same for the same seed."""
-        order = self._order(epoch)
+        order = self._deal(epoch)
         flip, shift_yx = self._augmentation(epoch)
-        ends = np.arange(self.steps_of_all + 1) * self.total // self.steps_of_all
+        ends = np.arange(self.full_steps + 1) * self.total // self.full_steps
         local_ends = -((self.rank - ends) // self.world)  # positions r, r+P, ... below each end
         for step in range(self.steps):
             rows = order[local_ends[step] : local_ends[step + 1]]
@@ -112,19 +110,19 @@ class TrainingShard:
                 everywhere=int(ends[step + 1] - ends[step]),
             )
 
-    def _order(self, epoch: int) -> Ints:
+    def _deal(self, epoch: int) -> Ints:
         """The order in which this rank visits its rows; a global shuffle deals a new shard."""
         if self.recipe.shuffle == "shard":
-            rng = np.random.default_rng([self.seed, ORDER, epoch, self.rank])
+            rng = generator(self.seed, ORDER, epoch, self.rank)
             return rng.permutation(len(self))
-        rng = np.random.default_rng([self.seed, ORDER, epoch])
+        rng = generator(self.seed, ORDER, epoch)
         self.indices = rng.permutation(self.total)[self.rank :: self.world]
         self.images = self.dataset.read("train", self.indices)
         return np.arange(len(self))
 
     def _augmentation(self, epoch: int) -> tuple[Bytes, Ints]:
         """Flip and shift of every image of the dataset: they do not depend on who trains on it."""
-        rng = np.random.default_rng([self.seed, AUGMENTATION, epoch])
+        rng = generator(self.seed, AUGMENTATION, epoch)
         flip = rng.integers(0, 1 + self.recipe.flip, self.total, dtype=np.uint8)
         padding = self.recipe.crop_padding
         return flip, rng.integers(-padding, padding + 1, (self.total, 2))

@@ -7,7 +7,8 @@ and stay out of the training loop.
 
 import os
 import platform
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -31,6 +32,7 @@ class Communicator(Protocol):
     rank: int
     size: int
     hosts: list[str]  # the host of each rank
+    nodes: list[int]  # the node of each rank, named after the node's lowest rank
 
     def sum(self, array: Floats) -> None:
         """Replace `array` on every rank by its sum over the ranks, in place."""
@@ -46,9 +48,6 @@ class Communicator(Protocol):
 
     def barrier(self) -> None: ...
 
-    def abort(self, status: int) -> NoReturn:
-        """End every rank at once; for errors that the others do not know of."""
-
 
 class SerialCommunicator:
     """The twin for one process, without MPI."""
@@ -57,7 +56,7 @@ class SerialCommunicator:
     size = 1
 
     def __init__(self) -> None:
-        self.hosts = [platform.node()]
+        self.hosts, self.nodes = [platform.node()], [0]
 
     def sum(self, array: Floats) -> None: ...
 
@@ -71,9 +70,6 @@ class SerialCommunicator:
 
     def barrier(self) -> None: ...
 
-    def abort(self, status: int) -> NoReturn:
-        raise SystemExit(status)
-
 
 class MpiCommunicator:
     """All ranks of MPI's COMM_WORLD."""
@@ -83,6 +79,10 @@ class MpiCommunicator:
         self.rank: int = self._comm.Get_rank()
         self.size: int = self._comm.Get_size()
         self.hosts: list[str] = self._comm.allgather(platform.node())
+        # Not by host name: Raspberry Pis out of the box are all called the same.
+        neighbours = self._comm.Split_type(mpi.COMM_TYPE_SHARED)
+        self.nodes: list[int] = self._comm.allgather(neighbours.bcast(self.rank))
+        neighbours.Free()
 
     def sum(self, array: Floats) -> None:
         self._comm.Allreduce(self._mpi.IN_PLACE, array)
@@ -105,10 +105,6 @@ class MpiCommunicator:
 
     def barrier(self) -> None:
         self._comm.Barrier()
-
-    def abort(self, status: int) -> NoReturn:
-        self._comm.Abort(status)
-        raise SystemExit(status)  # not reached: Abort does not return
 
 
 def connect() -> Communicator:
@@ -140,6 +136,14 @@ def connect() -> Communicator:
             "are of different MPIs; start with the mpiexec of that library"
         )
     return MpiCommunicator(MPI)
+
+
+def abort(status: int) -> NoReturn:
+    """Leave, and end all ranks at once if MPI runs: they may be waiting for this one."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized() and mpi.COMM_WORLD.Get_size() > 1:
+        mpi.COMM_WORLD.Abort(status)
+    sys.exit(status)
 
 
 def launched_size() -> int | None:
@@ -178,3 +182,19 @@ def together(comm: Communicator) -> Iterator[None]:
     text, rank = min(messages.items(), key=lambda item: item[1])
     where = "" if found.count(text) == comm.size else f"rank {rank} ({comm.hosts[rank]}): "
     raise CollectiveError(where + text)
+
+
+def agree(comm: Communicator, values: Mapping[str, object]) -> None:
+    """Raise the same CollectiveError on every rank if one has other values than rank 0.
+
+    Nodes read their own files: a forgotten one would let ranks wait for each other for ever, or
+    train apart without a word.
+    """
+    everyone = comm.gather(dict(values))
+    for rank, theirs in enumerate(everyone):
+        for name, value in theirs.items():
+            if value != everyone[0].get(name):
+                raise CollectiveError(
+                    f"rank {rank} ({comm.hosts[rank]}) has {name} = {value}, rank 0 has "
+                    f"{everyone[0].get(name)}: start every rank with the same options and files"
+                )

@@ -23,6 +23,7 @@ class Synchroniser(Protocol):
     """A strategy. `share` is this rank's part of the training images."""
 
     name: str
+    every_step: bool  # do ranks meet at each step, and so know of each other's loss?
 
     def loss_scale(self, local: int, everywhere: int) -> float:
         """What a step's summed loss is multiplied by, given its images here and on all ranks."""
@@ -37,6 +38,7 @@ class Gradients:
     """Every rank scales its loss by the images of all ranks: the sum of gradients is their mean."""
 
     name = "gradients"
+    every_step = True
 
     def __init__(self, comm: Communicator) -> None:
         self.comm = comm
@@ -45,7 +47,7 @@ class Gradients:
         return 1 / everywhere
 
     def after_backward(self, parameters: Parameters) -> None:
-        self.comm.sum(parameters.gradients)
+        self.comm.sum(parameters.shared)
 
     def after_epoch(self, parameters: Parameters, share: float) -> None:
         combine_statistics(parameters, share, self.comm)
@@ -55,6 +57,7 @@ class Weights:
     """The mean of the ranks' weights, each counted by its share of the images."""
 
     name = "weights"
+    every_step = False
 
     def __init__(self, comm: Communicator) -> None:
         self.comm = comm
@@ -81,13 +84,17 @@ class GatherBcast(Weights):
 
 
 def combine_statistics(parameters: Parameters, share: float, comm: Communicator) -> None:
-    """Running statistics as if one batch norm had seen every rank's images.
+    """Running statistics as if the ranks' running samples lay in one pool, each with its share.
 
     mean = sum_r share_r*mean_r, variance = sum_r share_r*(variance_r + mean_r^2) - mean^2: from
     second moments, because a mean of variances forgets how far the ranks' means lie apart.
+    In float64, because squared means of float32 would swallow small variances.
     """
+    if comm.size == 1:
+        return
     means, variances = parameters.running_means, parameters.running_variances
-    moments: Floats = np.concatenate((means, variances + means**2.0), dtype=np.float64) * share
+    mean, variance = means.astype(np.float64), variances.astype(np.float64)
+    moments: Floats = share * np.concatenate((mean, variance + mean**2))
     comm.sum(moments)
     mean, second = np.split(moments, 2)
     means[:], variances[:] = mean, np.maximum(second - mean**2, 0)

@@ -67,8 +67,7 @@ def test_under_a_global_shuffle_ranks_see_together_what_one_would(sizes):
     total, world, batch = sizes
     together = shards(total, world, batch, GLOBAL)
     (alone,) = shards(total, 1, min(batch * world, total), GLOBAL)
-    if alone.steps != together[0].steps:
-        return  # the last images do not fill the same number of steps
+    assert alone.steps == together[0].steps
     for single, *parts in zip(alone.epoch(1), *(shard.epoch(1) for shard in together), strict=True):
         seen = {}
         for shard, part in zip(together, parts, strict=True):

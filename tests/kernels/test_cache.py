@@ -38,4 +38,14 @@ def test_without_a_folder_it_compiles_anew_and_says_so(tmp_path):
     occupied.touch()
     result = run(occupied)
     assert result.stdout == "None [0.0, 2.0, 6.0] 0\n"
-    assert "name a folder in NPNET_CACHE" in result.stderr
+    assert "name a folder of your own in NPNET_CACHE" in result.stderr
+
+
+@pytest.mark.compiled
+def test_a_folder_that_others_can_write_is_not_trusted(tmp_path):
+    run(tmp_path)
+    (folder,) = tmp_path.iterdir()
+    folder.chmod(0o777)
+    result = run(tmp_path)
+    assert result.stdout == "None [0.0, 2.0, 6.0] 0\n"
+    assert "others can write there" in result.stderr

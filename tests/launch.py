@@ -1,0 +1,165 @@
+"""Run npnet as a user does: as one process, or as ranks under the mpiexec beside this Python."""
+
+import functools
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import npnet
+
+SOURCES = Path(npnet.__file__).parents[1]
+
+# A run of well under a second, beside the options that a test is about.
+TINY = (
+    *("--input-size", "32", "--width", "0.1", "--max-steps", "2", "--epochs", "1"),
+    *("--backend", "reference", "--no-progress"),
+)
+
+# Of launchers, of thread counts and of npnet: what the test run was started with is not inherited.
+_FOREIGN = re.compile(
+    r"PMI|OMPI_|OPAL_|PRTE_|HYDR?[AI]_|MPI|SLURM_|.*_NUM_THREADS$|NPNET_|PYTHONWARNINGS$"
+)
+
+# Python cannot say how a rank left when the launcher ended the others: each writes it down first.
+_START = """
+import os
+rank = int(os.environ.get("PMI_RANK") or os.environ.get("OMPI_COMM_WORLD_RANK") or 0)
+{patches}
+try:
+    import npnet.cli.main as entry
+    entry.main()
+except SystemExit as leaving:
+    with open(os.path.join(os.environ["STATUS_FOLDER"], str(rank)), "w") as file:
+        file.write(str(leaving.code))
+    raise
+"""
+
+# The engine loads NumPy, before which `main` wants to set the thread counts.
+_ENGINE_FIRST = """
+import npnet.cli.main, npnet.cli.options
+npnet.cli.main.limit_threads = npnet.cli.options.limit_threads = lambda threads=None: 1
+from npnet.network import Network
+from npnet.trainer import Trainer
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left. `statuses` are the ranks' own; None for one that was ended from outside."""
+
+    status: int
+    stdout: str
+    stderr: str
+    seconds: float
+    statuses: tuple[int | None, ...]
+
+    @property
+    def errors(self) -> list[str]:
+        """npnet's own lines on standard error, without the words that begin each."""
+        begin = "npnet: error: "
+        lines = self.stderr.splitlines()
+        return [line.removeprefix(begin) for line in lines if line.startswith(begin)]
+
+    @property
+    def error(self) -> str:
+        """The one line of a run that was refused: non-zero, no traceback, no second line."""
+        assert self.status != 0, self
+        assert "Traceback" not in self.stderr, self.stderr
+        assert "Warning: " not in self.stderr, self.stderr
+        assert len(self.errors) == 1, self
+        return self.errors[0]
+
+
+def npnet_run(
+    *arguments: str | Path,
+    cwd: Path,
+    ranks: int | None = None,
+    environment: Mapping[str, str] | None = None,
+    of_rank: Sequence[Mapping[str, str]] = (),
+    patches: str = "",
+    timeout: float = 60,
+) -> Outcome:
+    """Run `npnet ARGUMENTS` in `cwd`; with `ranks`, under mpiexec.
+
+    `environment` is added for all ranks, `of_rank[r]` for rank r. `patches` is Python that runs
+    first, to plant a fault; it knows `rank`, `Network` and `Trainer`.
+    """
+    script = _START.format(patches=_ENGINE_FIRST + patches if patches else "")
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    with tempfile.TemporaryDirectory(prefix="npnet-") as folder:
+        added = {"STATUS_FOLDER": folder, "PYTHONPATH": str(SOURCES), **(environment or {})}
+        if ranks is None:
+            line = command
+        elif of_rank:
+            parts = [["-n", "1", "env", *_pairs(of_rank[r]), *command] for r in range(ranks)]
+            line = [*_mpiexec(), *functools.reduce(lambda one, two: [*one, ":", *two], parts)]
+        else:
+            line = [*_mpiexec(), "-n", str(ranks), *command]
+        start = time.monotonic()
+        status, stdout, stderr = _run(line, cwd, clean_environment() | added, timeout)
+        seconds = time.monotonic() - start
+        files = [Path(folder, str(rank)) for rank in range(ranks or 1)]
+        texts = [file.read_text() if file.exists() else "" for file in files]
+        statuses = tuple(int(text) if text else None for text in texts)
+    return Outcome(status, stdout, stderr, seconds, statuses)
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what would steer npnet or MPI."""
+    kept = {name: value for name, value in os.environ.items() if not _FOREIGN.match(name)}
+    # Open MPI wants to be told twice.
+    return kept | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+
+
+def _pairs(variables: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in variables.items()]
+
+
+@functools.cache
+def _mpiexec() -> tuple[str, ...]:
+    """The launcher of this Python's MPI, or else of the system's, with its own options."""
+    beside = Path(sys.executable).parent / "mpiexec"
+    path = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if path is None:
+        pytest.skip("no mpiexec is installed")
+    version = subprocess.run(
+        [path, "--version"], capture_output=True, text=True, env=clean_environment(), check=True
+    )
+    return (path, "--oversubscribe") if "Open MPI" in version.stdout else (path,)
+
+
+def _run(
+    line: Sequence[str], cwd: Path, environment: Mapping[str, str], timeout: float
+) -> tuple[int, str, str]:
+    process = subprocess.Popen(
+        line,
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # the launcher takes its ranks along
+        try:
+            stdout, stderr = process.communicate(timeout=5)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            stdout, stderr = process.communicate()
+        pytest.fail(f"still running after {timeout} s\n{stdout}\n{stderr}")
+    return process.returncode, stdout, stderr

@@ -1,0 +1,223 @@
+"""What fails on one rank ends them all, soon, with a message; and npnet without a working MPI."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from npnet.checkpoint import load
+from tests.cifar_files import write_cifar
+from tests.launch import TINY, clean_environment, npnet_run
+
+SECONDS_TO_END = 10
+
+# The fault of one rank, at the second step: the others wait for it in their next collective.
+FAIL = """
+update = Trainer._update
+calls = 0
+def fail(self, lr):
+    global calls
+    calls += 1
+    if rank == {rank} and calls == 2:
+        1 / 0
+    update(self, lr)
+Trainer._update = fail
+"""
+
+# One rank's loss, in step 2 of epoch 2.
+DIVERGE = """
+loss = Network.loss
+losses = 0
+def diverge(self, labels, *args):
+    global losses
+    losses += len(labels) > 0
+    return loss(self, labels, *args) * (float("nan") if rank == 1 and losses == 4 else 1)
+Network.loss = diverge
+"""
+
+BROKEN_MPI = {
+    "absent": {"__init__.py": "raise ModuleNotFoundError('no module named mpi4py')"},
+    "no library": {
+        "__init__.py": "class rc: pass",
+        "MPI.py": "raise RuntimeError('cannot load MPI library\\nlibmpi.so: not found')",
+    },
+    "another library": {
+        "__init__.py": "class rc: pass",
+        "MPI.py": "raise ImportError('undefined symbol: MPI_Init')",
+    },
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    write_cifar(tmp_path / "data")
+    return tmp_path
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("sync", "rank"), [("gradients", 0), ("gradients", 1), ("weights", 1), ("gather-bcast", 1)]
+)
+def test_an_exception_on_one_rank_ends_all(place: Path, sync: str, rank: int) -> None:
+    outcome = npnet_run(
+        *("train", *TINY, "--sync", sync, "--max-steps", 3, "--out", "run"),
+        cwd=place,
+        ranks=2,
+        patches=FAIL.format(rank=rank),
+    )
+    assert outcome.status != 0
+    assert outcome.seconds < SECONDS_TO_END
+    assert outcome.stderr.count("ZeroDivisionError: division by zero") == 1
+    assert outcome.statuses[1 - rank] is None
+    assert "[SUMMARY]" not in outcome.stdout
+    assert [path.name for path in (place / "run").iterdir()] == ["config.json"]
+
+
+@pytest.mark.mpi
+def test_an_exception_while_reading_the_data(place: Path) -> None:
+    """Of a kind that nobody foresaw, where the other rank waits to hear of bad input."""
+    fault = """
+from npnet.data.cifar import Cifar
+read = Cifar.read
+def fail(self, *args):
+    if rank == 1:
+        1 / 0
+    return read(self, *args)
+Cifar.read = fail
+"""
+    outcome = npnet_run("train", *TINY, "--out", "run", cwd=place, ranks=2, patches=fault)
+    assert outcome.status != 0
+    assert outcome.seconds < SECONDS_TO_END
+    assert outcome.stderr.count("ZeroDivisionError") == 1
+    assert not (place / "run").exists()
+
+
+@pytest.mark.mpi
+def test_a_rank_that_is_interrupted(place: Path) -> None:
+    """Ctrl-C on one rank: it must not wait in MPI's own good-bye for the others."""
+    fault = FAIL.format(rank=1).replace("1 / 0", "raise KeyboardInterrupt")
+    outcome = npnet_run("train", *TINY, "--out", "run", cwd=place, ranks=2, patches=fault)
+    assert outcome.status != 0
+    assert outcome.seconds < SECONDS_TO_END
+    assert "Traceback" not in outcome.stderr
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("sync", ["gradients", "gather-bcast"])
+def test_the_loss_of_one_rank_is_not_finite(place: Path, sync: str) -> None:
+    outcome = npnet_run(
+        *("train", *TINY, "--sync", sync, "--epochs", 3, "--eval-at-end", "--out", "run"),
+        cwd=place,
+        ranks=2,
+        patches=DIVERGE,
+    )
+    assert "the loss is nan on rank 1, epoch 2, step 2" in outcome.error
+    assert "epoch 1 are kept in run/epoch-001.npz" in outcome.error
+    assert outcome.seconds < SECONDS_TO_END
+    left = {path.name for path in (place / "run").iterdir()}
+    assert left == {"config.json", "log.csv", "epoch-001.npz"}
+    assert load(place / "run" / "epoch-001.npz").header.epoch == 1
+
+
+def test_the_last_good_epoch_trains_on(place: Path) -> None:
+    """The run goes on, into the same folder, from the checkpoint that the message names."""
+    fault = DIVERGE.replace("rank == 1", "rank == 0")
+    options = ("train", *TINY, "--epochs", 2, "--eval-at-end", "--out", "run")
+    outcome = npnet_run(*options, cwd=place, patches=fault)
+    assert "the loss is nan on rank 0, epoch 2, step 2" in outcome.error
+    kept = outcome.error.split()[-1]
+    outcome = npnet_run(*options, "--resume", kept, cwd=place)
+    assert outcome.status == 0, outcome.stderr
+    assert load(place / "run" / "final.npz").header.epoch == 2
+
+
+@pytest.mark.mpi
+def test_ranks_that_cannot_find_each_other(place: Path) -> None:
+    """As when mpiexec is of another MPI than the library: each rank is told that it is one of 2.
+
+    Without MPI they cannot agree on who speaks, so both do.
+    """
+    lone = "import os; [os.environ.pop(k) for k in list(os.environ) if k[:3] in ('PMI', 'PRT')]"
+    told = {"OMPI_COMM_WORLD_SIZE": "2", "SLURM_NTASKS": "2"}
+    outcome = npnet_run(
+        *("train", *TINY, "--out", "run"), cwd=place, ranks=2, environment=told, patches=lone
+    )
+    assert outcome.status != 0
+    assert outcome.seconds < SECONDS_TO_END
+    assert outcome.errors
+    for line in outcome.errors:
+        assert line.startswith("mpiexec started 2 processes, but each sees a world of 1")
+    assert "Traceback" not in outcome.stderr
+    assert not (place / "run").exists()
+
+
+@pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
+def test_a_lone_process_that_is_told_of_others(place: Path, variable: str) -> None:
+    command = [sys.executable, "-c", "import mpi4py.MPI"]
+    if subprocess.run(command, capture_output=True, env=clean_environment()).returncode:
+        pytest.skip("no MPI is installed")
+    outcome = npnet_run("train", *TINY, "--out", "run", cwd=place, environment={variable: "2"})
+    assert outcome.status == 2
+    (line,) = outcome.errors  # mpi4py may warn too
+    assert "mpiexec started 2 processes, but each sees a world of 1" in line
+    assert "start with the mpiexec of that library" in line
+    assert "Traceback" not in outcome.stderr
+    assert not (place / "run").exists()
+
+
+def break_mpi(place: Path, how: str) -> str:
+    """Write another mpi4py; returns the Python by which it is found before the real one."""
+    for name, text in BROKEN_MPI[how].items():
+        file = place / "broken" / "mpi4py" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return f"import sys; sys.path.insert(0, {str(place / 'broken')!r})"
+
+
+@pytest.mark.parametrize("how", BROKEN_MPI)
+def test_one_process_needs_no_mpi(place: Path, how: str) -> None:
+    outcome = npnet_run("train", *TINY, "--out", "run", cwd=place, patches=break_mpi(place, how))
+    assert outcome.status == 0, outcome.stderr
+    assert outcome.stderr == ""
+    assert load(place / "run" / "final.npz").header.world == 1
+
+
+@pytest.mark.mpi
+def test_one_rank_needs_no_mpi(place: Path) -> None:
+    patches = break_mpi(place, "no library")
+    outcome = npnet_run("train", *TINY, "--out", "run", cwd=place, ranks=1, patches=patches)
+    assert outcome.status == 0, outcome.stderr
+    assert "world=1" in outcome.stdout
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("how", BROKEN_MPI)
+def test_several_ranks_need_mpi(place: Path, how: str) -> None:
+    patches = break_mpi(place, how)
+    outcome = npnet_run("train", *TINY, "--out", "run", cwd=place, ranks=2, patches=patches)
+    assert outcome.status != 0
+    assert outcome.seconds < SECONDS_TO_END
+    assert outcome.errors
+    for line in outcome.errors:
+        assert line.startswith("mpiexec started 2 processes, but mpi4py finds no MPI library (")
+        assert "pip install 'npnet[mpi]'" in line
+    assert "Traceback" not in outcome.stderr
+    assert not (place / "run").exists()
+
+
+@pytest.mark.mpi
+def test_an_oversubscribed_launch_says_so(place: Path) -> None:
+    cores = psutil.cpu_count(logical=True)
+    options = ("train", *TINY, "--batch-per-rank", 2, "--out", "run")
+    outcome = npnet_run(*options, "--threads", cores, cwd=place, ranks=2)
+    assert outcome.status == 0, outcome.stderr
+    warning = f"[WARNING] oversubscribed: 2 ranks x {cores} threads on {cores} cores"
+    assert outcome.stdout.count(warning) == 1
+
+
+def test_a_launch_that_fits_does_not_warn(place: Path) -> None:
+    outcome = npnet_run("train", *TINY, "--out", "run", cwd=place)
+    assert outcome.status == 0, outcome.stderr
+    assert "[WARNING]" not in outcome.stdout
