@@ -53,8 +53,8 @@ class Recipe:
 
 # Section 3.2 of the paper, which gives batch, rate, momentum, decay and synchronisation. It trains
 # with Keras, whose defaults fill in the rest: Glorot's initialiser, batch norm 0.999 and 1e-3, and
-# MobileNetV2's preprocessing to [-1, 1]. (One thing is not Keras': where the stride is 2 it pads below
-# and to the right only, npnet pads all round, as PyTorch does.)
+# MobileNetV2's preprocessing to [-1, 1]. (One thing is not Keras': at stride 2 it pads
+# below and to the right only, npnet all round, as PyTorch does.)
 PAPER = Recipe(
     name="paper",
     sync="gather-bcast",
