@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 import click
+import psutil
 
 from npnet import telemetry, threads
 from npnet.evaluate import Score
-from npnet.parallel.communicator import Communicator, launched_size
+from npnet.parallel.communicator import Communicator
 from npnet.results import EpochResult, Summary
 from npnet.trainer import Trainer
 
@@ -104,7 +105,7 @@ class Progress:
 
     def start(self, trainer: Trainer) -> None:
         self.steps, self.epochs = trainer.shard.steps, trainer.settings.epochs
-        self.images_per_step = trainer.shard.total / trainer.shard.steps
+        self.images_per_step = trainer.shard.total / trainer.shard.full_steps
         self.first, self.begin = trainer.first_epoch, time.monotonic()
         self.last_line = self.begin
 
@@ -135,16 +136,22 @@ class Progress:
             self.bar = None
 
 
+LAUNCHERS = {"mpiexec", "mpiexec.hydra", "mpirun", "orterun", "prterun"}
+
+
 def terminal() -> TextIO | None:
-    """Where a bar can be drawn: standard error or, under mpiexec, which pipes it, the terminal."""
+    """Where a bar can be drawn: standard error or, as mpiexec pipes that, mpiexec's own."""
     if sys.stderr.isatty():
         return sys.stderr
-    if launched_size() is None:
-        return None
-    try:
-        return open("/dev/tty", "w", encoding="utf-8")
-    except OSError:
-        return None
+    for parent in psutil.Process().parents():
+        if parent.name() in LAUNCHERS:
+            try:
+                path = f"/proc/{parent.pid}/fd/2"
+                stream = open(path, "w", encoding="utf-8")  # noqa: SIM115 (open to the end)
+            except OSError:
+                return None
+            return stream if stream.isatty() else None
+    return None
 
 
 def say(line: str, err: bool = False) -> None:
