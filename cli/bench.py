@@ -7,16 +7,12 @@ from npnet.cli import options
 
 @click.group()
 def bench() -> None:
-    """Measure kernels."""
+    """Measure kernels and training steps."""
 
 
 @bench.command(short_help="Time each kernel.")
 @click.option("--op", help="Only kernels with this in their name, such as depthwise.")
-@click.option("--batch", type=click.IntRange(min=1), default=12, show_default=True)
-@click.option(
-    "--width", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True
-)
-@click.option("--input-size", type=click.IntRange(min=32), default=128, show_default=True)
+@options.model
 @click.option("--repeats", type=click.IntRange(min=3), default=9, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @options.backend
@@ -55,3 +51,35 @@ def kernels(
         )
     if not found and not as_json:
         raise NpnetError(f"no kernel has {op!r} in its name: see npnet.kernels.registry")
+
+
+@bench.command(short_help="Time a training step.")
+@options.model
+@click.option("--steps", type=click.IntRange(min=4), default=30, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@options.backend
+@options.threads
+def step(
+    batch: int,
+    width: float,
+    input_size: int,
+    steps: int,
+    as_json: bool,
+    backend: str,
+    threads: int,
+) -> None:
+    """Time one whole training step: forward, loss, backward, update."""
+    import json
+    from dataclasses import asdict
+
+    from npnet.benchmark import measure_step
+
+    timing = measure_step(backend, batch, width, input_size, steps)
+    if as_json:
+        click.echo(json.dumps(asdict(timing)))
+        return
+    click.echo(
+        f"{timing.cpu_ms_median:.1f} ms CPU (quartiles {timing.cpu_ms_spread:.1f} apart), "
+        f"{timing.wall_ms_median:.1f} ms wall, {timing.images_per_second:.1f} images/s, "
+        f"peak RSS {timing.peak_rss_bytes / 1e6:.0f} MB"
+    )

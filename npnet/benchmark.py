@@ -1,4 +1,4 @@
-"""Timing of kernels on the shapes that a model really has."""
+"""Timing of kernels on the shapes that a model really has, and of whole training steps."""
 
 import time
 from collections import Counter
@@ -12,6 +12,10 @@ import numpy as np
 from npnet.architecture import Architecture, mobilenet_v2
 from npnet.kernels import backend as kernels_of
 from npnet.kernels.registry import KERNELS, Case, Kernel
+from npnet.network import Network
+from npnet.parameters import initialise
+from npnet.recipe import MODERN
+from npnet.telemetry import peak_rss_bytes
 
 # Arguments are rotated through so many bytes, more than the last cache holds: in training, too, an
 # array has long left the cache when it is needed again.
@@ -123,3 +127,71 @@ def _seconds(function: Any, calls: list[list[Any]]) -> float:
     for arguments in calls:
         function(*arguments)
     return max(time.process_time() - start, 1e-9) / len(calls)
+
+
+@dataclass(frozen=True)
+class StepTiming:
+    """A whole training step: medians in ms, images/s of wall time, peak resident set in bytes."""
+
+    backend: str
+    batch: int
+    input_size: int
+    width: float
+    steps: int
+    cpu_ms_median: float
+    cpu_ms_spread: float  # between the quartiles
+    wall_ms_median: float
+    images_per_second: float
+    peak_rss_bytes: int
+
+
+class TrainingStep:
+    """One training step on random images: what `measure_step` and comparisons with others time.
+
+    Forward with batch statistics, loss, backward, and the update of all parameters.
+    """
+
+    def __init__(self, backend: str, batch: int, width: float, input_size: int) -> None:
+        self.network = Network(mobilenet_v2(width, input_size, 10), batch, backend)
+        self.parameters, self.kernels = self.network.parameters, kernels_of(backend)
+        initialise(self.parameters, MODERN.initialiser, seed=0)
+        rng = np.random.default_rng(0)
+        self.network.images[:] = rng.standard_normal(self.network.images.shape)
+        self.labels = rng.integers(0, 10, batch)
+        self.velocity = np.zeros_like(self.parameters.values)
+
+    def __call__(self) -> float:
+        """Make the step and return its mean loss."""
+        n, parameters = len(self.labels), self.parameters
+        self.network.forward(n, training=True)
+        loss = float(self.network.loss(self.labels).mean())
+        self.network.backward(1 / n)
+        vectors = (parameters.values, self.velocity, parameters.gradients)
+        self.kernels.sgd_update(*vectors, parameters.decayed, 0.01, 0.9, 5e-4, True)
+        return loss
+
+
+def measure_step(backend: str, batch: int, width: float, input_size: int, steps: int) -> StepTiming:
+    """Time `steps` training steps after three that are not counted."""
+    step = TrainingStep(backend, batch, width, input_size)
+    for _ in range(3):
+        step()
+    cpu, wall = [], []
+    for _ in range(steps):
+        cpu_start, wall_start = time.process_time(), time.perf_counter()
+        step()
+        cpu.append(1e3 * (time.process_time() - cpu_start))
+        wall.append(1e3 * (time.perf_counter() - wall_start))
+    quarter, ordered = steps // 4, sorted(cpu)
+    return StepTiming(
+        backend=backend,
+        batch=batch,
+        input_size=input_size,
+        width=width,
+        steps=steps,
+        cpu_ms_median=median(cpu),
+        cpu_ms_spread=ordered[-1 - quarter] - ordered[quarter],
+        wall_ms_median=median(wall),
+        images_per_second=1e3 * batch / median(wall),
+        peak_rss_bytes=peak_rss_bytes(),
+    )

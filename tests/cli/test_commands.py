@@ -1,0 +1,109 @@
+"""What each command prints and leaves behind when all is well."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.launch import npnet_run
+
+TINY = ("--dataset", "shapes", "--width", "0.1", "--input-size", "32", "--max-steps", 2)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a run of two epochs lies in `run`."""
+    place = tmp_path_factory.mktemp("trained")
+    outcome = npnet_run("train", *TINY, "--epochs", 2, "--out", "run", cwd=place)
+    assert outcome.status == 0, outcome.stderr
+    (place / "output").write_text(outcome.stdout)
+    return place
+
+
+def test_train_prints_the_paper_s_lines(trained: Path) -> None:
+    lines = (trained / "output").read_text().splitlines()
+    starts = [
+        "[INFO] Dataset: drawn from seed 0",
+        "[Rank 0] world=1 batch/rank=12 shard=10000 samples (uint8, NHWC)",
+        "[Rank 0] Epoch 1/2 loss=",
+        "[Rank 0] Epoch 2/2 loss=",
+        "[Root] Global wall time: ",
+        "[Root] Mean train acc (epoch 2): ",
+        "[Root] Test acc: 0.",
+        "[SUMMARY] world=1 epochs=2 batch/node=12 loss=",
+    ]
+    found = [line for line in lines if any(line.startswith(start) for start in starts)]
+    assert len(found) == len(starts)
+    assert all(line.startswith(start) for line, start in zip(found, starts, strict=True))
+
+
+def test_train_leaves_a_run_folder(trained: Path) -> None:
+    run = trained / "run"
+    names = {"config.json", "log.csv", "summary.json", "final.npz"}
+    assert {path.name for path in run.iterdir()} == names | {"epoch-001.npz", "epoch-002.npz"}
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["world"] == 1
+    assert summary["epochs"] == 2
+    assert 0 <= summary["test_acc"] <= 1
+    assert 0 <= summary["train_acc"] <= 1
+    assert summary["train_loss"] > 1
+    assert summary["test_loss"] > 1
+    assert summary["images_per_second"] > 1
+    assert summary["wall_seconds"] > 0
+    assert 20e6 < summary["peak_rss_bytes"] < 2e9
+    config = json.loads((run / "config.json").read_text())
+    assert config["recipe"]["momentum"] == 0.9
+    assert config["settings"]["width"] == 0.1
+
+
+def test_scaling_results_have_the_paper_s_columns(trained: Path) -> None:
+    header, row = (trained / "scaling_results.csv").read_text().splitlines()
+    assert header == (
+        "world,epochs,batch_per_node,batch_per_rank,mean_train_loss,mean_train_acc_pct,"
+        "global_time_sec,cifar_dir"
+    )
+    assert row.startswith("1,2,12,12,")
+
+
+def test_evaluate_repeats_the_summary_s_score(trained: Path) -> None:
+    outcome = npnet_run("evaluate", "run/final.npz", "--json", cwd=trained)
+    summary = json.loads((trained / "run" / "summary.json").read_text())
+    score = json.loads(outcome.stdout)
+    assert score["test_acc"] == pytest.approx(summary["test_acc"], abs=1e-3)
+    assert score["test_loss"] == pytest.approx(summary["test_loss"], rel=1e-5)
+
+
+def test_plot_and_preview_write_pictures(trained: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need the plots extra")
+    assert npnet_run("plot", "run", cwd=trained).status == 0
+    assert (trained / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert npnet_run("data", "preview", "--dataset", "shapes", cwd=trained).status == 0
+    assert (trained / "shapes.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_info_adds_up(tmp_path: Path) -> None:
+    outcome = npnet_run("info", "--width", "1", "--classes", "1000", cwd=tmp_path)
+    (total,) = (line for line in outcome.stdout.splitlines() if line.startswith("total"))
+    assert "3,504,872" in total
+    assert "dataset shapes" in outcome.stdout
+
+
+def test_gradcheck_passes(tmp_path: Path) -> None:
+    outcome = npnet_run("gradcheck", "--backend", "reference", cwd=tmp_path)
+    assert outcome.status == 0
+    assert " 0 failed" in outcome.stdout
+
+
+def test_bench_step_prints_one_object(tmp_path: Path) -> None:
+    options = ("--batch", 2, "--input-size", 32, "--width", "0.1", "--steps", 4, "--json")
+    timing = json.loads(npnet_run("bench", "step", *options, cwd=tmp_path).stdout)
+    keys = ("cpu_ms_median", "wall_ms_median", "images_per_second", "peak_rss_bytes")
+    assert all(timing[key] > 0 for key in keys)
+
+
+def test_bench_kernels_measures_the_model_s_shapes(tmp_path: Path) -> None:
+    options = ("--op", "depthwise3x3_forward", "--batch", 1, "--input-size", 32, "--repeats", 3)
+    lines = npnet_run("bench", "kernels", *options, "--json", cwd=tmp_path).stdout.splitlines()
+    timings = [json.loads(line) for line in lines]
+    assert sum(timing["uses"] for timing in timings) == 17
+    assert all(timing["gflops"] > 0 for timing in timings)
