@@ -180,41 +180,41 @@ class ConvolutionUnit:
 class ResidualBlock:
     """Convolution units in a row; with a shortcut, output = units(x) + x.
 
-    A block's output is small and read more than once, so here the activation is made.
+    `stored`: the activation is made here, in an array of its own. So it is where a projection ends
+    the block, which is small, and where a shortcut will read it again. Stem and head hand on what
+    they have.
     """
 
     def __init__(
-        self,
-        block: Block,
-        units: list[ConvolutionUnit],
-        kernels: ModuleType,
+        self, block: Block, units: list[ConvolutionUnit], kernels: ModuleType, stored: bool
     ) -> None:
         self.units, self.shortcut, self.kernels = units, block.shortcut, kernels
-        self.output = Activation.of(np.empty_like(units[-1].y))
+        self.stored = Activation.of(np.empty_like(units[-1].y)) if stored else None
 
     def forward(self, a: Activation, batch_statistics: bool) -> Activation:
         block_input = a
         for unit in self.units:
             a = unit.forward(a, batch_statistics)
         self.last = a
-        output = replace(self.output, x=self.output.x[: len(a.x)])
+        if self.stored is None:
+            return a
+        output = replace(self.stored, x=self.stored.x[: len(a.x)])
         self.kernels.activation_forward(output.x, a.x, a.norm)
         if self.shortcut:
             self.kernels.residual_forward(output.x, output.x, block_input.x)
         return output
 
     def backward(self, doutput: Floats, scratch: Scratch) -> Floats | None:
-        last = self.last
-        self.kernels.activation_backward(
-            doutput, last.dgamma, last.dbeta, doutput, last.x, last.norm
-        )
+        if self.stored is not None:
+            a = self.last
+            self.kernels.activation_backward(doutput, a.dgamma, a.dbeta, doutput, a.x, a.norm)
         gradient: Floats | None = doutput
         for unit in reversed(self.units):
             assert gradient is not None  # only the stem, the very last to run, returns None
             arriving, gradient = gradient, unit.backward(gradient, scratch)
             if not (self.shortcut and arriving is doutput):
                 scratch.give_back(arriving)
-        if self.shortcut:  # the last unit has no ReLU6, so doutput is still what it was
+        if self.shortcut:  # a projection has no ReLU6, so doutput is still what it was
             self.kernels.residual_backward_accumulate(gradient, doutput)
             scratch.give_back(doutput)
         return gradient
@@ -235,6 +235,9 @@ class Head:
             view("classifier.bias") for view in (parameters.value, parameters.gradient)
         )
         features, classes = self.weight.shape
+        self.maps: Floats = np.empty(
+            (batch, *architecture.blocks[-1].operations[0].output_shape), dtype
+        )
         self.features: Floats = np.empty((batch, features), dtype)
         self.dfeatures: Floats = np.empty_like(self.features)
         self.keep = np.ones((batch, features), np.uint8)
@@ -242,10 +245,11 @@ class Head:
         self.probabilities, self.dlogits = np.empty_like(self.logits), np.empty_like(self.logits)
         self.losses: Floats = np.empty(batch, dtype)
 
-    def forward(self, x: Floats, dropout: np.random.Generator | None) -> Floats:
-        n, k = len(x), self.kernels
-        self.x, features, logits = x, self.features[:n], self.logits[:n]
-        k.average_pool_forward(features, x)
+    def forward(self, a: Activation, dropout: np.random.Generator | None) -> Floats:
+        n, k = len(a.x), self.kernels
+        self.input, maps, features, logits = a, self.maps[:n], self.features[:n], self.logits[:n]
+        k.activation_forward(maps, a.x, a.norm)
+        k.average_pool_forward(features, maps)
         self.dropped = self.rate > 0 and dropout is not None
         if self.dropped and dropout is not None:
             self.keep[:n] = dropout.random(features.shape) >= self.rate
@@ -271,9 +275,10 @@ class Head:
         k.linear_backward_input(dfeatures, dlogits, self.weight)
         if self.dropped:
             k.dropout_backward(dfeatures, dfeatures, self.keep[:n], self.rate)
-        dx = scratch.take(self.x.shape)
-        k.average_pool_backward(dx, dfeatures)
-        return dx
+        a, dz = self.input, scratch.take(self.input.x.shape)
+        k.average_pool_backward(dz, dfeatures)
+        k.activation_backward(dz, a.dgamma, a.dbeta, dz, a.x, a.norm)
+        return dz
 
 
 class Network:
@@ -307,8 +312,11 @@ class Network:
                     for operation in block.operations
                 ],
                 kernels,
+                stored=not block.operations[-1].relu6 or following.shortcut,
             )
-            for block in convolutional
+            for block, following in zip(
+                convolutional, [*convolutional[1:], architecture.blocks[-1]], strict=True
+            )
         ]
         self.head = Head(architecture, parameters, batch, kernels)
         largest = max(prod(operation.output_shape) for operation in architecture.convolutions)
@@ -330,7 +338,7 @@ class Network:
         a = Activation.of(self.images[:n])
         for block in self.blocks:
             a = block.forward(a, batch_statistics=training and not frozen)
-        return self.head.forward(a.x, dropout)
+        return self.head.forward(a, dropout)
 
     def loss(self, labels: Ints, smoothing: float = 0.0) -> Floats:
         """Cross-entropy of each image in nats, (n,), of the last forward's logits."""

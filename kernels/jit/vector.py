@@ -31,7 +31,7 @@ CONTRACT = ("contract", "nsz")
 INT32, INT64 = ir.IntType(32), ir.IntType(64)
 
 
-class VectorType(types.Type):  # type: ignore[misc]
+class VectorType(types.Type):
     """A register of `lanes` floats of one dtype."""
 
     def __init__(self, dtype: Any) -> None:
@@ -121,7 +121,7 @@ def _suffix(vector: ir.VectorType) -> str:
 
 
 def _tail(signature: Any, values: Any, at: int) -> Any:
-    return None if isinstance(signature.args[at], types.NoneType) else values[at]
+    return None if signature.args[at] == types.none else values[at]
 
 
 @inline
@@ -172,7 +172,7 @@ def store(typing: Any, a: Any, i: Any, c: Any, v: Any, tail: Any) -> Any:
 
 
 def _count(tail: Any) -> Any:
-    return types.none if isinstance(tail, (types.NoneType, types.Omitted)) else types.intp
+    return tail if tail == types.none else types.intp
 
 
 @instructions(_zeros_like)
@@ -212,7 +212,7 @@ def _arithmetic(operation: Any, instruction: str) -> None:
 
     compute = intrinsic(emitter)
 
-    @overload(operation, strict=False)
+    @overload(operation, strict=False)  # type: ignore[untyped-decorator]
     def _(a: Any, b: Any) -> Any:
         if isinstance(a, VectorType) and isinstance(b, VectorType):
             return lambda a, b: compute(a, b)
