@@ -18,7 +18,7 @@ from npnet.kernels.jit.tiles import (
     matrix,
     through_batchnorm,
 )
-from npnet.kernels.jit.vector import clip, inside, lanes, load, store, zeros_like
+from npnet.kernels.jit.vector import clip, inside, lanes, load, prefetch, store, zeros_like
 
 
 @kernel
@@ -47,7 +47,9 @@ def depthwise3x3_unit_forward(
                 slot_of(middle, h, 1, span),
                 slot_of(middle + 1, h, 1, span),
             )
-            filter_row(outputs[row : row + wo], ring, rows, taps, stride)
+            filter_row(
+                outputs[row : row + wo], ring, rows, taps, inputs, (n * h + ready) * width, stride
+            )
             if row + wo - counted >= TARGET.tile_rows or row + wo == len(outputs):
                 add_statistics(sums, outputs[counted : row + wo], outputs[:1])
                 counted = row + wo
@@ -64,15 +66,24 @@ def slot_of(row: int, height: int, stride: int, span: int) -> int:
 
 @inline
 def filter_row(
-    y: Floats, ring: Floats, rows: tuple[int, int, int], taps: Floats, stride: int
+    y: Floats,
+    ring: Floats,
+    rows: tuple[int, int, int],
+    taps: Floats,
+    x: Floats,
+    ahead: int,
+    stride: int,
 ) -> None:
-    """One row of outputs from three rows of the ring.   y (Wo,C), taps (9,C)."""
+    """One row of outputs from three rows of the ring; meanwhile x arrives from pixel `ahead` on.
+
+    y (Wo,C), taps (9,C).
+    """
     channels, step = y.shape[1], lanes(y)
     whole = channels - channels % step
     for c in range(0, whole, step):
-        filter_vector(y, ring, rows, taps, stride, c, None)
+        filter_vector(y, ring, rows, taps, x, ahead, stride, c, None)
     if whole < channels:
-        filter_vector(y, ring, rows, taps, stride, whole, channels - whole)
+        filter_vector(y, ring, rows, taps, x, ahead, stride, whole, channels - whole)
 
 
 @inline
@@ -81,6 +92,8 @@ def filter_vector(
     ring: Floats,
     rows: tuple[int, int, int],
     taps: Floats,
+    x: Floats,
+    ahead: int,
     stride: int,
     c: int,
     tail: int | None,
@@ -91,6 +104,8 @@ def filter_vector(
     top, middle, bottom = rows
     for j in range(len(y)):
         left = stride * j
+        for k in range(stride * stride):
+            prefetch(x, ahead + left * stride + k, c)
         upper = load(ring, top + left, c, tail) * w00
         upper = upper + load(ring, top + left + 1, c, tail) * w01
         upper = upper + load(ring, top + left + 2, c, tail) * w02
@@ -146,7 +161,10 @@ def depthwise3x3_unit_backward(
                 slot_of(i - 1, h, stride, span),
             )
             here = slice(row, row + width)
-            backward_row(din[here], partial, inputs[here], ring, rows, norm, taps)
+            ahead = (n * ho + ready) * wo
+            backward_row(
+                din[here], partial, inputs[here], ring, rows, norm, taps, dout, outputs, ahead
+            )
         for k in range(11):
             for c in range(channels):
                 sums[k, c] += partial[k, c]
@@ -163,14 +181,19 @@ def backward_row(
     rows: tuple[int, int, int],
     norm: Floats,
     taps: Floats,
+    dv: Floats,
+    y: Floats,
+    ahead: int,
 ) -> None:
     """One row of dz (W,C), and what it adds to the sums of dw, dz and dz*(x-mean) in `partial`."""
     channels, step = x.shape[1], lanes(x)
     whole = channels - channels % step
     for c in range(0, whole, step):
-        backward_vector(dz, partial, x, ring, rows, norm, taps, c, None)
+        backward_vector(dz, partial, x, ring, rows, norm, taps, dv, y, ahead, c, None)
     if whole < channels:
-        backward_vector(dz, partial, x, ring, rows, norm, taps, whole, channels - whole)
+        backward_vector(
+            dz, partial, x, ring, rows, norm, taps, dv, y, ahead, whole, channels - whole
+        )
 
 
 @inline
@@ -182,6 +205,9 @@ def backward_vector(
     rows: tuple[int, int, int],
     norm: Floats,
     taps: Floats,
+    dv: Floats,
+    y: Floats,
+    ahead: int,
     c: int,
     tail: int | None,
 ) -> None:
@@ -198,6 +224,10 @@ def backward_vector(
     below, beside, above = rows
     for j in range(len(x)):
         value = load(x, j, c, tail)
+        prefetch(x, j + len(x), c)
+        prefetch(dz, j + len(x), c)
+        prefetch(dv, ahead + j, c)
+        prefetch(y, ahead + j, c)
         z = scale * value + shift
         a = clip(z, low, high)
         # Weight [k,l] brought this pixel to the output one row below (k=0) .. above (k=2) and one

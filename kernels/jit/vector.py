@@ -5,6 +5,7 @@
     u * v + w,  -v ...           arithmetic; a product and a sum become one fused instruction
     clip(z, low, high)           min(max(z, low), high), a NaN stays a NaN
     inside(z, low, high, g)      g where low < z < high, else 0: the gradient of clip
+    prefetch(a, i, c)            ask memory for a[i, c], which is needed soon; i may lie outside
 
 `tail` is None where all lanes are there. Behind the last whole vector of a row it is the number of
 channels left, and the lanes beyond are neither read nor written.
@@ -150,6 +151,10 @@ def _inside(z: Floats, low: Floats, high: Floats, g: Floats) -> Floats:
     return np.where((z - low) * (high - z) > 0, g, z.dtype.type(0))
 
 
+def _prefetch(a: Floats, i: int, c: int) -> None:
+    pass
+
+
 @instructions(_load)
 def load(typing: Any, a: Any, i: Any, c: Any, tail: Any) -> Any:
     vector = VectorType(a.dtype)
@@ -173,6 +178,19 @@ def store(typing: Any, a: Any, i: Any, c: Any, v: Any, tail: Any) -> Any:
 
 def _count(tail: Any) -> Any:
     return tail if tail == types.none else types.intp
+
+
+@instructions(_prefetch)
+def prefetch(typing: Any, a: Any, i: Any, c: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = element(context, builder, signature.args[0], *values)
+        pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type] + [INT32] * 3)
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, INT32(0), INT32(3), INT32(1)])  # read, keep, data
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, types.intp), emit
 
 
 @instructions(_zeros_like)
