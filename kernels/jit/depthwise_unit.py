@@ -2,7 +2,7 @@
 
 Three rows of what the filter reads lie in a ring, made just before they are needed, with a column
 of zeros at either end and a fourth row of zeros for what lies above and below the map. The inner
-loop runs along a row, its nine weights in registers.
+loop runs along a row, its nine weights in registers, and asks memory for the next row meanwhile.
 """
 
 import numpy as np
@@ -161,10 +161,7 @@ def depthwise3x3_unit_backward(
                 slot_of(i - 1, h, stride, span),
             )
             here = slice(row, row + width)
-            ahead = (n * ho + ready) * wo
-            backward_row(
-                din[here], partial, inputs[here], ring, rows, norm, taps, dout, outputs, ahead
-            )
+            backward_row(din[here], partial, inputs[here], ring, rows, norm, taps)
         for k in range(11):
             for c in range(channels):
                 sums[k, c] += partial[k, c]
@@ -181,19 +178,14 @@ def backward_row(
     rows: tuple[int, int, int],
     norm: Floats,
     taps: Floats,
-    dv: Floats,
-    y: Floats,
-    ahead: int,
 ) -> None:
     """One row of dz (W,C), and what it adds to the sums of dw, dz and dz*(x-mean) in `partial`."""
     channels, step = x.shape[1], lanes(x)
     whole = channels - channels % step
     for c in range(0, whole, step):
-        backward_vector(dz, partial, x, ring, rows, norm, taps, dv, y, ahead, c, None)
+        backward_vector(dz, partial, x, ring, rows, norm, taps, c, None)
     if whole < channels:
-        backward_vector(
-            dz, partial, x, ring, rows, norm, taps, dv, y, ahead, whole, channels - whole
-        )
+        backward_vector(dz, partial, x, ring, rows, norm, taps, whole, channels - whole)
 
 
 @inline
@@ -205,9 +197,6 @@ def backward_vector(
     rows: tuple[int, int, int],
     norm: Floats,
     taps: Floats,
-    dv: Floats,
-    y: Floats,
-    ahead: int,
     c: int,
     tail: int | None,
 ) -> None:
@@ -226,8 +215,6 @@ def backward_vector(
         value = load(x, j, c, tail)
         prefetch(x, j + len(x), c)
         prefetch(dz, j + len(x), c)
-        prefetch(dv, ahead + j, c)
-        prefetch(y, ahead + j, c)
         z = scale * value + shift
         a = clip(z, low, high)
         # Weight [k,l] brought this pixel to the output one row below (k=0) .. above (k=2) and one

@@ -9,7 +9,7 @@ class Target(NamedTuple):
     """`vector_bytes`: a register. `blocks`: rows of the register block that is 1, 2, 3 .. wide.
 
     `tile_rows`, `tile_bytes`: pixels that are normalised, multiplied and summed while they stay in
-    the second-level cache. `prefetch`: pixels between what is read and what is asked for.
+    the second-level cache.
     """
 
     vector_bytes: int

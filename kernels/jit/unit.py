@@ -6,6 +6,7 @@ large array is read or written once a kernel.
 """
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from npnet.kernels.arrays import Floats
 from npnet.kernels.jit.block import multiply, multiply_accumulate
@@ -105,16 +106,19 @@ def pointwise_unit_backward(
 
 @kernel
 def stem3x3_unit_forward(y: Floats, mean: Floats, variance: Floats, x: Floats, w: Floats) -> None:
-    """As reference.stem3x3_unit_forward: a matrix product over the 27 inputs of a pixel."""
+    """As reference.stem3x3_unit_forward: for each row of the filter a matrix product."""
     n_images, ho, wo, co = y.shape
-    outputs, weights = matrix(y), w.reshape(-1, co)
-    patches = np.zeros((wo, len(weights)), x.dtype)
+    _, h, width, channels = x.shape
+    images, outputs, weights = x.reshape(n_images, h, -1), matrix(y), w.reshape(3, -1, co)
+    bands = np.zeros((3, (width + 2) * channels), x.dtype)
     sums = np.zeros((2, co), np.float64)
     for n in range(n_images):
         for i in range(ho):
             row = slice((n * ho + i) * wo, (n * ho + i + 1) * wo)
-            gather(patches, x[n], i)
-            multiply(outputs[row], patches, weights)
+            pad_rows(bands, images[n], 2 * i - 1, channels)
+            multiply(outputs[row], windows(bands[0], wo, channels), weights[0])
+            multiply_accumulate(outputs[row], windows(bands[1], wo, channels), weights[1])
+            multiply_accumulate(outputs[row], windows(bands[2], wo, channels), weights[2])
             add_statistics(sums, outputs[row], outputs[:1])
     finish_statistics(mean, variance, sums, outputs[:1], len(outputs))
 
@@ -123,28 +127,38 @@ def stem3x3_unit_forward(y: Floats, mean: Floats, variance: Floats, x: Floats, w
 def stem3x3_unit_backward(dw: Floats, dv: Floats, y: Floats, pqr: Floats, x: Floats) -> None:
     """As reference.stem3x3_unit_backward."""
     n_images, ho, wo, co = y.shape
-    outputs, dout, dweights = matrix(y), matrix(dv), dw.reshape(-1, co)
-    patches, dy = np.zeros((wo, len(dweights)), x.dtype), np.empty((wo, co), x.dtype)
+    _, h, width, channels = x.shape
+    images, outputs, dout = x.reshape(n_images, h, -1), matrix(y), matrix(dv)
+    dweights = dw.reshape(3, -1, co)
+    bands = np.zeros((3, (width + 2) * channels), x.dtype)
+    dy = np.empty((wo, co), x.dtype)
     dw[:] = 0
     for n in range(n_images):
         for i in range(ho):
             row = slice((n * ho + i) * wo, (n * ho + i + 1) * wo)
-            gather(patches, x[n], i)
+            pad_rows(bands, images[n], 2 * i - 1, channels)
             through_batchnorm(dy, dout[row], outputs[row], pqr)
-            multiply_accumulate(dweights, patches.T, dy)
+            for k in range(3):
+                multiply_accumulate(dweights[k], windows(bands[k], wo, channels).T, dy)
 
 
 @inline
-def gather(patches: Floats, image: Floats, i: int) -> None:
-    """patches[j] = the 3x3 pixels that output pixel (i,j) of stride 2 sees.   patches (Wo,9*C)."""
-    h, width, channels = image.shape
-    across = 3 * channels
+def pad_rows(bands: Floats, image: Floats, top: int, channels: int) -> None:
+    """Three rows of an image from `top` on, a zero pixel at either end, zeros outside.
+
+    bands (3,(W+2)*C), image (H,W*C).
+    """
+    height, length = image.shape
     for k in range(3):
-        row = 2 * i + k - 1
-        for j in range(len(patches)):
-            left, patch = 2 * j - 1, patches[j]
-            for m in range(3):
-                there = 0 <= row < h and 0 <= left + m < width
-                for c in range(channels):
-                    value = image[row, left + m, c] if there else image.dtype.type(0)
-                    patch[k * across + m * channels + c] = value
+        inside = bands[k, channels : channels + length]
+        if 0 <= top + k < height:
+            inside[:] = image[top + k]
+        else:
+            inside[:] = 0
+
+
+@inline
+def windows(band: Floats, wo: int, channels: int) -> Floats:
+    """The three pixels that each output of stride 2 sees in a padded row: a view (Wo,3*C)."""
+    size = band.itemsize
+    return as_strided(band, (wo, 3 * channels), (2 * channels * size, size))
