@@ -10,6 +10,14 @@ Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
 
 
+# A convolution's output x and the activation made of it, an array `norm` (6,C) between them:
+#     z = scale*x + shift,   activation = clip(z, low, high),   scale = gamma*rstd,  and so on
+# Batch norm followed by ReLU6 has the bounds 0 and 6, batch norm alone none. What is an activation
+# already has IDENTITY. The rows:
+SCALE, SHIFT, MEAN, RSTD, LOW, HIGH = range(6)
+IDENTITY = (1.0, 0.0, 0.0, 1.0, -np.inf, np.inf)
+
+
 def output_size(size: int, stride: int) -> int:
     """Height (or width) after a 3x3 convolution with one pixel of zero padding on each side."""
     return (size - 1) // stride + 1

@@ -21,19 +21,20 @@ from npnet.telemetry import peak_rss_bytes
 # array has long left the cache when it is needed again.
 ROTATION_BYTES = 64 * 2**20
 
-# The kernels that a convolution, its batch norm and the head run in a training step.
-CONVOLUTIONS = {
-    "stem": ("stem3x3_forward", "stem3x3_backward_weight"),
-    "pointwise": tuple(
-        f"pointwise_{part}" for part in ("forward", "backward_input", "backward_weight")
-    ),
-    "depthwise": tuple(
-        f"depthwise3x3_{part}" for part in ("forward", "backward_input", "backward_weight")
-    ),
+# The kernels that a training step runs: for a convolution with its batch norm, where a block
+# stores its activation, and in the head.
+UNITS = {
+    "stem": ("stem3x3_unit_forward", "stem3x3_unit_backward"),
+    "pointwise": ("pointwise_unit_forward", "pointwise_unit_backward"),
+    "depthwise": ("depthwise3x3_unit_forward", "depthwise3x3_unit_backward"),
 }
-BATCHNORM = ("batchnorm_statistics", "batchnorm_backward")
-AFFINE = ("affine_forward", "batchnorm_backward_sums")
-AFFINE_RELU6 = ("affine_relu6_forward", "affine_relu6_backward_sums")
+ACTIVATION = ("activation_forward", "activation_backward")
+SHORTCUT = ("residual_forward", "residual_backward_accumulate")
+# The same operations one by one, as `reference` computes them: what fusing gains.
+PLAIN = {
+    kind: tuple(kernel.name for kernel in KERNELS if kernel.kind == kind)
+    for kind in ("stem", "pointwise", "depthwise", "batchnorm")
+}
 HEAD = tuple(
     f"{operation}_{part}"
     for operation, parts in {
@@ -62,12 +63,15 @@ class Timing:
 
 
 def model_cases(architecture: Architecture, batch: int) -> dict[str, Counter[Case]]:
-    """For each kernel, the cases that a training step runs, and how often."""
+    """For each kernel, its cases in the model, and how often a training step runs them.
+
+    The plain kernels of an operation, which the fused ones replace, have the cases and no uses.
+    """
     cases: dict[str, Counter[Case]] = {kernel.name: Counter() for kernel in KERNELS}
 
-    def count(case: Case, *names: str) -> None:
+    def count(case: Case, *names: str, uses: int = 1) -> None:
         for name in names:
-            cases[name][case] += 1
+            cases[name][case] += uses
 
     for block in architecture.blocks:
         for operation in block.operations:
@@ -75,11 +79,14 @@ def model_cases(architecture: Architecture, batch: int) -> dict[str, Counter[Cas
                 (h, w, ci), (ho, wo, co) = operation.input_shape, operation.output_shape
                 label = f"{h}x{w}x{ci}->{ho}x{wo}x{co}"
                 case = Case(label, batch, h, w, ci, co, operation.stride)
-                count(case, *CONVOLUTIONS[operation.kind])
                 output = Case(f"{ho}x{wo}x{co}", batch, ho, wo, co, co)
-                count(output, *(AFFINE_RELU6 if operation.relu6 else AFFINE), *BATCHNORM)
+                count(case, *UNITS[operation.kind])
+                count(case, *PLAIN[operation.kind], uses=0)
+                count(output, *PLAIN["batchnorm"], uses=0)
+                if not operation.relu6 or operation.name == "head":
+                    count(output, *ACTIVATION)
         if block.shortcut:
-            count(output, "residual_forward", "residual_backward_accumulate")
+            count(output, *SHORTCUT)
     features, classes = architecture.operations[-1].input_shape[-1], architecture.classes
     count(Case(f"{ho}x{wo}x{features}->{classes}", batch, ho, wo, features, classes), *HEAD)
     parameters, size = architecture.parameter_count, architecture.input_size

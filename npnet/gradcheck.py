@@ -14,7 +14,7 @@ import numpy as np
 from npnet.architecture import Stage, mobilenet_v2
 from npnet.kernels import backend as kernels_of
 from npnet.kernels import registry
-from npnet.kernels.arrays import Floats
+from npnet.kernels.arrays import SCALE, SHIFT, Floats
 from npnet.network import Network
 from npnet.parameters import initialise
 
@@ -137,7 +137,8 @@ def check_network(
 
     def side() -> bytes:
         units = [unit for block in network.blocks for unit in block.units if unit.operation.relu6]
-        return b"".join(((unit.output > 0) & (unit.output < 6)).tobytes() for unit in units)
+        before = (unit.norm[SCALE] * unit.y + unit.norm[SHIFT] for unit in units)
+        return b"".join(((z > 0) & (z < 6)).tobytes() for z in before)
 
     value()
     network.backward(scale=1.0)

@@ -48,10 +48,11 @@ def test_gradient_check_sees_a_wrong_operation(operation, faulty_name, faulty, m
 def test_gradient_check_sees_a_wrong_batch_norm(monkeypatch):
     """Its input gradient without the mean term: right in every single kernel, wrong as a whole."""
 
-    def forgets_the_mean(dx, dy, x, p, q, r):
-        reference.batchnorm_backward(dx, dy, x, p, q, 0 * r)
+    def forgets_the_mean(dz, dw, dgamma, dbeta, dv, y, pqr, *inputs):
+        pq0 = pqr * np.array([[1], [1], [0]])
+        reference.pointwise_unit_backward(dz, dw, dgamma, dbeta, dv, y, pq0, *inputs)
 
-    faulty = with_fault("batchnorm_backward", forgets_the_mean)
+    faulty = with_fault("pointwise_unit_backward", forgets_the_mean)
     monkeypatch.setattr("npnet.network.kernels_of", lambda _: faulty)
     assert any(not check.passed for check in gradcheck.check_network())
     # Frozen statistics have no such term: there the fault does not show.

@@ -21,6 +21,7 @@ from npnet.kernels.jit.depthwise import (
     depthwise3x3_backward_weight,
     depthwise3x3_forward,
 )
+from npnet.kernels.jit.depthwise_unit import depthwise3x3_unit_backward, depthwise3x3_unit_forward
 from npnet.kernels.jit.head import (
     average_pool_backward,
     average_pool_forward,
@@ -38,8 +39,18 @@ from npnet.kernels.jit.pointwise import (
 )
 from npnet.kernels.jit.sgd import sgd_update
 from npnet.kernels.jit.stem import stem3x3_backward_weight, stem3x3_forward
+from npnet.kernels.jit.unit import (
+    activation_backward,
+    activation_forward,
+    pointwise_unit_backward,
+    pointwise_unit_forward,
+    stem3x3_unit_backward,
+    stem3x3_unit_forward,
+)
 
 __all__ = [
+    "activation_backward",
+    "activation_forward",
     "affine_forward",
     "affine_relu6_backward_sums",
     "affine_relu6_forward",
@@ -51,6 +62,8 @@ __all__ = [
     "depthwise3x3_backward_input",
     "depthwise3x3_backward_weight",
     "depthwise3x3_forward",
+    "depthwise3x3_unit_backward",
+    "depthwise3x3_unit_forward",
     "dropout_backward",
     "dropout_forward",
     "image_forward",
@@ -60,6 +73,8 @@ __all__ = [
     "pointwise_backward_input",
     "pointwise_backward_weight",
     "pointwise_forward",
+    "pointwise_unit_backward",
+    "pointwise_unit_forward",
     "relu6_backward",
     "relu6_forward",
     "residual_backward_accumulate",
@@ -69,4 +84,6 @@ __all__ = [
     "softmax_cross_entropy_forward",
     "stem3x3_backward_weight",
     "stem3x3_forward",
+    "stem3x3_unit_backward",
+    "stem3x3_unit_forward",
 ]

@@ -38,8 +38,20 @@ from npnet.kernels.reference.pointwise import (
 )
 from npnet.kernels.reference.sgd import sgd_update
 from npnet.kernels.reference.stem import stem3x3_backward_weight, stem3x3_forward
+from npnet.kernels.reference.unit import (
+    activation_backward,
+    activation_forward,
+    depthwise3x3_unit_backward,
+    depthwise3x3_unit_forward,
+    pointwise_unit_backward,
+    pointwise_unit_forward,
+    stem3x3_unit_backward,
+    stem3x3_unit_forward,
+)
 
 __all__ = [
+    "activation_backward",
+    "activation_forward",
     "affine_forward",
     "affine_relu6_backward_sums",
     "affine_relu6_forward",
@@ -51,6 +63,8 @@ __all__ = [
     "depthwise3x3_backward_input",
     "depthwise3x3_backward_weight",
     "depthwise3x3_forward",
+    "depthwise3x3_unit_backward",
+    "depthwise3x3_unit_forward",
     "dropout_backward",
     "dropout_forward",
     "image_forward",
@@ -60,6 +74,8 @@ __all__ = [
     "pointwise_backward_input",
     "pointwise_backward_weight",
     "pointwise_forward",
+    "pointwise_unit_backward",
+    "pointwise_unit_forward",
     "relu6_backward",
     "relu6_forward",
     "residual_backward_accumulate",
@@ -69,4 +85,6 @@ __all__ = [
     "softmax_cross_entropy_forward",
     "stem3x3_backward_weight",
     "stem3x3_forward",
+    "stem3x3_unit_backward",
+    "stem3x3_unit_forward",
 ]

@@ -102,7 +102,16 @@ def test_bench_step_prints_one_object(tmp_path: Path) -> None:
 
 
 def test_bench_kernels_measures_the_model_s_shapes(tmp_path: Path) -> None:
-    options = ("--op", "depthwise3x3_forward", "--batch", 1, "--input-size", 32, "--repeats", 3)
+    options = (
+        "--op",
+        "depthwise3x3_unit_forward",
+        "--batch",
+        1,
+        "--input-size",
+        32,
+        "--repeats",
+        3,
+    )
     lines = npnet_run("bench", "kernels", *options, "--json", cwd=tmp_path).stdout.splitlines()
     timings = [json.loads(line) for line in lines]
     assert sum(timing["uses"] for timing in timings) == 17

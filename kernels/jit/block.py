@@ -1,0 +1,166 @@
+"""The matrix product of all 1x1 convolutions: one register block, looped over a tile.
+
+A block keeps R rows x V vectors of the product in registers. For each k it loads V vectors of b[k]
+and adds to row r the product with a[r,k], repeated in all lanes:
+
+    out[i+r, j:j+V*lanes] = sum_k a[i+r, k] * b[k, j:j+V*lanes]       r = 0 .. R-1
+
+Arrays may have any strides for rows and k, so the same block multiplies with a transposed `a`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+
+from npnet.kernels.arrays import Floats
+from npnet.kernels.jit.options import inline
+from npnet.kernels.jit.target import TARGET
+from npnet.kernels.jit.vector import (
+    INT64,
+    VectorType,
+    element,
+    instructions,
+    lanes,
+    read,
+    splat,
+    tail_type,
+    tail_value,
+    write,
+)
+
+
+def _register_block(
+    out: Floats, a: Floats, b: Floats, i: int, j: int, tail: int | None,
+    rows: int, vectors: int, add: bool,
+) -> None:  # fmt: skip
+    place = slice(i, i + rows), slice(j, j + vectors * (TARGET.vector_bytes // out.itemsize))
+    product = a[place[0]] @ b[:, place[1]]
+    out[place] = out[place] + product if add else product
+
+
+@instructions(_register_block)
+def register_block(
+    typing: Any, out: Any, a: Any, b: Any, i: Any, j: Any, tail: Any,
+    rows: Any, vectors: Any, add: Any,
+) -> Any:  # fmt: skip
+    """`rows`, `vectors` and `add` (add to `out`) are literals; `tail` concerns the last vector."""
+    if not all(isinstance(n, types.Literal) for n in (rows, vectors, add)):
+        return None
+    kind, count = VectorType(out.dtype).ir, VectorType(out.dtype).lanes
+    high, wide, adds = rows.literal_value, vectors.literal_value, add.literal_value
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        arrays = list(zip(signature.args[:3], values[:3], strict=True))
+        first_row, first_column, left = values[3], values[4], tail_value(signature, values, 5)
+        fused = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(kind, [kind] * 3), f"llvm.fma.v{count}f{_bits(out)}"
+        )
+
+        def at(which: int, row: Any, column: Any) -> Any:
+            return element(context, builder, *arrays[which], row, column)
+
+        def column(v: int) -> Any:
+            return builder.add(first_column, INT64(v * count))
+
+        def cut(v: int) -> Any:
+            return left if v == wide - 1 else None
+
+        places = [(r, v) for r in range(high) for v in range(wide)]
+        row_number = [builder.add(first_row, INT64(r)) for r in range(high)]
+        zero = ir.Constant(kind, [0.0] * count)
+        length = context.make_array(arrays[1][0])(context, builder, arrays[1][1]).shape
+        length = cgutils.unpack_tuple(builder, length)[1]
+
+        before, loop, after = (
+            builder.block,
+            builder.append_basic_block("k"),
+            builder.append_basic_block("done"),
+        )
+        builder.cbranch(builder.icmp_signed(">", length, INT64(0)), loop, after)
+        builder.position_at_end(loop)
+        k = builder.phi(INT64)
+        k.add_incoming(INT64(0), before)
+        sums = {place: builder.phi(kind) for place in places}
+        loaded = [read(builder, kind, at(2, k, column(v)), cut(v)) for v in range(wide)]
+        new = {}
+        for r in range(high):
+            factor = splat(builder, kind, builder.load(at(1, row_number[r], k)))
+            for v in range(wide):
+                new[r, v] = builder.call(fused, [factor, loaded[v], sums[r, v]])
+        following = builder.add(k, INT64(1))
+        k.add_incoming(following, loop)
+        for place in places:
+            sums[place].add_incoming(zero, before)
+            sums[place].add_incoming(new[place], loop)
+        builder.cbranch(builder.icmp_signed("<", following, length), loop, after)
+
+        builder.position_at_end(after)
+        totals = {place: builder.phi(kind) for place in places}
+        for r, v in places:
+            totals[r, v].add_incoming(zero, before)
+            totals[r, v].add_incoming(new[r, v], loop)
+        for r, v in places:
+            pointer, total = at(0, row_number[r], column(v)), totals[r, v]
+            if adds:
+                total = builder.fadd(total, read(builder, kind, pointer, cut(v)))
+            write(builder, total, pointer, cut(v))
+        return context.get_dummy_value()
+
+    signature = types.void(out, a, b, types.intp, types.intp, tail_type(tail), rows, vectors, add)
+    return signature, emit
+
+
+def _bits(array: Any) -> int:
+    return int(array.dtype.bitwidth)
+
+
+def _panel(rows: int, vectors: int, add: bool) -> Callable[..., None]:
+    """Columns j .. j+vectors*lanes of the product, from the first row to the last."""
+    half = rows // 2
+
+    @inline
+    def panel(out: Floats, a: Floats, b: Floats, j: int, tail: int | None) -> None:
+        height = len(out)
+        i = 0
+        while height - i >= rows:
+            register_block(out, a, b, i, j, tail, rows, vectors, add)
+            i += rows
+        while height - i >= half:
+            register_block(out, a, b, i, j, tail, half, vectors, add)
+            i += half
+        while i < height:
+            register_block(out, a, b, i, j, tail, 1, vectors, add)
+            i += 1
+
+    return panel
+
+
+def _product(add: bool) -> Callable[[Floats, Floats, Floats], None]:
+    widest = len(TARGET.blocks)
+    wide = _panel(TARGET.blocks[-1], widest, add)
+    two = _panel(TARGET.blocks[1], 2, add)
+    one = _panel(TARGET.blocks[0], 1, add)
+
+    @inline
+    def product(out: Floats, a: Floats, b: Floats) -> None:
+        columns, step = out.shape[1], lanes(out)
+        j = 0
+        while columns - j >= widest * step:
+            wide(out, a, b, j, None)
+            j += widest * step
+        if columns - j >= 2 * step:
+            two(out, a, b, j, None)
+            j += 2 * step
+        if columns - j >= step:
+            one(out, a, b, j, None)
+            j += step
+        if j < columns:
+            one(out, a, b, j, columns - j)
+
+    return product
+
+
+multiply = _product(False)  # out = a @ b
+multiply_accumulate = _product(True)  # out += a @ b

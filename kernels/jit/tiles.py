@@ -1,0 +1,153 @@
+"""What happens to a tile of pixels while it is in the cache, on the way in and on the way out.
+
+A tile is a matrix of pixels by channels. `norm` (6,C) says how a convolution's output x becomes an
+activation, see `npnet.kernels.arrays`; `pqr` (3,C) how a gradient passes back through batch norm.
+
+Each loop also asks memory for the same place of the next tile, which comes next: the products
+between two tiles then run while it comes.
+"""
+
+import numpy as np
+
+from npnet.kernels.arrays import HIGH, LOW, MEAN, RSTD, SCALE, SHIFT, Floats
+from npnet.kernels.jit.options import inline
+from npnet.kernels.jit.vector import clip, inside, lanes, load, prefetch, store
+
+
+@inline
+def activate(out: Floats, x: Floats, norm: Floats) -> None:
+    """out = clip(scale*x + shift, low, high).   out, x (pixels,C)."""
+    channels, step = x.shape[1], lanes(x)
+    whole = channels - channels % step
+    for i in range(len(x)):
+        for c in range(0, whole, step):
+            activate_vector(out, x, norm, i, c, None)
+        if whole < channels:
+            activate_vector(out, x, norm, i, whole, channels - whole)
+
+
+@inline
+def activate_vector(out: Floats, x: Floats, norm: Floats, i: int, c: int, tail: int | None) -> None:
+    prefetch(x, i + len(x), c)
+    z = load(norm, SCALE, c, tail) * load(x, i, c, tail) + load(norm, SHIFT, c, tail)
+    store(out, i, c, clip(z, load(norm, LOW, c, tail), load(norm, HIGH, c, tail)), tail)
+
+
+@inline
+def through_batchnorm(dy: Floats, dz: Floats, y: Floats, pqr: Floats) -> None:
+    """dy = p*dz + q*y + r.   dy, dz, y (pixels,C)."""
+    channels, step = y.shape[1], lanes(y)
+    whole = channels - channels % step
+    for i in range(len(y)):
+        for c in range(0, whole, step):
+            through_batchnorm_vector(dy, dz, y, pqr, i, c, None)
+        if whole < channels:
+            through_batchnorm_vector(dy, dz, y, pqr, i, whole, channels - whole)
+
+
+@inline
+def through_batchnorm_vector(
+    dy: Floats, dz: Floats, y: Floats, pqr: Floats, i: int, c: int, tail: int | None
+) -> None:
+    prefetch(y, i + len(y), c)
+    prefetch(dz, i + len(y), c)
+    affine = load(pqr, 1, c, tail) * load(y, i, c, tail) + load(pqr, 2, c, tail)
+    store(dy, i, c, load(pqr, 0, c, tail) * load(dz, i, c, tail) + affine, tail)
+
+
+@inline
+def deactivate(dz: Floats, sums: Floats, x: Floats, norm: Floats) -> None:
+    """In place: dz where low < scale*x + shift < high, else 0; and its sums, into float64.
+
+    sums[0] += sum dz, sums[1] += sum dz*(x-mean) over the tile.   dz, x (pixels,C), sums (2,C).
+    """
+    channels, step = x.shape[1], lanes(x)
+    whole = channels - channels % step
+    partial = np.zeros((2, channels), x.dtype)
+    for c in range(0, whole, step):
+        deactivate_vector(dz, partial, x, norm, c, None)
+    if whole < channels:
+        deactivate_vector(dz, partial, x, norm, whole, channels - whole)
+    flush(sums, partial)
+
+
+@inline
+def deactivate_vector(
+    dz: Floats, partial: Floats, x: Floats, norm: Floats, c: int, tail: int | None
+) -> None:
+    scale, shift = load(norm, SCALE, c, tail), load(norm, SHIFT, c, tail)
+    mean, low, high = load(norm, MEAN, c, tail), load(norm, LOW, c, tail), load(norm, HIGH, c, tail)
+    total, product = load(partial, 0, c, tail), load(partial, 1, c, tail)
+    for i in range(len(x)):
+        value = load(x, i, c, tail)
+        gradient = inside(scale * value + shift, low, high, load(dz, i, c, tail))
+        prefetch(dz, i + len(x), c)
+        store(dz, i, c, gradient, tail)
+        total = total + gradient
+        product = product + gradient * (value - mean)
+    store(partial, 0, c, total, tail)
+    store(partial, 1, c, product, tail)
+
+
+@inline
+def add_statistics(sums: Floats, y: Floats, origin: Floats) -> None:
+    """sums[0] += sum (y-origin), sums[1] += sum (y-origin)^2.   y (pixels,C), origin (1,C).
+
+    Single precision within a tile, double beyond. `origin` is any value near the mean: it keeps
+    the square of the mean, which may be far larger than the variance, out of the sums.
+    """
+    channels, step = y.shape[1], lanes(y)
+    whole = channels - channels % step
+    partial = np.zeros((2, channels), y.dtype)
+    for c in range(0, whole, step):
+        add_statistics_vector(partial, y, origin, c, None)
+    if whole < channels:
+        add_statistics_vector(partial, y, origin, whole, channels - whole)
+    flush(sums, partial)
+
+
+@inline
+def add_statistics_vector(
+    partial: Floats, y: Floats, origin: Floats, c: int, tail: int | None
+) -> None:
+    middle = load(origin, 0, c, tail)
+    total, square = load(partial, 0, c, tail), load(partial, 1, c, tail)
+    for i in range(len(y)):
+        prefetch(y, i + len(y), c)
+        d = load(y, i, c, tail) - middle
+        total, square = total + d, square + d * d
+    store(partial, 0, c, total, tail)
+    store(partial, 1, c, square, tail)
+
+
+@inline
+def flush(sums: Floats, partial: Floats) -> None:
+    """sums += partial, float64 += the dtype of the tile.   Both (2,C)."""
+    for k in range(2):
+        for c in range(sums.shape[1]):
+            sums[k, c] += partial[k, c]
+
+
+@inline
+def finish_statistics(
+    mean: Floats, variance: Floats, sums: Floats, origin: Floats, count: int
+) -> None:
+    """Mean and biased variance from add_statistics' sums over `count` pixels.   All (C,)."""
+    for c in range(len(mean)):
+        d = sums[0, c] / count
+        variance[c] = max(sums[1, c] / count - d * d, 0.0)
+        mean[c] = d + np.float64(origin[0, c])
+
+
+@inline
+def finish_backward(dgamma: Floats, dbeta: Floats, sums: Floats, norm: Floats) -> None:
+    """The gradients of gamma and beta from deactivate's sums."""
+    for c in range(len(dgamma)):
+        dbeta[c] = sums[0, c]
+        dgamma[c] = sums[1, c] * norm[RSTD, c]
+
+
+@inline
+def matrix(x: Floats) -> Floats:
+    """The (pixels, C) view of maps (N,H,W,C)."""
+    return x.reshape(-1, x.shape[-1])

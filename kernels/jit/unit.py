@@ -1,0 +1,164 @@
+"""A convolution between two batch norms, tile by tile. reference/unit.py tells the mathematics.
+
+A tile is so many pixels that input, gradient and output fit the second-level cache. In it a kernel
+makes the activation of the pixels, multiplies, and adds up what batch norm wants to know, so every
+large array is read or written once a kernel.
+"""
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from npnet.kernels.arrays import Floats
+from npnet.kernels.jit.block import multiply, multiply_accumulate
+from npnet.kernels.jit.options import inline, kernel
+from npnet.kernels.jit.target import TARGET
+from npnet.kernels.jit.tiles import (
+    activate,
+    add_statistics,
+    deactivate,
+    finish_backward,
+    finish_statistics,
+    matrix,
+    through_batchnorm,
+)
+
+
+@inline
+def tile_rows(channels: int, itemsize: int) -> int:
+    """Pixels in a tile that holds `channels` numbers a pixel, a multiple of 8."""
+    rows = min(TARGET.tile_rows, TARGET.tile_bytes // (channels * itemsize))
+    return max(8, rows - rows % 8)
+
+
+@kernel
+def activation_forward(a: Floats, x: Floats, norm: Floats) -> None:
+    """As reference.activation_forward."""
+    activate(matrix(a), matrix(x), norm)
+
+
+@kernel
+def activation_backward(
+    dz: Floats, dgamma: Floats, dbeta: Floats, da: Floats, x: Floats, norm: Floats
+) -> None:
+    """As reference.activation_backward."""
+    gradients, inputs = matrix(dz), matrix(x)
+    pixels, channels = inputs.shape
+    rows = tile_rows(2 * channels, x.itemsize)
+    sums = np.zeros((2, channels), np.float64)
+    if dz is not da:
+        gradients[:] = matrix(da)
+    for start in range(0, pixels, rows):
+        tile = slice(start, min(start + rows, pixels))
+        deactivate(gradients[tile], sums, inputs[tile], norm)
+    finish_backward(dgamma, dbeta, sums, norm)
+
+
+@kernel
+def pointwise_unit_forward(
+    y: Floats, mean: Floats, variance: Floats, x: Floats, norm: Floats, w: Floats
+) -> None:
+    """As reference.pointwise_unit_forward."""
+    inputs, outputs = matrix(x), matrix(y)
+    pixels, (ci, co) = len(inputs), w.shape
+    rows = tile_rows(ci + co, x.itemsize)
+    active = np.empty((rows, ci), x.dtype)
+    sums = np.zeros((2, co), np.float64)
+    for start in range(0, pixels, rows):
+        stop = min(start + rows, pixels)
+        tile, a = slice(start, stop), active[: stop - start]
+        activate(a, inputs[tile], norm)
+        multiply(outputs[tile], a, w)
+        add_statistics(sums, outputs[tile], outputs[:1])
+    finish_statistics(mean, variance, sums, outputs[:1], pixels)
+
+
+@kernel
+def pointwise_unit_backward(
+    dz: Floats,
+    dw: Floats,
+    dgamma: Floats,
+    dbeta: Floats,
+    dv: Floats,
+    y: Floats,
+    pqr: Floats,
+    x: Floats,
+    norm: Floats,
+    w: Floats,
+) -> None:
+    """As reference.pointwise_unit_backward: both products while dy is in the cache."""
+    inputs, outputs, din, dout = matrix(x), matrix(y), matrix(dz), matrix(dv)
+    pixels, (ci, co) = len(inputs), w.shape
+    rows = tile_rows(ci + co, x.itemsize)
+    active, gradient = np.empty((rows, ci), x.dtype), np.empty((rows, co), x.dtype)
+    turned = w.T.copy()
+    sums = np.zeros((2, ci), np.float64)
+    dw[:] = 0
+    for start in range(0, pixels, rows):
+        stop = min(start + rows, pixels)
+        tile, a, dy = slice(start, stop), active[: stop - start], gradient[: stop - start]
+        through_batchnorm(dy, dout[tile], outputs[tile], pqr)
+        activate(a, inputs[tile], norm)
+        multiply_accumulate(dw, a.T, dy)
+        multiply(din[tile], dy, turned)
+        deactivate(din[tile], sums, inputs[tile], norm)
+    finish_backward(dgamma, dbeta, sums, norm)
+
+
+@kernel
+def stem3x3_unit_forward(y: Floats, mean: Floats, variance: Floats, x: Floats, w: Floats) -> None:
+    """As reference.stem3x3_unit_forward: for each row of the filter a matrix product."""
+    n_images, ho, wo, co = y.shape
+    _, h, width, channels = x.shape
+    images, outputs, weights = x.reshape(n_images, h, -1), matrix(y), w.reshape(3, -1, co)
+    bands = np.zeros((3, (width + 2) * channels), x.dtype)
+    sums = np.zeros((2, co), np.float64)
+    for n in range(n_images):
+        for i in range(ho):
+            row = slice((n * ho + i) * wo, (n * ho + i + 1) * wo)
+            pad_rows(bands, images[n], 2 * i - 1, channels)
+            multiply(outputs[row], windows(bands[0], wo, channels), weights[0])
+            multiply_accumulate(outputs[row], windows(bands[1], wo, channels), weights[1])
+            multiply_accumulate(outputs[row], windows(bands[2], wo, channels), weights[2])
+            add_statistics(sums, outputs[row], outputs[:1])
+    finish_statistics(mean, variance, sums, outputs[:1], len(outputs))
+
+
+@kernel
+def stem3x3_unit_backward(dw: Floats, dv: Floats, y: Floats, pqr: Floats, x: Floats) -> None:
+    """As reference.stem3x3_unit_backward."""
+    n_images, ho, wo, co = y.shape
+    _, h, width, channels = x.shape
+    images, outputs, dout = x.reshape(n_images, h, -1), matrix(y), matrix(dv)
+    dweights = dw.reshape(3, -1, co)
+    bands = np.zeros((3, (width + 2) * channels), x.dtype)
+    dy = np.empty((wo, co), x.dtype)
+    dw[:] = 0
+    for n in range(n_images):
+        for i in range(ho):
+            row = slice((n * ho + i) * wo, (n * ho + i + 1) * wo)
+            pad_rows(bands, images[n], 2 * i - 1, channels)
+            through_batchnorm(dy, dout[row], outputs[row], pqr)
+            for k in range(3):
+                multiply_accumulate(dweights[k], windows(bands[k], wo, channels).T, dy)
+
+
+@inline
+def pad_rows(bands: Floats, image: Floats, top: int, channels: int) -> None:
+    """Three rows of an image from `top` on, a zero pixel at either end, zeros outside.
+
+    bands (3,(W+2)*C), image (H,W*C).
+    """
+    height, length = image.shape
+    for k in range(3):
+        inside = bands[k, channels : channels + length]
+        if 0 <= top + k < height:
+            inside[:] = image[top + k]
+        else:
+            inside[:] = 0
+
+
+@inline
+def windows(band: Floats, wo: int, channels: int) -> Floats:
+    """The three pixels that each output of stride 2 sees in a padded row: a view (Wo,3*C)."""
+    size = band.itemsize
+    return as_strided(band, (wo, 3 * channels), (2 * channels * size, size))

@@ -1,0 +1,245 @@
+"""One vector register as a value inside a kernel: channels side by side, one instruction for all.
+
+    v = load(a, i, c, tail)      the lanes a[i, c:c+lanes(a)] of a matrix
+    store(a, i, c, v, tail)      and back
+    u * v + w,  -v ...           arithmetic; a product and a sum become one fused instruction
+    clip(z, low, high)           min(max(z, low), high), a NaN stays a NaN
+    inside(z, low, high, g)      g where low < z < high, else 0: the gradient of clip
+    prefetch(a, i, c)            ask memory for a[i, c], which is needed soon; i may lie outside
+
+`tail` is None where all lanes are there. Behind the last whole vector of a row it is the number of
+channels left, and the lanes beyond are neither read nor written.
+
+Below, each operation has two definitions: a Python function that says what it means (and that runs
+under NUMBA_DISABLE_JIT=1), and the instructions that it stands for.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.datamodel import models
+from numba.extending import intrinsic, overload, register_model
+
+from npnet.kernels.arrays import Floats
+from npnet.kernels.jit.options import config, inline
+from npnet.kernels.jit.target import TARGET
+
+CONTRACT = ("contract", "nsz")
+INT32, INT64 = ir.IntType(32), ir.IntType(64)
+
+
+class VectorType(types.Type):
+    """A register of `lanes` floats of one dtype."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+        self.lanes = TARGET.vector_bytes * 8 // dtype.bitwidth
+        super().__init__(name=f"vector({dtype} x {self.lanes})")
+
+    @property
+    def ir(self) -> ir.VectorType:
+        return ir.VectorType(
+            ir.FloatType() if self.dtype == types.float32 else ir.DoubleType(), self.lanes
+        )
+
+
+@register_model(VectorType)
+class VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, vector: VectorType) -> None:
+        super().__init__(manager, vector, vector.ir)
+
+
+def instructions(meaning: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Decorate the emitter of an operation; without the compiler its meaning is used instead."""
+    return lambda emitter: meaning if config.DISABLE_JIT else intrinsic(emitter)
+
+
+def element(context: Any, builder: Any, array_type: Any, array: Any, i: Any, c: Any) -> Any:
+    """Pointer to array[i, c], for any strides."""
+    parts = context.make_array(array_type)(context, builder, array)
+    row, column = cgutils.unpack_tuple(builder, parts.strides)
+    if array_type.layout == "C":
+        column = ir.Constant(INT64, array_type.dtype.bitwidth // 8)
+    offset = builder.add(builder.mul(i, row), builder.mul(c, column))
+    start = builder.bitcast(parts.data, ir.IntType(8).as_pointer())
+    return builder.bitcast(builder.gep(start, [offset]), parts.data.type)
+
+
+def splat(builder: Any, vector: ir.VectorType, scalar: Any) -> Any:
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, INT32(0))
+    lanes = ir.Constant(ir.VectorType(INT32, vector.count), [0] * vector.count)
+    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), lanes)
+
+
+def read(builder: Any, vector: ir.VectorType, pointer: Any, tail: Any = None) -> Any:
+    """Load a vector, or its first `tail` lanes and zeros."""
+    pointer = builder.bitcast(pointer, vector.as_pointer())
+    align = _bytes(vector)
+    if tail is None:
+        return builder.load(pointer, align=align)
+    mask = _first_lanes(builder, vector, tail)
+    kind = ir.FunctionType(vector, [pointer.type, INT32, mask.type, vector])
+    function = cgutils.get_or_insert_function(
+        builder.module, kind, f"llvm.masked.load.{_suffix(vector)}.p0"
+    )
+    zeros = ir.Constant(vector, [0.0] * vector.count)
+    return builder.call(function, [pointer, INT32(align), mask, zeros])
+
+
+def write(builder: Any, value: Any, pointer: Any, tail: Any = None) -> None:
+    """Store a vector, or its first `tail` lanes."""
+    vector = value.type
+    pointer = builder.bitcast(pointer, vector.as_pointer())
+    align = _bytes(vector)
+    if tail is None:
+        builder.store(value, pointer, align=align)
+        return
+    mask = _first_lanes(builder, vector, tail)
+    kind = ir.FunctionType(ir.VoidType(), [vector, pointer.type, INT32, mask.type])
+    function = cgutils.get_or_insert_function(
+        builder.module, kind, f"llvm.masked.store.{_suffix(vector)}.p0"
+    )
+    builder.call(function, [value, pointer, INT32(align), mask])
+
+
+def _first_lanes(builder: Any, vector: ir.VectorType, count: Any) -> Any:
+    numbers = ir.VectorType(INT64, vector.count)
+    return builder.icmp_signed(
+        "<", ir.Constant(numbers, list(range(vector.count))), splat(builder, numbers, count)
+    )
+
+
+def _bytes(vector: ir.VectorType) -> int:
+    return 4 if isinstance(vector.element, ir.FloatType) else 8
+
+
+def _suffix(vector: ir.VectorType) -> str:
+    return f"v{vector.count}f{8 * _bytes(vector)}"
+
+
+def tail_value(signature: Any, values: Any, at: int) -> Any:
+    return None if signature.args[at] == types.none else values[at]
+
+
+@inline
+def lanes(a: Floats) -> int:
+    """How many elements of `a` fill a register."""
+    return TARGET.vector_bytes // a.itemsize
+
+
+def _load(a: Floats, i: int, c: int, tail: int | None) -> Floats:
+    return a[i, c : c + TARGET.vector_bytes // a.itemsize].copy()
+
+
+def _store(a: Floats, i: int, c: int, v: Floats, tail: int | None) -> None:
+    a[i, c : c + TARGET.vector_bytes // a.itemsize] = v
+
+
+def _zeros_like(v: Floats) -> Floats:
+    return np.zeros_like(v)
+
+
+def _clip(z: Floats, low: Floats, high: Floats) -> Floats:
+    return np.clip(z, low, high)
+
+
+def _inside(z: Floats, low: Floats, high: Floats, g: Floats) -> Floats:
+    return np.where((z - low) * (high - z) > 0, g, z.dtype.type(0))
+
+
+def _prefetch(a: Floats, i: int, c: int) -> None:
+    pass
+
+
+@instructions(_load)
+def load(typing: Any, a: Any, i: Any, c: Any, tail: Any) -> Any:
+    vector = VectorType(a.dtype)
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = element(context, builder, signature.args[0], *values[:3])
+        return read(builder, vector.ir, pointer, tail_value(signature, values, 3))
+
+    return vector(a, types.intp, types.intp, tail_type(tail)), emit
+
+
+@instructions(_store)
+def store(typing: Any, a: Any, i: Any, c: Any, v: Any, tail: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = element(context, builder, signature.args[0], *values[:3])
+        write(builder, values[3], pointer, tail_value(signature, values, 4))
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, types.intp, v, tail_type(tail)), emit
+
+
+def tail_type(tail: Any) -> Any:
+    return tail if tail == types.none else types.intp
+
+
+@instructions(_prefetch)
+def prefetch(typing: Any, a: Any, i: Any, c: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = element(context, builder, signature.args[0], *values)
+        pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type] + [INT32] * 3)
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, INT32(0), INT32(3), INT32(1)])  # read, keep, data
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, types.intp), emit
+
+
+@instructions(_zeros_like)
+def zeros_like(typing: Any, v: Any) -> Any:
+    return v(v), lambda context, builder, signature, values: ir.Constant(v.ir, [0.0] * v.lanes)
+
+
+@instructions(_clip)
+def clip(typing: Any, z: Any, low: Any, high: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v, least, most = values  # in this order of comparing a NaN comes through
+        v = builder.select(builder.fcmp_ordered("<", v, least), least, v)
+        return builder.select(builder.fcmp_ordered(">", v, most), most, v)
+
+    return z(z, z, z), emit
+
+
+@instructions(_inside)
+def inside(typing: Any, z: Any, low: Any, high: Any, g: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v, least, most, gradient = values  # both bounds in one comparison
+        product = builder.fmul(builder.fsub(v, least), builder.fsub(most, v))
+        zero = ir.Constant(v.type, [0.0] * v.type.count)
+        return builder.select(builder.fcmp_ordered(">", product, zero), gradient, zero)
+
+    return z(z, z, z, z), emit
+
+
+def _arithmetic(operation: Any, instruction: str) -> None:
+    """Give vectors the operators + - *."""
+
+    def emitter(typing: Any, a: Any, b: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            return getattr(builder, instruction)(*values, flags=CONTRACT)
+
+        return a(a, b), emit
+
+    compute = intrinsic(emitter)
+
+    @overload(operation, strict=False)  # type: ignore[untyped-decorator]
+    def _(a: Any, b: Any) -> Any:
+        if isinstance(a, VectorType) and isinstance(b, VectorType):
+            return lambda a, b: compute(a, b)
+        return None
+
+
+for _operation, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+):
+    _arithmetic(_operation, _instruction)
