@@ -16,6 +16,7 @@ from npnet.kernels.jit.tiles import (
     finish_backward,
     finish_statistics,
     matrix,
+    set_origin,
     through_batchnorm,
 )
 from npnet.kernels.jit.vector import clip, inside, lanes, load, prefetch, store, zeros_like
@@ -31,7 +32,7 @@ def depthwise3x3_unit_forward(
     inputs, outputs, taps = matrix(x), matrix(y), w.reshape(9, channels)
     span = width + 2
     ring = np.zeros((4 * span, channels), x.dtype)
-    sums = np.zeros((2, channels), np.float64)
+    sums, origin = np.zeros((2, channels), np.float64), np.empty((1, channels), x.dtype)
     counted = 0
     for n in range(n_images):
         ready = 0
@@ -51,9 +52,11 @@ def depthwise3x3_unit_forward(
                 outputs[row : row + wo], ring, rows, taps, inputs, (n * h + ready) * width, stride
             )
             if row + wo - counted >= TARGET.tile_rows or row + wo == len(outputs):
-                add_statistics(sums, outputs[counted : row + wo], outputs[:1])
+                if counted == 0:
+                    set_origin(origin, outputs[: row + wo])
+                add_statistics(sums, outputs[counted : row + wo], origin)
                 counted = row + wo
-    finish_statistics(mean, variance, sums, outputs[:1], len(outputs))
+    finish_statistics(mean, variance, sums, origin, len(outputs))
 
 
 @inline

@@ -11,7 +11,11 @@ import numpy as np
 
 from npnet.kernels.arrays import HIGH, LOW, MEAN, RSTD, SCALE, SHIFT, Floats
 from npnet.kernels.jit.options import inline
-from npnet.kernels.jit.vector import clip, inside, lanes, load, prefetch, store
+from npnet.kernels.jit.vector import clip, inside, lanes, load, prefetch, store, zeros_like
+
+# So many pixels are summed in single precision before they are added to sums in double: their
+# rounding then stays below that of the numbers themselves.
+SINGLE = 32
 
 
 @inline
@@ -61,27 +65,30 @@ def deactivate(dz: Floats, sums: Floats, x: Floats, norm: Floats) -> None:
 
     sums[0] += sum dz, sums[1] += sum dz*(x-mean) over the tile.   dz, x (pixels,C), sums (2,C).
     """
-    channels, step = x.shape[1], lanes(x)
+    pixels, channels = x.shape
+    step = lanes(x)
     whole = channels - channels % step
-    partial = np.zeros((2, channels), x.dtype)
-    for c in range(0, whole, step):
-        deactivate_vector(dz, partial, x, norm, c, None)
-    if whole < channels:
-        deactivate_vector(dz, partial, x, norm, whole, channels - whole)
-    flush(sums, partial)
+    partial = np.empty((2, channels), x.dtype)
+    for start in range(0, pixels, SINGLE):
+        part = slice(start, min(start + SINGLE, pixels))
+        for c in range(0, whole, step):
+            deactivate_vector(dz[part], partial, x[part], norm, pixels, c, None)
+        if whole < channels:
+            deactivate_vector(dz[part], partial, x[part], norm, pixels, whole, channels - whole)
+        flush(sums, partial)
 
 
 @inline
 def deactivate_vector(
-    dz: Floats, partial: Floats, x: Floats, norm: Floats, c: int, tail: int | None
+    dz: Floats, partial: Floats, x: Floats, norm: Floats, ahead: int, c: int, tail: int | None
 ) -> None:
     scale, shift = load(norm, SCALE, c, tail), load(norm, SHIFT, c, tail)
     mean, low, high = load(norm, MEAN, c, tail), load(norm, LOW, c, tail), load(norm, HIGH, c, tail)
-    total, product = load(partial, 0, c, tail), load(partial, 1, c, tail)
+    total = product = zeros_like(scale)
     for i in range(len(x)):
         value = load(x, i, c, tail)
         gradient = inside(scale * value + shift, low, high, load(dz, i, c, tail))
-        prefetch(dz, i + len(x), c)
+        prefetch(dz, i + ahead, c)
         store(dz, i, c, gradient, tail)
         total = total + gradient
         product = product + gradient * (value - mean)
@@ -93,27 +100,40 @@ def deactivate_vector(
 def add_statistics(sums: Floats, y: Floats, origin: Floats) -> None:
     """sums[0] += sum (y-origin), sums[1] += sum (y-origin)^2.   y (pixels,C), origin (1,C).
 
-    Single precision within a tile, double beyond. `origin` is any value near the mean: it keeps
-    the square of the mean, which may be far larger than the variance, out of the sums.
+    `origin` keeps the square of the mean, which may be far larger than the variance, out of the
+    sums.
     """
-    channels, step = y.shape[1], lanes(y)
+    pixels, channels = y.shape
+    step = lanes(y)
     whole = channels - channels % step
-    partial = np.zeros((2, channels), y.dtype)
-    for c in range(0, whole, step):
-        add_statistics_vector(partial, y, origin, c, None)
-    if whole < channels:
-        add_statistics_vector(partial, y, origin, whole, channels - whole)
-    flush(sums, partial)
+    partial = np.empty((2, channels), y.dtype)
+    for start in range(0, pixels, SINGLE):
+        part = y[start : min(start + SINGLE, pixels)]
+        for c in range(0, whole, step):
+            add_statistics_vector(partial, part, origin, pixels, c, None)
+        if whole < channels:
+            add_statistics_vector(partial, part, origin, pixels, whole, channels - whole)
+        flush(sums, partial)
+
+
+@inline
+def set_origin(origin: Floats, y: Floats) -> None:
+    """A value near each channel's mean: the mean over the first few pixels.   origin (1,C)."""
+    few = min(len(y), SINGLE)
+    origin[:] = 0
+    for i in range(few):
+        for c in range(y.shape[1]):
+            origin[0, c] += y[i, c] / few
 
 
 @inline
 def add_statistics_vector(
-    partial: Floats, y: Floats, origin: Floats, c: int, tail: int | None
+    partial: Floats, y: Floats, origin: Floats, ahead: int, c: int, tail: int | None
 ) -> None:
     middle = load(origin, 0, c, tail)
-    total, square = load(partial, 0, c, tail), load(partial, 1, c, tail)
+    total = square = zeros_like(middle)
     for i in range(len(y)):
-        prefetch(y, i + len(y), c)
+        prefetch(y, i + ahead, c)
         d = load(y, i, c, tail) - middle
         total, square = total + d, square + d * d
     store(partial, 0, c, total, tail)

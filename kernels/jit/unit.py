@@ -19,6 +19,7 @@ from npnet.kernels.jit.tiles import (
     finish_backward,
     finish_statistics,
     matrix,
+    set_origin,
     through_batchnorm,
 )
 
@@ -62,14 +63,16 @@ def pointwise_unit_forward(
     pixels, (ci, co) = len(inputs), w.shape
     rows = tile_rows(ci + co, x.itemsize)
     active = np.empty((rows, ci), x.dtype)
-    sums = np.zeros((2, co), np.float64)
+    sums, origin = np.zeros((2, co), np.float64), np.empty((1, co), x.dtype)
     for start in range(0, pixels, rows):
         stop = min(start + rows, pixels)
         tile, a = slice(start, stop), active[: stop - start]
         activate(a, inputs[tile], norm)
         multiply(outputs[tile], a, w)
-        add_statistics(sums, outputs[tile], outputs[:1])
-    finish_statistics(mean, variance, sums, outputs[:1], pixels)
+        if start == 0:
+            set_origin(origin, outputs[tile])
+        add_statistics(sums, outputs[tile], origin)
+    finish_statistics(mean, variance, sums, origin, pixels)
 
 
 @kernel
@@ -111,7 +114,7 @@ def stem3x3_unit_forward(y: Floats, mean: Floats, variance: Floats, x: Floats, w
     _, h, width, channels = x.shape
     images, outputs, weights = x.reshape(n_images, h, -1), matrix(y), w.reshape(3, -1, co)
     bands = np.zeros((3, (width + 2) * channels), x.dtype)
-    sums = np.zeros((2, co), np.float64)
+    sums, origin = np.zeros((2, co), np.float64), np.empty((1, co), x.dtype)
     for n in range(n_images):
         for i in range(ho):
             row = slice((n * ho + i) * wo, (n * ho + i + 1) * wo)
@@ -119,8 +122,10 @@ def stem3x3_unit_forward(y: Floats, mean: Floats, variance: Floats, x: Floats, w
             multiply(outputs[row], windows(bands[0], wo, channels), weights[0])
             multiply_accumulate(outputs[row], windows(bands[1], wo, channels), weights[1])
             multiply_accumulate(outputs[row], windows(bands[2], wo, channels), weights[2])
-            add_statistics(sums, outputs[row], outputs[:1])
-    finish_statistics(mean, variance, sums, outputs[:1], len(outputs))
+            if n == 0 and i == 0:
+                set_origin(origin, outputs[row])
+            add_statistics(sums, outputs[row], origin)
+    finish_statistics(mean, variance, sums, origin, len(outputs))
 
 
 @kernel
