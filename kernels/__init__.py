@@ -3,7 +3,11 @@
 Every kernel stands twice, under one name and one signature:
 
     reference/   plain NumPy, any floating dtype; the text to learn from
-    jit/         Numba machine code (and BLAS for the matrix products); the text that runs fast
+    jit/         Numba machine code; the text that runs fast
+
+Some are plain operations, such as depthwise3x3_forward. The network runs their fused forms, the
+units: a convolution with the batch norms before and behind it, such as depthwise3x3_unit_forward,
+whose twins in reference/unit.py are composed of the plain ones.
 
 `backend("numba")` and `backend("reference")` hand out the two sets; nothing else in npnet chooses.
 `registry.py` lists every kernel with its cases, work and tolerance; tests and benchmarks read it.

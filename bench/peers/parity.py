@@ -40,8 +40,8 @@ from bench.peers.torch_mobilenet import (
     read_parameters,
 )
 from npnet.architecture import Architecture, mobilenet_v2
-from npnet.kernels.arrays import Floats, Ints
-from npnet.network import Network
+from npnet.kernels.arrays import SCALE, SHIFT, Floats, Ints
+from npnet.network import ConvolutionUnit, Network
 from npnet.parameters import Parameters, initialise
 from tests import parity_cases as cases
 from tests.parity_cases import Curve, Run, relative_error, tensor_errors
@@ -124,9 +124,15 @@ def inside(output: Tensor) -> Tensor:
     return (output > 0) & (output < 6)
 
 
+def before_relu6(unit: ConvolutionUnit, n: int) -> Tensor:
+    """A unit's values before ReLU6, (n,C,H,W), as the kernels compute them."""
+    z = unit.norm[SCALE] * unit.y[:n] + unit.norm[SHIFT]
+    return torch.from_numpy(z).permute(0, 3, 1, 2)
+
+
 def npnet_sides(network: Network, n: int) -> Masks:
     return {
-        unit.operation.name: inside(torch.from_numpy(unit.output[:n]).permute(0, 3, 1, 2))
+        unit.operation.name: inside(before_relu6(unit, n))
         for block in network.blocks
         for unit in block.units
         if unit.operation.relu6

@@ -1,4 +1,4 @@
-"""The kernels as machine code: Numba for loops over pixels, BLAS for matrix products."""
+"""The kernels as machine code. The network runs the units; the plain ones are their measure."""
 
 from npnet.kernels.jit.activation import (
     dropout_backward,
