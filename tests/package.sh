@@ -8,7 +8,7 @@ trap 'rm -rf "$scratch"' EXIT
 .venv/bin/python -m build --outdir "$scratch/dist" . >"$scratch/log" 2>&1 ||
     { cat "$scratch/log"; exit 1; }
 .venv/bin/python -m venv "$scratch/venv"
-"$scratch/venv/bin/pip" install --quiet --disable-pip-version-check "$scratch"/dist/*.whl
+"$scratch/venv/bin/pip" install --quiet --disable-pip-version-check "$scratch"/dist/*.whl types-psutil
 
 cd "$scratch" # away from the source tree, so that the installed npnet is the one imported
 venv/bin/npnet --version
@@ -21,12 +21,4 @@ test -s run/summary.json
 installed=$(venv/bin/python -c 'import npnet, pathlib; print(pathlib.Path(npnet.__file__).parent)')
 diff -r -x __pycache__ "$root/npnet" "$installed"
 
-cat >mypy.ini <<'INI'
-[mypy]
-strict = true
-[mypy-numba.*,llvmlite.*,mpi4py.*,matplotlib.*]
-ignore_missing_imports = true
-[mypy-psutil.*]
-ignore_missing_imports = true
-INI
-"$root/.venv/bin/mypy" --config-file mypy.ini --python-executable venv/bin/python -p npnet
+"$root/.venv/bin/mypy" --config-file "$root/pyproject.toml" --python-executable venv/bin/python
