@@ -16,8 +16,11 @@ ROWS = [
 
 
 def worst(result, expected):
-    """The largest error, relative to the largest expected value."""
-    scale = max(np.max(np.abs(expected)), 1e-30)
+    """The largest error, relative to the largest expected value.
+
+    Arguments are of size 1 to 2: where a sum of them cancels, its rounding is still that of 1.
+    """
+    scale = max(np.max(np.abs(expected)), 1.0)
     return np.max(np.abs(result - expected)) / scale
 
 
