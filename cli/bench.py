@@ -12,6 +12,7 @@ def bench() -> None:
 
 @bench.command(short_help="Time each kernel.")
 @click.option("--op", help="Only kernels with this in their name, such as depthwise.")
+@options.batch
 @options.model
 @click.option("--repeats", type=click.IntRange(min=3), default=9, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
@@ -54,6 +55,7 @@ def kernels(
 
 
 @bench.command(short_help="Time a training step.")
+@options.batch
 @options.model
 @click.option("--steps", type=click.IntRange(min=4), default=30, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

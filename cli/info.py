@@ -4,12 +4,11 @@ from pathlib import Path
 
 import click
 
+from npnet.cli import options
+
 
 @click.command(short_help="Show the model, machine, MPI, datasets.")
-@click.option(
-    "--width", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True
-)
-@click.option("--input-size", type=click.IntRange(min=32), default=128, show_default=True)
+@options.model
 @click.option("--classes", type=click.IntRange(min=2), default=10, show_default=True)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where to look for datasets too.")
 def info(width: float, input_size: int, classes: int, data_dir: Path | None) -> None:

@@ -49,16 +49,21 @@ def dataset(function: Function) -> Function:
 
 
 def model(function: Function) -> Function:
-    """What is measured: MobileNetV2 at the paper's sizes unless told otherwise."""
+    """Which MobileNetV2: at the paper's sizes unless told otherwise."""
     for option in (
         click.option("--input-size", type=click.IntRange(min=32), default=128, show_default=True),
         click.option(
             "--width", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True
         ),
-        click.option("--batch", type=click.IntRange(min=1), default=12, show_default=True),
     ):
         function = option(function)
     return function
+
+
+def batch(function: Function) -> Function:
+    return click.option(
+        "--batch", type=click.IntRange(min=1), default=12, show_default=True, help="Images a step."
+    )(function)
 
 
 def backend(function: Function) -> Function:

@@ -181,7 +181,9 @@ class Trainer:
         if n == 0:  # more ranks than images in this step
             shared[:] = 0
             return 0.0, 0
-        dropout = generator(self.settings.seed, DROPOUT, epoch, step, self.comm.rank)
+        dropout = None
+        if self.recipe.dropout:
+            dropout = generator(self.settings.seed, DROPOUT, epoch, step, self.comm.rank)
         logits = network.forward(n, True, self.settings.freeze_bn, dropout)
         loss = float(network.loss(batch.labels, self.recipe.label_smoothing).sum())
         scale = self.synchroniser.loss_scale(n, batch.everywhere)
