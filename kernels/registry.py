@@ -134,6 +134,8 @@ DTYPES: Mapping[str, type[np.generic]] = {
 DRAWS: Mapping[str, Callable[[np.random.Generator, Shape, Case], Floats]] = {
     "norm": _norm,
     "rstd": lambda rng, shape, case: rng.uniform(0.5, 2, shape),
+    "variance": lambda rng, shape, case: rng.uniform(0.5, 2, shape),
+    "running_variance": lambda rng, shape, case: rng.uniform(0.5, 2, shape),
     "probabilities": _probabilities,
     "keep": _bits,
     "flip": _bits,
@@ -224,6 +226,23 @@ KERNELS: tuple[Kernel, ...] = (
         "batchnorm_statistics", "batchnorm", 2,
         lambda c: {"mean": (c.ci,), "variance": (c.ci,), "x": c.maps},
         _flops_elementwise(3), 1e-6,
+    ),
+    Kernel(
+        "batchnorm_track", "batchnorm", 2,
+        _channelwise((), ("running_mean", "running_variance", "mean", "variance")),
+        lambda c: 6 * c.ci, 1e-6, lambda c: {"momentum": 0.9, "samples": c.n * c.h * c.w},
+        updates=("running_mean", "running_variance"),
+    ),
+    Kernel(
+        "batchnorm_fold", "batchnorm", 1,
+        lambda c: {"norm": (6, c.ci)}
+        | _channelwise((), ("mean", "variance", "gamma", "beta"))(c),
+        lambda c: 6 * c.ci, 2e-6, lambda c: {"epsilon": 1e-3}, updates=("norm",),
+    ),
+    Kernel(
+        "batchnorm_fold_backward", "batchnorm", 1,
+        lambda c: {"pqr": (3, c.ci), "norm": (6, c.ci), "dgamma": (c.ci,), "dbeta": (c.ci,)},
+        lambda c: 7 * c.ci, 5e-6, lambda c: {"samples": 7.0},
     ),
     Kernel(
         "affine_forward", "batchnorm", 1,

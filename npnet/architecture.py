@@ -149,6 +149,17 @@ class Architecture:
         """The operations that carry a batch norm, in order."""
         return tuple(operation for operation in self.operations if operation.is_convolution)
 
+    def stores_output(self, block: Block) -> bool:
+        """Whether the activation at the block's end is made there, in an array of its own.
+
+        So it is where a projection ends the block, which is small, and where the next block's
+        shortcut reads it again. Elsewhere whoever reads the last convolution's output makes it.
+        """
+        following = self.blocks.index(block) + 1
+        if following == len(self.blocks):  # the head
+            return False
+        return not block.operations[-1].relu6 or self.blocks[following].shortcut
+
     @property
     def parameter_count(self) -> int:
         """Trainable parameters; batch norm's running statistics are not among them."""

@@ -137,7 +137,9 @@ def check_network(
 
     def side() -> bytes:
         units = [unit for block in network.blocks for unit in block.units if unit.operation.relu6]
-        before = (unit.norm[SCALE] * unit.y + unit.norm[SHIFT] for unit in units)
+        before = (
+            unit.output.norm[SCALE] * unit.output.x + unit.output.norm[SHIFT] for unit in units
+        )
         return b"".join(((z > 0) & (z < 6)).tobytes() for z in before)
 
     value()

@@ -6,7 +6,7 @@ channel, `scale*y + shift`, so a convolution's output stays in memory as it is, 
 it, and the next convolution applies map and ReLU6 as it reads. Backward is the mirror image.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -15,9 +15,10 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import DTypeLike
 
-from npnet.architecture import Architecture, Block, Operation, Shape
+from npnet.architecture import Architecture, Block, Operation
 from npnet.kernels import backend as kernels_of
-from npnet.kernels.arrays import HIGH, IDENTITY, LOW, MEAN, RSTD, SCALE, SHIFT, Floats, Ints
+from npnet.kernels.arrays import HIGH, IDENTITY, LOW, Floats, Ints
+from npnet.memory import plan
 from npnet.parameters import Parameters
 
 
@@ -29,46 +30,32 @@ class BatchNorm:
     epsilon: float = 1e-5
 
 
-class Scratch:
-    """Three buffers through which gradients pass from the last operation to the first.
-
-    At most three live at once: the gradient of a convolution's output, that of its input, and the
-    one that waits at the end of a shortcut.
-    """
-
-    def __init__(self, largest: int, dtype: DTypeLike) -> None:
-        self._free: list[Floats] = [np.empty(largest, dtype) for _ in range(3)]
-
-    def take(self, shape: Shape) -> Floats:
-        return self._free.pop()[: prod(shape)].reshape(shape)
-
-    def give_back(self, array: Floats) -> None:
-        """`array` was taken here: it starts where its buffer starts."""
-        assert array.base is not None
-        self._free.append(array.base)
-
-
 @dataclass(frozen=True)
 class Activation:
     """What passes from one operation to the next, in the form in which it lies in memory.
 
     A convolution's output stays as the convolution left it. `norm` (6,C) makes it an activation,
     clip(scale*x + shift, low, high), see kernels/arrays.py: whoever reads it does so on the way.
-    Whoever sends back a gradient sends that of scale*x + shift, and adds up, as it passes,
+    Whoever sends back a gradient leaves that of scale*x + shift in `dv`, and adds up, as it passes,
     the gradients of gamma and beta: `dgamma`, `dbeta` (C,).
     """
 
     x: Floats
     norm: Floats
+    dv: Floats
     dgamma: Floats
     dbeta: Floats
 
     @classmethod
-    def of(cls, values: Floats) -> "Activation":
+    def of(cls, values: Floats, dv: Floats) -> "Activation":
         """Values that are an activation already; nobody reads the gradients of its batch norm."""
         channels = values.shape[-1]
         norm = np.tile(np.array(IDENTITY, values.dtype)[:, None], channels)
-        return cls(values, norm, np.empty_like(norm[0]), np.empty_like(norm[0]))
+        return cls(values, norm, dv, np.empty_like(norm[0]), np.empty_like(norm[0]))
+
+    def first(self, n: int) -> "Activation":
+        """That of the first n images."""
+        return replace(self, x=self.x[:n], dv=self.dv[:n])
 
 
 class ConvolutionUnit:
@@ -87,22 +74,28 @@ class ConvolutionUnit:
         self,
         operation: Operation,
         parameters: Parameters,
-        batch: int,
+        memory: Mapping[str, Floats],
         kernels: ModuleType,
         bn: BatchNorm,
     ) -> None:
-        self.operation, self.bn = operation, bn
+        self.operation, self.bn, self.kernels = operation, bn, kernels
         dtype, name = parameters.values.dtype, operation.name
         value, gradient = parameters.value, parameters.gradient
         self.weight, self.dweight = value(f"{name}.weight"), gradient(f"{name}.weight")
-        self.gamma, self.dgamma = value(f"{name}.gamma"), gradient(f"{name}.gamma")
-        self.beta, self.dbeta = value(f"{name}.beta"), gradient(f"{name}.beta")
+        self.gamma, self.beta = value(f"{name}.gamma"), value(f"{name}.beta")
         self.running_mean, self.running_variance = parameters.running(name)
-        self.y: Floats = np.empty((batch, *operation.output_shape), dtype)
         channels = operation.output_shape[-1]
         self.mean, self.variance = np.zeros(channels), np.ones(channels)
-        self.norm: Floats = np.empty((6, channels), dtype)
-        self.norm[LOW], self.norm[HIGH] = (0, 6) if operation.relu6 else (-np.inf, np.inf)
+        norm: Floats = np.empty((6, channels), dtype)
+        norm[LOW], norm[HIGH] = (0, 6) if operation.relu6 else (-np.inf, np.inf)
+        self.pqr: Floats = np.empty((3, channels), dtype)
+        self.whole_batch = Activation(
+            memory[f"{name}.y"],
+            norm,
+            memory[f"{name}.dv"],
+            gradient(f"{name}.gamma"),
+            gradient(f"{name}.beta"),
+        )
         self._choose_kernels(kernels)
 
     def _choose_kernels(self, k: ModuleType) -> None:
@@ -120,115 +113,93 @@ class ConvolutionUnit:
             self.convolve_backward = k.stem3x3_unit_backward
 
     def forward(self, a: Activation, batch_statistics: bool) -> Activation:
-        self.input, y = a, self.y[: len(a.x)]
+        k, self.input = self.kernels, a
+        self.output = output = self.whole_batch.first(len(a.x))
+        samples, running = prod(output.x.shape[:3]), (self.running_mean, self.running_variance)
         if self.operation.kind == "stem":  # the image needs no batch norm
-            self.convolve(y, self.mean, self.variance, a.x, self.weight)
+            self.convolve(output.x, self.mean, self.variance, a.x, self.weight)
         else:
-            self.convolve(y, self.mean, self.variance, a.x, a.norm, self.weight)
+            self.convolve(output.x, self.mean, self.variance, a.x, a.norm, self.weight)
         if batch_statistics:
-            self._update_running_statistics(y.size // len(self.mean))
+            k.batchnorm_track(*running, self.mean, self.variance, self.bn.momentum, samples)
+            self.samples: float = samples
         else:
-            self.mean[:], self.variance[:] = self.running_mean, self.running_variance
-        self.batch_statistics = batch_statistics
-        self.rstd = 1 / np.sqrt(self.variance + self.bn.epsilon)
-        scale = self.gamma * self.rstd
-        self.norm[SCALE], self.norm[SHIFT] = scale, self.beta - scale * self.mean
-        self.norm[MEAN], self.norm[RSTD] = self.mean, self.rstd
-        return Activation(y, self.norm, self.dgamma, self.dbeta)
+            self.mean[:], self.variance[:] = running
+            self.samples = np.inf  # one image more or less changes nothing
+        k.batchnorm_fold(
+            output.norm, self.mean, self.variance, self.gamma, self.beta, self.bn.epsilon
+        )
+        return output
 
-    def backward(self, dv: Floats, scratch: Scratch) -> Floats | None:
-        """From dv, the gradient before the unit's ReLU6, to that before its input's ReLU6.
-
-        The result is in a scratch buffer; None for the stem: nobody asks for the image's gradient.
-        """
-        a, y = self.input, self.y[: len(dv)]
-        pqr = self._backward_coefficients(y)
-        if self.operation.kind == "stem":
+    def backward(self) -> None:
+        """From dv, the gradient before the unit's ReLU6, to that before its input's ReLU6."""
+        a, output = self.input, self.output
+        dv, y, pqr = output.dv, output.x, self.pqr
+        self.kernels.batchnorm_fold_backward(
+            pqr, output.norm, output.dgamma, output.dbeta, self.samples
+        )
+        if self.operation.kind == "stem":  # nobody asks for the image's gradient
             self.convolve_backward(self.dweight, dv, y, pqr, a.x)
-            return None
-        dz = scratch.take(a.x.shape)
-        self.convolve_backward(
-            dz, self.dweight, a.dgamma, a.dbeta, dv, y, pqr, a.x, a.norm, self.weight
-        )
-        return dz
-
-    def _update_running_statistics(self, samples: int) -> None:
-        """The running variance is the unbiased one, as in PyTorch and Keras' fused batch norm."""
-        keep, unbiased = self.bn.momentum, samples / max(samples - 1, 1)
-        self.running_mean[:] = keep * self.running_mean + (1 - keep) * self.mean
-        self.running_variance[:] = (
-            keep * self.running_variance + (1 - keep) * unbiased * self.variance
-        )
-
-    def _backward_coefficients(self, y: Floats) -> Floats:
-        """p, q, r of dy = p*dv + q*y + r (Ioffe and Szegedy 2015, section 3, collected in y)."""
-        pqr = np.zeros((3, len(self.mean)))
-        pqr[0] = p = self.gamma * self.rstd
-        if self.batch_statistics:
-            samples = y.size // len(p)
-            pqr[1] = q = -p * self.rstd * self.dgamma / samples
-            pqr[2] = -p * self.dbeta / samples - q * self.mean
-        return pqr.astype(y.dtype)
+        else:
+            self.convolve_backward(
+                a.dv, self.dweight, a.dgamma, a.dbeta, dv, y, pqr, a.x, a.norm, self.weight
+            )
 
 
 class ResidualBlock:
     """Convolution units in a row; with a shortcut, output = units(x) + x.
 
-    `stored`: the activation is made here, in an array of its own. So it is where a projection ends
-    the block, which is small, and where a shortcut will read it again. Stem and head hand on what
-    they have.
+    `output` is the array for the activation, where it is made here (`stores_output`).
     """
 
     def __init__(
-        self, block: Block, units: list[ConvolutionUnit], kernels: ModuleType, stored: bool
+        self,
+        block: Block,
+        units: list[ConvolutionUnit],
+        kernels: ModuleType,
+        output: Floats | None,
     ) -> None:
         self.units, self.shortcut, self.kernels = units, block.shortcut, kernels
-        self.stored = Activation.of(np.empty_like(units[-1].y)) if stored else None
+        self.whole_batch: Activation | None = None
+        if output is not None:
+            self.whole_batch = Activation.of(output, units[-1].whole_batch.dv)
 
     def forward(self, a: Activation, batch_statistics: bool) -> Activation:
-        block_input = a
+        self.input = a
         for unit in self.units:
             a = unit.forward(a, batch_statistics)
-        self.last = a
-        if self.stored is None:
+        if self.whole_batch is None:
             return a
-        output = replace(self.stored, x=self.stored.x[: len(a.x)])
+        output = self.whole_batch.first(len(a.x))
         self.kernels.activation_forward(output.x, a.x, a.norm)
         if self.shortcut:
-            self.kernels.residual_forward(output.x, output.x, block_input.x)
+            self.kernels.residual_forward(output.x, output.x, self.input.x)
         return output
 
-    def backward(self, doutput: Floats, scratch: Scratch) -> Floats | None:
-        if self.stored is not None:
-            a = self.last
-            self.kernels.activation_backward(doutput, a.dgamma, a.dbeta, doutput, a.x, a.norm)
-        gradient: Floats | None = doutput
+    def backward(self) -> None:
+        last = self.units[-1].output
+        if self.whole_batch is not None:
+            self.kernels.activation_backward(
+                last.dv, last.dgamma, last.dbeta, last.dv, last.x, last.norm
+            )
         for unit in reversed(self.units):
-            assert gradient is not None  # only the stem, the very last to run, returns None
-            arriving, gradient = gradient, unit.backward(gradient, scratch)
-            if not (self.shortcut and arriving is doutput):
-                scratch.give_back(arriving)
-        if self.shortcut:  # a projection has no ReLU6, so doutput is still what it was
-            self.kernels.residual_backward_accumulate(gradient, doutput)
-            scratch.give_back(doutput)
-        return gradient
+            unit.backward()
+        if self.shortcut:  # a projection has no ReLU6, so its dv is the gradient of the sum
+            self.kernels.residual_backward_accumulate(self.input.dv, last.dv)
 
 
 class Head:
     """Global average pool, dropout, linear classifier, softmax cross-entropy."""
 
     def __init__(
-        self, architecture: Architecture, parameters: Parameters, batch: int, kernels: ModuleType
+        self, architecture: Architecture, parameters: Parameters, maps: Floats, kernels: ModuleType
     ) -> None:
-        self.kernels, self.rate = kernels, architecture.dropout
+        self.kernels, self.rate, self.maps = kernels, architecture.dropout, maps
         dtype = parameters.values.dtype
         value, gradient = parameters.value, parameters.gradient
         self.weight, self.dweight = value("classifier.weight"), gradient("classifier.weight")
         self.bias, self.dbias = value("classifier.bias"), gradient("classifier.bias")
-        features, classes = self.weight.shape
-        self.maps: Floats = np.empty(
-            (batch, *architecture.blocks[-1].operations[0].output_shape), dtype
-        )
+        batch, (features, classes) = len(maps), self.weight.shape
         self.features: Floats = np.empty((batch, features), dtype)
         self.dfeatures: Floats = np.empty_like(self.features)
         self.keep = np.ones((batch, features), np.uint8)
@@ -256,7 +227,7 @@ class Head:
         )
         return self.losses[:n]
 
-    def backward(self, scale: float, scratch: Scratch) -> Floats:
+    def backward(self, scale: float) -> None:
         n, k = len(self.labels), self.kernels
         dlogits, features, dfeatures = self.dlogits[:n], self.features[:n], self.dfeatures[:n]
         k.softmax_cross_entropy_backward(
@@ -266,10 +237,9 @@ class Head:
         k.linear_backward_input(dfeatures, dlogits, self.weight)
         if self.dropped:
             k.dropout_backward(dfeatures, dfeatures, self.keep[:n], self.rate)
-        a, dz = self.input, scratch.take(self.input.x.shape)
-        k.average_pool_backward(dz, dfeatures)
-        k.activation_backward(dz, a.dgamma, a.dbeta, dz, a.x, a.norm)
-        return dz
+        a = self.input
+        k.average_pool_backward(a.dv, dfeatures)
+        k.activation_backward(a.dv, a.dgamma, a.dbeta, a.dv, a.x, a.norm)
 
 
 class Network:
@@ -290,28 +260,18 @@ class Network:
         kernels, bn = kernels_of(backend), bn or BatchNorm()
         self.architecture, self.batch = architecture, batch
         self.parameters = parameters = Parameters(architecture, dtype)
-        size = architecture.input_size
-        self.images: Floats = np.zeros((batch, size, size, 3), dtype)
-        *convolutional, _ = architecture.blocks
-        head_convolution, *_ = architecture.blocks[-1].operations
-        convolutional.append(Block("head", (head_convolution,)))
-        self.blocks = [
-            ResidualBlock(
-                block,
-                [
-                    ConvolutionUnit(operation, parameters, batch, kernels, bn)
-                    for operation in block.operations
-                ],
-                kernels,
-                stored=not block.operations[-1].relu6 or following.shortcut,
-            )
-            for block, following in zip(
-                convolutional, [*convolutional[1:], architecture.blocks[-1]], strict=True
-            )
-        ]
-        self.head = Head(architecture, parameters, batch, kernels)
-        largest = max(prod(operation.output_shape) for operation in architecture.convolutions)
-        self.scratch = Scratch(batch * largest, dtype)
+        memory = plan(architecture, batch, dtype).allocate(dtype)
+        self.images: Floats = memory["images"]
+        self.blocks = []
+        for block in architecture.blocks:
+            units = [
+                ConvolutionUnit(operation, parameters, memory, kernels, bn)
+                for operation in block.operations
+                if operation.is_convolution
+            ]
+            output = memory.get(f"{units[-1].operation.name}.output")
+            self.blocks.append(ResidualBlock(block, units, kernels, output))
+        self.head = Head(architecture, parameters, memory["head.maps"], kernels)
 
     def forward(
         self,
@@ -326,7 +286,8 @@ class Network:
         otherwise, or when `frozen`, it uses the running ones. `dropout` is the source of dropped
         features; None drops nothing.
         """
-        a = Activation.of(self.images[:n])
+        images = self.images[:n]
+        a = Activation.of(images, dv=images)  # nobody asks for the gradient of an image
         for block in self.blocks:
             a = block.forward(a, batch_statistics=training and not frozen)
         return self.head.forward(a, dropout)
@@ -341,7 +302,6 @@ class Network:
         1/n gives the mean over this batch; 1/(images of all ranks) makes the sum over ranks the
         mean over the global batch.
         """
-        gradient: Floats | None = self.head.backward(scale, self.scratch)
+        self.head.backward(scale)
         for block in reversed(self.blocks):
-            assert gradient is not None
-            gradient = block.backward(gradient, self.scratch)
+            block.backward()

@@ -1,6 +1,7 @@
 """The network as a whole: shapes, modes, statistics, and the two backends side by side."""
 
 import numpy as np
+import psutil
 import pytest
 
 from npnet.architecture import Stage, mobilenet_v2
@@ -55,8 +56,8 @@ def test_running_statistics_move_by_one_minus_momentum():
     network, _ = small_network(momentum=0.75)
     network.forward(4, training=True)
     unit = network.blocks[0].units[0]
-    samples = unit.y.size // unit.y.shape[-1]
-    mean, variance = unit.y.mean(axis=(0, 1, 2)), unit.y.var(axis=(0, 1, 2), ddof=1)
+    samples = unit.output.x.size // unit.output.x.shape[-1]
+    mean, variance = unit.output.x.mean(axis=(0, 1, 2)), unit.output.x.var(axis=(0, 1, 2), ddof=1)
     assert samples > 1
     assert np.allclose(unit.running_mean, 0.25 * mean)
     assert np.allclose(unit.running_variance, 0.75 + 0.25 * variance)
@@ -84,7 +85,7 @@ def test_evaluation_with_the_batch_s_own_statistics_is_training():
     trained = network.forward(4, training=True).copy()
     for block in network.blocks:
         for unit in block.units:
-            samples = unit.y.size // unit.y.shape[-1]
+            samples = unit.output.x.size // unit.output.x.shape[-1]
             unit.running_variance *= (samples - 1) / samples
     assert np.allclose(network.forward(4), trained)
 
@@ -126,8 +127,12 @@ def test_gradients_add_up_over_parts_of_a_batch_when_frozen():
     assert np.allclose(total, network.parameters.gradients, rtol=1e-10, atol=1e-14)
 
 
-def test_steps_leave_the_scratch_buffers_as_they_were():
+def test_memory_does_not_grow_from_step_to_step():
     network, labels = small_network()
-    for _ in range(3):
+    for _ in range(20):
         step(network, labels, training=True)
-        assert len(network.scratch._free) == 3
+    process = psutil.Process()
+    before = process.memory_info().rss
+    for _ in range(200):
+        step(network, labels, training=True)
+    assert process.memory_info().rss - before < 2**20

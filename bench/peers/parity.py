@@ -126,7 +126,7 @@ def inside(output: Tensor) -> Tensor:
 
 def before_relu6(unit: ConvolutionUnit, n: int) -> Tensor:
     """A unit's values before ReLU6, (n,C,H,W), as the kernels compute them."""
-    z = unit.norm[SCALE] * unit.y[:n] + unit.norm[SHIFT]
+    z = unit.output.norm[SCALE] * unit.output.x + unit.output.norm[SHIFT]
     return torch.from_numpy(z).permute(0, 3, 1, 2)
 
 

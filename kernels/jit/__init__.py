@@ -14,7 +14,10 @@ from npnet.kernels.jit.batchnorm import (
     affine_relu6_forward,
     batchnorm_backward,
     batchnorm_backward_sums,
+    batchnorm_fold,
+    batchnorm_fold_backward,
     batchnorm_statistics,
+    batchnorm_track,
 )
 from npnet.kernels.jit.depthwise import (
     depthwise3x3_backward_input,
@@ -58,7 +61,10 @@ __all__ = [
     "average_pool_forward",
     "batchnorm_backward",
     "batchnorm_backward_sums",
+    "batchnorm_fold",
+    "batchnorm_fold_backward",
     "batchnorm_statistics",
+    "batchnorm_track",
     "depthwise3x3_backward_input",
     "depthwise3x3_backward_weight",
     "depthwise3x3_forward",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from npnet.kernels.arrays import Floats
+from npnet.kernels.arrays import MEAN, RSTD, SCALE, SHIFT, Floats
 from npnet.kernels.jit.options import inline, kernel
 
 
@@ -28,6 +28,46 @@ def batchnorm_statistics(mean: Floats, variance: Floats, x: Floats) -> None:
         d = mean[c] / count
         variance[c] = max(variance[c] / count - d * d, 0.0)
         mean[c] = d + np.float64(origin[c])
+
+
+@kernel
+def batchnorm_track(
+    running_mean: Floats,
+    running_variance: Floats,
+    mean: Floats,
+    variance: Floats,
+    momentum: float,
+    samples: int,
+) -> None:
+    """As reference.batchnorm_track."""
+    unbiased = samples / max(samples - 1, 1)
+    for c in range(len(mean)):
+        running_mean[c] = momentum * running_mean[c] + (1 - momentum) * mean[c]
+        tracked = unbiased * variance[c]
+        running_variance[c] = momentum * running_variance[c] + (1 - momentum) * tracked
+
+
+@kernel
+def batchnorm_fold(
+    norm: Floats, mean: Floats, variance: Floats, gamma: Floats, beta: Floats, epsilon: float
+) -> None:
+    """As reference.batchnorm_fold."""
+    for c in range(len(mean)):
+        rstd = 1 / np.sqrt(variance[c] + epsilon)
+        scale = gamma[c] * rstd
+        norm[MEAN, c], norm[RSTD, c] = mean[c], rstd
+        norm[SCALE, c], norm[SHIFT, c] = scale, beta[c] - scale * mean[c]
+
+
+@kernel
+def batchnorm_fold_backward(
+    pqr: Floats, norm: Floats, dgamma: Floats, dbeta: Floats, samples: float
+) -> None:
+    """As reference.batchnorm_fold_backward."""
+    for c in range(len(dgamma)):
+        p, share = norm[SCALE, c], 1 / samples
+        q = -p * norm[RSTD, c] * dgamma[c] * share
+        pqr[0, c], pqr[1, c], pqr[2, c] = p, q, -p * dbeta[c] * share - q * norm[MEAN, c]
 
 
 @kernel

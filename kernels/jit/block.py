@@ -23,6 +23,7 @@ from npnet.kernels.jit.vector import (
     element,
     instructions,
     lanes,
+    prefetch,
     read,
     splat,
     tail_type,
@@ -125,6 +126,10 @@ def _panel(rows: int, vectors: int, add: bool) -> Callable[..., None]:
         height = len(out)
         i = 0
         while height - i >= rows:
+            if not add:
+                for r in range(rows):
+                    for v in range(vectors):
+                        prefetch(out, i + height + r, j + v * lanes(out))
             register_block(out, a, b, i, j, tail, rows, vectors, add)
             i += rows
         while height - i >= half:

@@ -19,22 +19,33 @@ SINGLE = 32
 
 
 @inline
+def scratch(rows: int, columns: int, like: Floats) -> Floats:
+    """A matrix (rows, columns) for a tile, of the dtype of `like`, at the start of a cache line."""
+    line = 64
+    memory = np.empty(rows * columns + line // like.itemsize, like.dtype)
+    start = -memory.ctypes.data % line // like.itemsize
+    return memory[start : start + rows * columns].reshape(rows, columns)
+
+
+@inline
 def activate(out: Floats, x: Floats, norm: Floats) -> None:
     """out = clip(scale*x + shift, low, high).   out, x (pixels,C)."""
     channels, step = x.shape[1], lanes(x)
     whole = channels - channels % step
-    for i in range(len(x)):
-        for c in range(0, whole, step):
-            activate_vector(out, x, norm, i, c, None)
-        if whole < channels:
-            activate_vector(out, x, norm, i, whole, channels - whole)
+    for c in range(0, whole, step):
+        activate_strip(out, x, norm, c, None)
+    if whole < channels:
+        activate_strip(out, x, norm, whole, channels - whole)
 
 
 @inline
-def activate_vector(out: Floats, x: Floats, norm: Floats, i: int, c: int, tail: int | None) -> None:
-    prefetch(x, i + len(x), c)
-    z = load(norm, SCALE, c, tail) * load(x, i, c, tail) + load(norm, SHIFT, c, tail)
-    store(out, i, c, clip(z, load(norm, LOW, c, tail), load(norm, HIGH, c, tail)), tail)
+def activate_strip(out: Floats, x: Floats, norm: Floats, c: int, tail: int | None) -> None:
+    scale, shift = load(norm, SCALE, c, tail), load(norm, SHIFT, c, tail)
+    low, high = load(norm, LOW, c, tail), load(norm, HIGH, c, tail)
+    pixels = len(x)
+    for i in range(pixels):
+        prefetch(x, i + pixels, c)
+        store(out, i, c, clip(scale * load(x, i, c, tail) + shift, low, high), tail)
 
 
 @inline
@@ -42,21 +53,23 @@ def through_batchnorm(dy: Floats, dz: Floats, y: Floats, pqr: Floats) -> None:
     """dy = p*dz + q*y + r.   dy, dz, y (pixels,C)."""
     channels, step = y.shape[1], lanes(y)
     whole = channels - channels % step
-    for i in range(len(y)):
-        for c in range(0, whole, step):
-            through_batchnorm_vector(dy, dz, y, pqr, i, c, None)
-        if whole < channels:
-            through_batchnorm_vector(dy, dz, y, pqr, i, whole, channels - whole)
+    for c in range(0, whole, step):
+        through_batchnorm_strip(dy, dz, y, pqr, c, None)
+    if whole < channels:
+        through_batchnorm_strip(dy, dz, y, pqr, whole, channels - whole)
 
 
 @inline
-def through_batchnorm_vector(
-    dy: Floats, dz: Floats, y: Floats, pqr: Floats, i: int, c: int, tail: int | None
+def through_batchnorm_strip(
+    dy: Floats, dz: Floats, y: Floats, pqr: Floats, c: int, tail: int | None
 ) -> None:
-    prefetch(y, i + len(y), c)
-    prefetch(dz, i + len(y), c)
-    affine = load(pqr, 1, c, tail) * load(y, i, c, tail) + load(pqr, 2, c, tail)
-    store(dy, i, c, load(pqr, 0, c, tail) * load(dz, i, c, tail) + affine, tail)
+    p, q, r = load(pqr, 0, c, tail), load(pqr, 1, c, tail), load(pqr, 2, c, tail)
+    pixels = len(y)
+    for i in range(pixels):
+        prefetch(y, i + pixels, c)
+        prefetch(dz, i + pixels, c)
+        affine = q * load(y, i, c, tail) + r
+        store(dy, i, c, p * load(dz, i, c, tail) + affine, tail)
 
 
 @inline
@@ -133,7 +146,6 @@ def add_statistics_vector(
     middle = load(origin, 0, c, tail)
     total = square = zeros_like(middle)
     for i in range(len(y)):
-        prefetch(y, i + ahead, c)
         d = load(y, i, c, tail) - middle
         total, square = total + d, square + d * d
     store(partial, 0, c, total, tail)

@@ -19,6 +19,7 @@ from npnet.kernels.jit.tiles import (
     finish_backward,
     finish_statistics,
     matrix,
+    scratch,
     set_origin,
     through_batchnorm,
 )
@@ -62,7 +63,7 @@ def pointwise_unit_forward(
     inputs, outputs = matrix(x), matrix(y)
     pixels, (ci, co) = len(inputs), w.shape
     rows = tile_rows(ci + co, x.itemsize)
-    active = np.empty((rows, ci), x.dtype)
+    active = scratch(rows, ci, x)
     sums, origin = np.zeros((2, co), np.float64), np.empty((1, co), x.dtype)
     for start in range(0, pixels, rows):
         stop = min(start + rows, pixels)
@@ -92,8 +93,9 @@ def pointwise_unit_backward(
     inputs, outputs, din, dout = matrix(x), matrix(y), matrix(dz), matrix(dv)
     pixels, (ci, co) = len(inputs), w.shape
     rows = tile_rows(ci + co, x.itemsize)
-    active, gradient = np.empty((rows, ci), x.dtype), np.empty((rows, co), x.dtype)
-    turned = w.T.copy()
+    active, gradient = scratch(rows, ci, x), scratch(rows, co, x)
+    turned = scratch(co, ci, x)
+    turned[:] = w.T
     sums = np.zeros((2, ci), np.float64)
     dw[:] = 0
     for start in range(0, pixels, rows):
@@ -136,7 +138,7 @@ def stem3x3_unit_backward(dw: Floats, dv: Floats, y: Floats, pqr: Floats, x: Flo
     images, outputs, dout = x.reshape(n_images, h, -1), matrix(y), matrix(dv)
     dweights = dw.reshape(3, -1, co)
     bands = np.zeros((3, (width + 2) * channels), x.dtype)
-    dy = np.empty((wo, co), x.dtype)
+    dy = scratch(wo, co, x)
     dw[:] = 0
     for n in range(n_images):
         for i in range(ho):

@@ -4,13 +4,12 @@
     backward   sums(dy, x)   -> dgamma, dbeta  -> one affine map a channel: dx = p*dy + q*x + r
 
 Normalising is thus never more than a multiplication and an addition, in training and with running
-statistics alike, and so is its backward pass. The three vectors of either direction cost C
-operations and are made by `npnet.network`; only what touches every pixel is a kernel.
+statistics alike, and so is its backward pass. The vectors of either direction cost C operations.
 """
 
 import numpy as np
 
-from npnet.kernels.arrays import Floats
+from npnet.kernels.arrays import MEAN, RSTD, SCALE, SHIFT, Floats
 from npnet.kernels.reference.activation import relu6_backward, relu6_forward
 
 
@@ -22,6 +21,50 @@ def batchnorm_statistics(mean: Floats, variance: Floats, x: Floats) -> None:
     x = x.astype(np.float64)
     mean[...] = x.mean(axis=(0, 1, 2))
     variance[...] = x.var(axis=(0, 1, 2))
+
+
+def batchnorm_track(
+    running_mean: Floats,
+    running_variance: Floats,
+    mean: Floats,
+    variance: Floats,
+    momentum: float,
+    samples: int,
+) -> None:
+    """running = momentum*running + (1-momentum)*batch, for evaluation.   All (C,).
+
+    The variance that is tracked is the unbiased one, M/(M-1) times the batch's own, as in PyTorch
+    and Keras' fused batch norm; M = `samples`.
+    """
+    unbiased = samples / max(samples - 1, 1)
+    running_mean[...] = momentum * running_mean + (1 - momentum) * mean
+    running_variance[...] = momentum * running_variance + (1 - momentum) * unbiased * variance
+
+
+def batchnorm_fold(
+    norm: Floats, mean: Floats, variance: Floats, gamma: Floats, beta: Floats, epsilon: float
+) -> None:
+    """The map that normalises: rstd = 1/sqrt(variance+epsilon), scale = gamma*rstd,
+    shift = beta - scale*mean.
+
+    norm (6,C), of which the bounds stay as they are; mean, variance float64 (C,), gamma, beta (C,).
+    """
+    norm[MEAN], norm[RSTD] = mean, 1 / np.sqrt(variance + epsilon)
+    norm[SCALE] = gamma / np.sqrt(variance + epsilon)
+    norm[SHIFT] = beta - gamma / np.sqrt(variance + epsilon) * mean
+
+
+def batchnorm_fold_backward(
+    pqr: Floats, norm: Floats, dgamma: Floats, dbeta: Floats, samples: float
+) -> None:
+    """The map of the gradient, dy = p*dv + q*y + r (section 3, collected in y).
+
+    p = scale, q = -p*rstd*dgamma/M, r = -p*dbeta/M - q*mean, M = `samples`; infinitely many where
+    the statistics are frozen, as then no image changes them.   pqr (3,C), norm (6,C).
+    """
+    p, rstd = norm[SCALE], norm[RSTD]
+    q = -p * rstd * dgamma / samples
+    pqr[0], pqr[1], pqr[2] = p, q, -p * dbeta / samples - q * norm[MEAN]
 
 
 def affine_forward(y: Floats, x: Floats, scale: Floats, shift: Floats) -> None:
