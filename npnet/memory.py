@@ -82,22 +82,32 @@ def plan(architecture: Architecture, batch: int, dtype: DTypeLike = np.float32) 
     "images"; for each convolution its output "NAME.y" and "NAME.dv", the gradient of what batch
     norm makes of it; "NAME.output", an activation that is stored; "head.maps".
     """
-    convolutions = architecture.convolutions
-    last, number = len(convolutions), {op.name: t for t, op in enumerate(convolutions)}
-    buffers = [Buffer("images", convolutions[0].input_shape, 0, 2 * last)]
+    last, t = len(architecture.convolutions), 0
+    buffers = [Buffer("images", architecture.operations[0].input_shape, 0, 2 * last)]
     for block in architecture.blocks:
-        operations = [operation for operation in block.operations if operation.is_convolution]
-        start = number[operations[0].name]
+        operations, start = [each for each in block.operations if each.is_convolution], t
         for operation in operations:
-            name, shape, t = operation.name, operation.output_shape, number[operation.name]
-            ends_shortcut = block.shortcut and operation is operations[-1]
+            name, shape, ends = operation.name, operation.output_shape, operation is operations[-1]
             buffers.append(Buffer(f"{name}.y", shape, t, 2 * last - t))
-            until = start if ends_shortcut else t  # the gradient waits at the end of a shortcut
+            until = start if ends and block.shortcut else t  # the gradient waits for the shortcut
             buffers.append(Buffer(f"{name}.dv", shape, 2 * last - t - 1, 2 * last - until))
-            if architecture.stores_output(block) and operation is operations[-1]:
+            if ends and architecture.stores_output(block):
                 buffers.append(Buffer(f"{name}.output", shape, t, 2 * last - t - 1))
-    buffers.append(Buffer("head.maps", convolutions[-1].output_shape, last, last))
+            t += 1
+    buffers.append(Buffer("head.maps", architecture.convolutions[-1].output_shape, last, last))
     return MemoryPlan(
         [Buffer(b.name, (batch, *b.shape), b.first, b.last) for b in buffers],
         np.dtype(dtype).itemsize,
     )
+
+
+def inference_plan(
+    architecture: Architecture, batch: int, dtype: DTypeLike = np.float32
+) -> MemoryPlan:
+    """The buffers of a prediction for `batch` images: "images", "NAME.output" of each block."""
+    *blocks, _ = architecture.blocks
+    buffers = [Buffer("images", (batch, *blocks[0].operations[0].input_shape), 0, len(blocks))]
+    for moment, block in enumerate(blocks):
+        shape = (batch, *block.operations[-1].output_shape)
+        buffers.append(Buffer(f"{block.name}.output", shape, moment, moment + 1))
+    return MemoryPlan(buffers, np.dtype(dtype).itemsize)

@@ -6,7 +6,7 @@ channel, `scale*y + shift`, so a convolution's output stays in memory as it is, 
 it, and the next convolution applies map and ReLU6 as it reads. Backward is the mirror image.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike
 
 from npnet.architecture import Architecture, Block, Operation
 from npnet.kernels import backend as kernels_of
-from npnet.kernels.arrays import HIGH, IDENTITY, LOW, Floats, Ints
+from npnet.kernels.arrays import HIGH, IDENTITY, LOW, SCALE, SHIFT, Floats, Ints
 from npnet.memory import plan
 from npnet.parameters import Parameters
 
@@ -58,13 +58,55 @@ class Activation:
         return replace(self, x=self.x[:n], dv=self.dv[:n])
 
 
+class Normalisation:
+    """The batch norm behind one convolution: its parameters, statistics, and the maps of both ways.
+
+    mean, variance = statistics of the convolution's output y over the batch, or the running ones
+    v = scale*y + shift,  scale = gamma*rstd,  shift = beta - scale*mean      (`norm`)
+    dy = p*dv + q*y + r                                                        (`pqr`)
+    """
+
+    def __init__(
+        self, operation: Operation, parameters: Parameters, kernels: ModuleType, bn: BatchNorm
+    ) -> None:
+        self.kernels, self.bn = kernels, bn
+        name, channels = operation.name, operation.output_shape[-1]
+        value, gradient = parameters.value, parameters.gradient
+        self.gamma, self.dgamma = value(f"{name}.gamma"), gradient(f"{name}.gamma")
+        self.beta, self.dbeta = value(f"{name}.beta"), gradient(f"{name}.beta")
+        self.running_mean, self.running_variance = parameters.running(name)
+        self.mean, self.variance = np.zeros(channels), np.ones(channels)
+        self.norm: Floats = np.empty((6, channels), parameters.values.dtype)
+        self.norm[LOW], self.norm[HIGH] = (0, 6) if operation.relu6 else (-np.inf, np.inf)
+        self.pqr: Floats = np.empty((3, channels), parameters.values.dtype)
+
+    def forward(self, batch_statistics: bool, samples: int) -> None:
+        """Make `norm`; batch statistics, of `samples` pixels, have been put in mean, variance."""
+        k, running = self.kernels, (self.running_mean, self.running_variance)
+        if batch_statistics:
+            k.batchnorm_track(*running, self.mean, self.variance, self.bn.momentum, samples)
+            self.samples: float = samples
+        else:
+            self.mean[:], self.variance[:] = running
+            self.samples = np.inf  # one image more or less changes nothing
+        k.batchnorm_fold(
+            self.norm, self.mean, self.variance, self.gamma, self.beta, self.bn.epsilon
+        )
+
+    def backward(self) -> None:
+        """Make `pqr`, once the gradients of gamma and beta are known."""
+        self.kernels.batchnorm_fold_backward(
+            self.pqr, self.norm, self.dgamma, self.dbeta, self.samples
+        )
+
+    def activation(self, y: Floats, dv: Floats) -> Activation:
+        return Activation(y, self.norm, dv, self.dgamma, self.dbeta)
+
+
 class ConvolutionUnit:
     """Convolution, batch norm, and ReLU6 where the operation has one.
 
-    Forward, with a the unit's input:
-        y = convolve(a, weight)
-        mean, variance = statistics of y over the batch (or the running ones)
-        output = relu6(v),  v = scale*y + shift,  scale = gamma*rstd,  shift = beta - scale*mean
+    Forward: y = convolve(a, weight), output = relu6(scale*y + shift), where a is the unit's input;
     but `output` is left to whoever reads it, see Activation, and so is a.
     Backward starts from dv and the gradients of gamma and beta, which came with it, and passes on
     that of the input before its own ReLU6.
@@ -78,24 +120,11 @@ class ConvolutionUnit:
         kernels: ModuleType,
         bn: BatchNorm,
     ) -> None:
-        self.operation, self.bn, self.kernels = operation, bn, kernels
-        dtype, name = parameters.values.dtype, operation.name
-        value, gradient = parameters.value, parameters.gradient
-        self.weight, self.dweight = value(f"{name}.weight"), gradient(f"{name}.weight")
-        self.gamma, self.beta = value(f"{name}.gamma"), value(f"{name}.beta")
-        self.running_mean, self.running_variance = parameters.running(name)
-        channels = operation.output_shape[-1]
-        self.mean, self.variance = np.zeros(channels), np.ones(channels)
-        norm: Floats = np.empty((6, channels), dtype)
-        norm[LOW], norm[HIGH] = (0, 6) if operation.relu6 else (-np.inf, np.inf)
-        self.pqr: Floats = np.empty((3, channels), dtype)
-        self.whole_batch = Activation(
-            memory[f"{name}.y"],
-            norm,
-            memory[f"{name}.dv"],
-            gradient(f"{name}.gamma"),
-            gradient(f"{name}.beta"),
-        )
+        self.operation, name = operation, operation.name
+        self.weight = parameters.value(f"{name}.weight")
+        self.dweight = parameters.gradient(f"{name}.weight")
+        self.bn = Normalisation(operation, parameters, kernels, bn)
+        self.whole_batch = self.bn.activation(memory[f"{name}.y"], memory[f"{name}.dv"])
         self._choose_kernels(kernels)
 
     def _choose_kernels(self, k: ModuleType) -> None:
@@ -113,37 +142,30 @@ class ConvolutionUnit:
             self.convolve_backward = k.stem3x3_unit_backward
 
     def forward(self, a: Activation, batch_statistics: bool) -> Activation:
-        k, self.input = self.kernels, a
+        bn, self.input = self.bn, a
         self.output = output = self.whole_batch.first(len(a.x))
-        samples, running = prod(output.x.shape[:3]), (self.running_mean, self.running_variance)
         if self.operation.kind == "stem":  # the image needs no batch norm
-            self.convolve(output.x, self.mean, self.variance, a.x, self.weight)
+            self.convolve(output.x, bn.mean, bn.variance, a.x, self.weight)
         else:
-            self.convolve(output.x, self.mean, self.variance, a.x, a.norm, self.weight)
-        if batch_statistics:
-            k.batchnorm_track(*running, self.mean, self.variance, self.bn.momentum, samples)
-            self.samples: float = samples
-        else:
-            self.mean[:], self.variance[:] = running
-            self.samples = np.inf  # one image more or less changes nothing
-        k.batchnorm_fold(
-            output.norm, self.mean, self.variance, self.gamma, self.beta, self.bn.epsilon
-        )
+            self.convolve(output.x, bn.mean, bn.variance, a.x, a.norm, self.weight)
+        bn.forward(batch_statistics, samples=prod(output.x.shape[:3]))
         return output
 
     def backward(self) -> None:
         """From dv, the gradient before the unit's ReLU6, to that before its input's ReLU6."""
-        a, output = self.input, self.output
-        dv, y, pqr = output.dv, output.x, self.pqr
-        self.kernels.batchnorm_fold_backward(
-            pqr, output.norm, output.dgamma, output.dbeta, self.samples
-        )
+        a, dv, y, pqr = self.input, self.output.dv, self.output.x, self.bn.pqr
+        self.bn.backward()
         if self.operation.kind == "stem":  # nobody asks for the image's gradient
             self.convolve_backward(self.dweight, dv, y, pqr, a.x)
         else:
             self.convolve_backward(
                 a.dv, self.dweight, a.dgamma, a.dbeta, dv, y, pqr, a.x, a.norm, self.weight
             )
+
+    def relu6_inputs(self) -> Iterator[tuple[str, Floats]]:
+        """What goes into each ReLU6 in here, (n,H,W,C), with the operation's name; for checks."""
+        if self.operation.relu6:
+            yield self.operation.name, self.bn.norm[SCALE] * self.output.x + self.bn.norm[SHIFT]
 
 
 class ResidualBlock:
@@ -291,6 +313,12 @@ class Network:
         for block in self.blocks:
             a = block.forward(a, batch_statistics=training and not frozen)
         return self.head.forward(a, dropout)
+
+    def relu6_inputs(self) -> Iterator[tuple[str, Floats]]:
+        """What went into each ReLU6 in the last forward, with the operation's name; for checks."""
+        for block in self.blocks:
+            for unit in block.units:
+                yield from unit.relu6_inputs()
 
     def loss(self, labels: Ints, smoothing: float = 0.0) -> Floats:
         """Cross-entropy of each image in nats, (n,), of the last forward's logits."""

@@ -59,8 +59,8 @@ def test_running_statistics_move_by_one_minus_momentum():
     samples = unit.output.x.size // unit.output.x.shape[-1]
     mean, variance = unit.output.x.mean(axis=(0, 1, 2)), unit.output.x.var(axis=(0, 1, 2), ddof=1)
     assert samples > 1
-    assert np.allclose(unit.running_mean, 0.25 * mean)
-    assert np.allclose(unit.running_variance, 0.75 + 0.25 * variance)
+    assert np.allclose(unit.bn.running_mean, 0.25 * mean)
+    assert np.allclose(unit.bn.running_variance, 0.75 + 0.25 * variance)
 
 
 @pytest.mark.parametrize("mode", [{"training": False}, {"training": True, "frozen": True}])
@@ -85,8 +85,7 @@ def test_evaluation_with_the_batch_s_own_statistics_is_training():
     trained = network.forward(4, training=True).copy()
     for block in network.blocks:
         for unit in block.units:
-            samples = unit.output.x.size // unit.output.x.shape[-1]
-            unit.running_variance *= (samples - 1) / samples
+            unit.bn.running_variance *= (unit.bn.samples - 1) / unit.bn.samples
     assert np.allclose(network.forward(4), trained)
 
 

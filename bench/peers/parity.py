@@ -40,8 +40,8 @@ from bench.peers.torch_mobilenet import (
     read_parameters,
 )
 from npnet.architecture import Architecture, mobilenet_v2
-from npnet.kernels.arrays import SCALE, SHIFT, Floats, Ints
-from npnet.network import ConvolutionUnit, Network
+from npnet.kernels.arrays import Floats, Ints
+from npnet.network import Network
 from npnet.parameters import Parameters, initialise
 from tests import parity_cases as cases
 from tests.parity_cases import Curve, Run, relative_error, tensor_errors
@@ -124,18 +124,10 @@ def inside(output: Tensor) -> Tensor:
     return (output > 0) & (output < 6)
 
 
-def before_relu6(unit: ConvolutionUnit, n: int) -> Tensor:
-    """A unit's values before ReLU6, (n,C,H,W), as the kernels compute them."""
-    z = unit.output.norm[SCALE] * unit.output.x + unit.output.norm[SHIFT]
-    return torch.from_numpy(z).permute(0, 3, 1, 2)
-
-
-def npnet_sides(network: Network, n: int) -> Masks:
+def npnet_sides(network: Network) -> Masks:
+    """As the kernels compute them, (n,C,H,W)."""
     return {
-        unit.operation.name: inside(before_relu6(unit, n))
-        for block in network.blocks
-        for unit in block.units
-        if unit.operation.relu6
+        name: inside(torch.from_numpy(z).permute(0, 3, 1, 2)) for name, z in network.relu6_inputs()
     }
 
 
@@ -231,7 +223,7 @@ def compare(case: Case, start_name: str) -> bool:
         run, sides = run_torch(*inputs, torch.float32)
         float32["PyTorch"].append(float32_errors(run, sides, true, true_sides, *inputs))
         run, network = cases.run(*inputs, "numba", np.float32)
-        sides = npnet_sides(network, n)
+        sides = npnet_sides(network)
         float32["numba"].append(float32_errors(run, sides, true, true_sides, *inputs))
 
     print(f"  {'float64':18}", *(f"{field:>13}" for field in Float64._fields[:-1]))

@@ -102,11 +102,13 @@ def register_block(
         for r, v in places:
             totals[r, v].add_incoming(zero, before)
             totals[r, v].add_incoming(new[r, v], loop)
+        pointers = {(r, v): at(0, row_number[r], column(v)) for r, v in places}
+        if adds:  # first all loads: a masked store would block the next row's, if it is near
+            for r, v in places:
+                before_it = read(builder, kind, pointers[r, v], cut(v))
+                totals[r, v] = builder.fadd(totals[r, v], before_it)
         for r, v in places:
-            pointer, total = at(0, row_number[r], column(v)), totals[r, v]
-            if adds:
-                total = builder.fadd(total, read(builder, kind, pointer, cut(v)))
-            write(builder, total, pointer, cut(v))
+            write(builder, totals[r, v], pointers[r, v], cut(v))
         return context.get_dummy_value()
 
     signature = types.void(out, a, b, types.intp, types.intp, tail_type(tail), rows, vectors, add)

@@ -1,9 +1,12 @@
 """Depthwise 3x3 convolution between two batch norms. reference/unit.py tells the mathematics.
 
 Three rows of what the filter reads lie in a ring, made just before they are needed, with a column
-of zeros at either end and a fourth row of zeros for what lies above and below the map. The inner
-loops run along a row, a vector of channels at a time, its nine weights in registers. The stride is
-a constant in them, so the compiler reads a number once that several windows share.
+of zeros at either end and a fourth row of zeros for what lies above and below the map. It holds as
+many channels as the first cache has place for, one vector after the other. The inner loops run
+along a row, the nine weights of a vector of channels in registers. The stride is a constant in
+them, so the compiler reads a number once that several windows share.
+
+A `row` of a map is (first pixel, pixels) of the matrix of pixels by channels.
 """
 
 import numpy as np
@@ -12,16 +15,28 @@ from npnet.kernels.arrays import HIGH, LOW, MEAN, SCALE, SHIFT, Floats
 from npnet.kernels.jit.options import inline, kernel
 from npnet.kernels.jit.target import TARGET
 from npnet.kernels.jit.tiles import (
-    activate,
     add_statistics,
     finish_backward,
     finish_statistics,
     matrix,
     scratch,
     set_origin,
-    through_batchnorm,
+    set_zero,
 )
-from npnet.kernels.jit.vector import clip, inside, lanes, load, prefetch, store, zeros_like
+from npnet.kernels.jit.vector import (
+    clip,
+    get,
+    inside,
+    lanes,
+    load,
+    prefetch,
+    put,
+    store,
+    zeros_like,
+)
+
+Nine = tuple[Floats, Floats, Floats, Floats, Floats, Floats, Floats, Floats, Floats]
+Row = tuple[int, int]
 
 
 @kernel
@@ -29,40 +44,42 @@ def depthwise3x3_unit_forward(
     y: Floats, mean: Floats, variance: Floats, x: Floats, norm: Floats, w: Floats, stride: int
 ) -> None:
     """As reference.depthwise3x3_unit_forward."""
-    if stride == 1:
-        forward(y, mean, variance, x, norm, w, 1)
-    else:
-        forward(y, mean, variance, x, norm, w, 2)
+    n_images, h, width, channels = x.shape
+    inputs, outputs, taps = matrix(x), matrix(y), w.reshape(9, channels)
+    group = ring_channels(width, x)
+    for start in range(0, channels, group):
+        c = slice(start, min(start + group, channels))
+        arrays = outputs[:, c], inputs[:, c], norm[:, c], taps[:, c]
+        if stride == 1:
+            forward(arrays, mean[c], variance[c], (n_images, h, width), 1)
+        else:
+            forward(arrays, mean[c], variance[c], (n_images, h, width), 2)
 
 
 @inline
 def forward(
-    y: Floats, mean: Floats, variance: Floats, x: Floats, norm: Floats, w: Floats, stride: int
+    arrays: tuple[Floats, Floats, Floats, Floats],
+    mean: Floats,
+    variance: Floats,
+    shape: tuple[int, int, int],
+    stride: int,
 ) -> None:
-    """Row after row of outputs: activate what it reads, filter, count its statistics."""
-    n_images, h, width, channels = x.shape
-    _, ho, wo, _ = y.shape
-    inputs, outputs, taps = matrix(x), matrix(y), w.reshape(9, channels)
-    span = width + 2
-    ring = scratch(4 * span, channels, x)
-    ring[:] = 0
-    sums, origin = np.zeros((2, channels), np.float64), np.empty((1, channels), x.dtype)
+    """For the channels that the ring holds."""
+    (outputs, inputs, norm, taps), (n_images, h, width) = arrays, shape
+    channels, span = inputs.shape[1], width + 2
+    ho, wo = (h - 1) // stride + 1, (width - 1) // stride + 1
+    ring = new_ring(span, inputs)
+    sums, origin = np.zeros((2, channels), np.float64), np.empty((1, channels), inputs.dtype)
     counted = 0
     for n in range(n_images):
         ready = 0
         for i in range(ho):
             while ready < min(stride * i + 2, h):
-                row, slot = (n * h + ready) * width, ready % 3 * span + 1
-                activate(ring[slot : slot + width], inputs[row : row + width], norm)
+                activate_row(ring, ready, inputs, ((n * h + ready) * width, width), norm)
                 ready += 1
-            row = slice((n * ho + i) * wo, (n * ho + i + 1) * wo)
-            rows = (
-                slot_of(stride * i - 1, h, span),
-                slot_of(stride * i, h, span),
-                slot_of(stride * i + 1, h, span),
-            )
-            filter_row(outputs[row], ring, rows, taps, inputs, (n * h + ready) * width, stride)
-            done = row.stop
+            row = ((n * ho + i) * wo, wo)
+            filter_row(outputs, row, ring, (stride * i, h, span), taps, stride)
+            done = row[0] + wo
             if done - counted >= TARGET.tile_rows or done == len(outputs):
                 if counted == 0:
                     set_origin(origin, outputs[:done])
@@ -72,69 +89,109 @@ def forward(
 
 
 @inline
-def slot_of(row: int, height: int, span: int) -> int:
+def ring_channels(width: int, like: Floats) -> int:
+    """How many channels the ring holds: whole cache lines, see TARGET."""
+    line = max(64 // like.itemsize, lanes(like))
+    fit = TARGET.ring_bytes // (3 * (width + 2) * like.itemsize)  # the row of zeros is rarely read
+    return max(line, fit - fit % line)
+
+
+@inline
+def new_ring(span: int, like: Floats) -> Floats:
+    """Four rows of `span` pixels, all zeros, with the channels of `like` (pixels,C)."""
+    vectors = (like.shape[1] - 1) // lanes(like) + 1
+    ring = scratch(1, 4 * span * vectors * lanes(like), like)
+    set_zero(ring)
+    return ring.reshape(-1)
+
+
+@inline
+def slots(middle: int, height: int, span: int, base: int) -> tuple[int, int, int]:
+    """Where the three rows around row `middle` lie in the ring."""
+    return (
+        slot_of(middle - 1, height, span, base),
+        slot_of(middle, height, span, base),
+        slot_of(middle + 1, height, span, base),
+    )
+
+
+@inline
+def slot_of(row: int, height: int, span: int, base: int) -> int:
     """Where in the ring a row starts; outside the map all rows are zeros."""
-    return row % 3 * span if 0 <= row < height else 3 * span
+    return base + row % 3 * span if 0 <= row < height else base + 3 * span
+
+
+@inline
+def activate_row(ring: Floats, number: int, x: Floats, row: Row, norm: Floats) -> None:
+    """Row `number` of clip(scale*x + shift, low, high) into the ring."""
+    channels, step, span = x.shape[1], lanes(x), row[1] + 2
+    for c in range(0, channels, step):
+        at = (c // step * 4 + number % 3) * span + 1
+        if c + step <= channels:
+            activate_vector(ring, at, x, row, norm, c, None)
+        else:
+            activate_vector(ring, at, x, row, norm, c, channels - c)
+
+
+@inline
+def activate_vector(
+    ring: Floats, at: int, x: Floats, row: Row, norm: Floats, c: int, tail: int | None
+) -> None:
+    scale, shift = load(norm, SCALE, c, tail), load(norm, SHIFT, c, tail)
+    low, high = load(norm, LOW, c, tail), load(norm, HIGH, c, tail)
+    first, width = row
+    for j in range(width):
+        prefetch(x, first + j + 2 * width, c)  # the row after the next
+        put(ring, at + j, clip(scale * load(x, first + j, c, tail) + shift, low, high))
 
 
 @inline
 def filter_row(
-    y: Floats,
-    ring: Floats,
-    rows: tuple[int, int, int],
-    taps: Floats,
-    x: Floats,
-    ahead: int,
-    stride: int,
+    y: Floats, row: Row, ring: Floats, middle: tuple[int, int, int], taps: Floats, stride: int
 ) -> None:
-    """One row of outputs from three rows of the ring; meanwhile x arrives from pixel `ahead` on.
-
-    y (Wo,C), taps (9,C).
-    """
-    channels, step = y.shape[1], lanes(y)
-    whole = channels - channels % step
-    for c in range(0, whole, step):
-        filter_strip(y, ring, rows, taps, x, ahead, stride, c, None)
-    if whole < channels:
-        filter_strip(y, ring, rows, taps, x, ahead, stride, whole, channels - whole)
+    """A row of outputs from the rows around `middle`: (row, height, span).   taps (9,C)."""
+    channels, step, (i, h, span) = y.shape[1], lanes(y), middle
+    for c in range(0, channels, step):
+        rows = slots(i, h, span, c // step * 4 * span)
+        if c + step <= channels:
+            filter_vector(y, row, ring, rows, taps, stride, c, None)
+        else:
+            filter_vector(y, row, ring, rows, taps, stride, c, channels - c)
 
 
 @inline
-def filter_strip(
+def filter_vector(
     y: Floats,
+    row: Row,
     ring: Floats,
     rows: tuple[int, int, int],
     taps: Floats,
-    x: Floats,
-    ahead: int,
     stride: int,
     c: int,
     tail: int | None,
 ) -> None:
     """Four outputs at a time: their windows overlap."""
     weights = nine(taps, c, tail)
-    outputs = len(y)
+    first, outputs = row
     fours = outputs - outputs % 4
     for j in range(0, fours, 4):
-        left = stride * j
-        y0 = window(ring, rows, left, weights, c, tail)
-        y1 = window(ring, rows, left + stride, weights, c, tail)
-        y2 = window(ring, rows, left + 2 * stride, weights, c, tail)
-        y3 = window(ring, rows, left + 3 * stride, weights, c, tail)
-        store(y, j, c, y0, tail)
-        store(y, j + 1, c, y1, tail)
-        store(y, j + 2, c, y2, tail)
-        store(y, j + 3, c, y3, tail)
-        for k in range(4 * stride * stride):
-            prefetch(x, ahead + stride * left + k, c)
+        left, at = stride * j, first + j
+        y0 = window(ring, rows, left, weights)
+        y1 = window(ring, rows, left + stride, weights)
+        y2 = window(ring, rows, left + 2 * stride, weights)
+        y3 = window(ring, rows, left + 3 * stride, weights)
+        store(y, at, c, y0, tail)
+        store(y, at + 1, c, y1, tail)
+        store(y, at + 2, c, y2, tail)
+        store(y, at + 3, c, y3, tail)
         for k in range(4):
-            prefetch(y, j + outputs + k, c)
+            prefetch(y, at + outputs + k, c)
     for j in range(fours, outputs):
-        store(y, j, c, window(ring, rows, stride * j, weights, c, tail), tail)
+        store(y, first + j, c, window(ring, rows, stride * j, weights), tail)
 
 
 @inline
-def nine(taps: Floats, c: int, tail: int | None) -> tuple[Floats, ...]:
+def nine(taps: Floats, c: int, tail: int | None) -> Nine:
     """The weights of a vector of channels.   taps (9,C)."""
     return (
         load(taps, 0, c, tail), load(taps, 1, c, tail), load(taps, 2, c, tail),
@@ -144,26 +201,19 @@ def nine(taps: Floats, c: int, tail: int | None) -> tuple[Floats, ...]:
 
 
 @inline
-def window(
-    ring: Floats,
-    rows: tuple[int, int, int],
-    left: int,
-    weights: tuple[Floats, ...],
-    c: int,
-    tail: int | None,
-) -> Floats:
+def window(ring: Floats, rows: tuple[int, int, int], left: int, weights: Nine) -> Floats:
     """sum_kl w[k,l] * ring[rows[k]+left+l]."""
     w00, w01, w02, w10, w11, w12, w20, w21, w22 = weights
     top, middle, bottom = rows[0] + left, rows[1] + left, rows[2] + left
-    total = load(ring, top, c, tail) * w00
-    total = total + load(ring, top + 1, c, tail) * w01
-    total = total + load(ring, top + 2, c, tail) * w02
-    total = total + load(ring, middle, c, tail) * w10
-    total = total + load(ring, middle + 1, c, tail) * w11
-    total = total + load(ring, middle + 2, c, tail) * w12
-    total = total + load(ring, bottom, c, tail) * w20
-    total = total + load(ring, bottom + 1, c, tail) * w21
-    return total + load(ring, bottom + 2, c, tail) * w22
+    total = get(ring, top) * w00
+    total = total + get(ring, top + 1) * w01
+    total = total + get(ring, top + 2) * w02
+    total = total + get(ring, middle) * w10
+    total = total + get(ring, middle + 1) * w11
+    total = total + get(ring, middle + 2) * w12
+    total = total + get(ring, bottom) * w20
+    total = total + get(ring, bottom + 1) * w21
+    return total + get(ring, bottom + 2) * w22  # type: ignore[no-any-return]
 
 
 @kernel
@@ -182,127 +232,204 @@ def depthwise3x3_unit_backward(
 ) -> None:
     """As reference.depthwise3x3_unit_backward: dx and dw from the same numbers; a ring of dy."""
     n_images, h, width, channels = x.shape
-    _, ho, wo, _ = y.shape
-    inputs, din, outputs, dout = matrix(x), matrix(dz), matrix(y), matrix(dv)
-    taps, dtaps = w.reshape(9, channels), dw.reshape(9, channels)
-    span = wo + 2
-    ring = scratch(4 * span, channels, x)
-    ring[:] = 0
-    partial = scratch(11, channels, x)
-    sums = np.zeros((11, channels), np.float64)
-    for n in range(n_images):
-        ready = 0
-        partial[:] = 0
-        for i in range(h):
-            while ready < ho and stride * ready <= i + 1:
-                row, slot = (n * ho + ready) * wo, ready % 3 * span + 1
-                dy = ring[slot : slot + wo]
-                through_batchnorm(dy, dout[row : row + wo], outputs[row : row + wo], pqr)
-                ready += 1
-            # Filter row k brought this row to the output row (i+1-k)/stride, if that is whole.
-            rows = (
-                slot_of((i + 1) // stride, ho, span),
-                slot_of(i // stride, ho, span),
-                slot_of((i - 1) // stride, ho, span),
-            )
-            row = slice((n * h + i) * width, (n * h + i + 1) * width)
-            if stride == 1:
-                backward_row(din[row], partial, inputs[row], ring, rows, norm, taps, 1, 0)
-            elif i % 2 == 0:
-                backward_row(din[row], partial, inputs[row], ring, rows, norm, taps, 2, 0)
-            else:
-                backward_row(din[row], partial, inputs[row], ring, rows, norm, taps, 2, 1)
-        for k in range(11):
-            for c in range(channels):
-                sums[k, c] += partial[k, c]
+    taps, dtaps, wo = w.reshape(9, channels), dw.reshape(9, channels), y.shape[2]
+    outputs, dout, inputs, din = matrix(y), matrix(dv), matrix(x), matrix(dz)
+    group, sums = ring_channels(wo, x), np.zeros((11, channels), np.float64)
+    for start in range(0, channels, group):
+        c = slice(start, min(start + group, channels))
+        arrays = din[:, c], inputs[:, c], outputs[:, c], dout[:, c]
+        backward(
+            arrays, sums[:, c], pqr[:, c], norm[:, c], taps[:, c], (n_images, h, width), stride
+        )
     dtaps[:] = sums[:9]
     finish_backward(dgamma, dbeta, sums[9:], norm)
 
 
 @inline
-def backward_row(
-    dz: Floats,
-    partial: Floats,
-    x: Floats,
-    ring: Floats,
-    rows: tuple[int, int, int],
+def backward(
+    arrays: tuple[Floats, Floats, Floats, Floats],
+    sums: Floats,
+    pqr: Floats,
     norm: Floats,
     taps: Floats,
+    shape: tuple[int, int, int],
     stride: int,
-    odd_row: int,
 ) -> None:
-    """One row of dz (W,C), and what it adds to the sums of dw, dz and dz*(x-mean) in `partial`."""
-    channels, step = x.shape[1], lanes(x)
-    whole = channels - channels % step
-    for c in range(0, whole, step):
-        backward_strip(dz, partial, x, ring, rows, norm, taps, stride, odd_row, c, None)
-    if whole < channels:
-        tail = channels - whole
-        backward_strip(dz, partial, x, ring, rows, norm, taps, stride, odd_row, whole, tail)
+    """For the channels that the ring holds."""
+    (din, inputs, outputs, dout), (n_images, h, width) = arrays, shape
+    ho, wo = (h - 1) // stride + 1, (width - 1) // stride + 1
+    ring, partial = new_ring(wo + 2, inputs), scratch(11, inputs.shape[1], inputs)
+    for n in range(n_images):
+        ready = 0
+        set_zero(partial)
+        for i in range(h):
+            while ready < ho and stride * ready <= i + 1:
+                pass_row(ring, ready, dout, outputs, ((n * ho + ready) * wo, wo), pqr)
+                ready += 1
+            row = ((n * h + i) * width, width)
+            backward_row(din, inputs, row, partial, ring, norm, taps, (i, ho, wo + 2), stride)
+        add_sums(sums, partial)
 
 
 @inline
-def backward_strip(
+def add_sums(sums: Floats, partial: Floats) -> None:
+    """sums += partial, float64 += the dtype of the maps.   Both (11,C)."""
+    for k in range(11):
+        for c in range(sums.shape[1]):
+            sums[k, c] += partial[k, c]
+
+
+@inline
+def pass_row(ring: Floats, number: int, dv: Floats, y: Floats, row: Row, pqr: Floats) -> None:
+    """Row `number` of dy = p*dv + q*y + r into the ring."""
+    channels, step, span = y.shape[1], lanes(y), row[1] + 2
+    for c in range(0, channels, step):
+        at = (c // step * 4 + number % 3) * span + 1
+        if c + step <= channels:
+            pass_vector(ring, at, dv, y, row, pqr, c, None)
+        else:
+            pass_vector(ring, at, dv, y, row, pqr, c, channels - c)
+
+
+@inline
+def pass_vector(
+    ring: Floats, at: int, dv: Floats, y: Floats, row: Row, pqr: Floats, c: int, tail: int | None
+) -> None:
+    p, q, r = load(pqr, 0, c, tail), load(pqr, 1, c, tail), load(pqr, 2, c, tail)
+    first, width = row
+    for j in range(first, first + width):
+        prefetch(y, j + 2 * width, c)
+        prefetch(dv, j + 2 * width, c)
+        affine = q * load(y, j, c, tail) + r
+        put(ring, at + j - first, p * load(dv, j, c, tail) + affine)
+
+
+@inline
+def backward_row(
     dz: Floats,
-    partial: Floats,
     x: Floats,
+    row: Row,
+    partial: Floats,
+    ring: Floats,
+    norm: Floats,
+    taps: Floats,
+    middle: tuple[int, int, int],
+    stride: int,
+) -> None:
+    """A row of dz, and what it adds to the sums of dw, dz and dz*(x-mean) in `partial` (11,C).
+
+    Filter row k brought input row i to output row (i+1-k)/stride, if that is whole; `middle` is
+    (i, outputs' height, span).
+    """
+    if stride == 1:
+        backward_vectors(dz, x, row, partial, ring, norm, taps, middle, (1, 0))
+    elif middle[0] % 2 == 0:
+        backward_vectors(dz, x, row, partial, ring, norm, taps, middle, (2, 0))
+    else:
+        backward_vectors(dz, x, row, partial, ring, norm, taps, middle, (2, 1))
+
+
+@inline
+def backward_vectors(
+    dz: Floats,
+    x: Floats,
+    row: Row,
+    partial: Floats,
+    ring: Floats,
+    norm: Floats,
+    taps: Floats,
+    middle: tuple[int, int, int],
+    parity: tuple[int, int],
+) -> None:
+    """`parity`: the stride, and whether the row is between two that meet the filter's centre."""
+    channels, step, stride, (i, ho, span) = x.shape[1], lanes(x), parity[0], middle
+    for c in range(0, channels, step):
+        base = c // step * 4 * span
+        rows = (
+            slot_of((i + 1) // stride, ho, span, base),
+            slot_of(i // stride, ho, span, base),
+            slot_of((i - 1) // stride, ho, span, base),
+        )
+        if c + step <= channels:
+            backward_vector(dz, x, row, partial, ring, rows, norm, taps, parity, c, None)
+        else:
+            backward_vector(dz, x, row, partial, ring, rows, norm, taps, parity, c, channels - c)
+
+
+@inline
+def backward_vector(
+    dz: Floats,
+    x: Floats,
+    row: Row,
+    partial: Floats,
     ring: Floats,
     rows: tuple[int, int, int],
     norm: Floats,
     taps: Floats,
-    stride: int,
-    odd_row: int,
+    parity: tuple[int, int],
     c: int,
     tail: int | None,
 ) -> None:
+    stride, odd_row = parity
     weights = nine(taps, c, tail)
     scale, shift = load(norm, SCALE, c, tail), load(norm, SHIFT, c, tail)
     mean, low, high = load(norm, MEAN, c, tail), load(norm, LOW, c, tail), load(norm, HIGH, c, tail)
     zero = zeros_like(scale)
     dw = (zero, zero, zero, zero, zero, zero, zero, zero, zero)
     total = product = zero
-    width = len(x)
+    first, width = row
     for j in range(0, width, stride):
-        value = load(x, j, c, tail)
+        value = load(x, first + j, c, tail)
         z = scale * value + shift
         dw, da = taps_backward(
-            dw, clip(z, low, high), weights, ring, rows, j // stride, odd_row, 0, stride, c, tail
+            dw, clip(z, low, high), weights, ring, rows, j // stride, odd_row, 0, stride
         )
         gradient = inside(z, low, high, da)
-        store(dz, j, c, gradient, tail)
+        store(dz, first + j, c, gradient, tail)
         total, product = total + gradient, product + gradient * (value - mean)
         if stride == 2 and j + 1 < width:
-            value = load(x, j + 1, c, tail)
+            value = load(x, first + j + 1, c, tail)
             z = scale * value + shift
             dw, da = taps_backward(
-                dw, clip(z, low, high), weights, ring, rows, j // 2, odd_row, 1, 2, c, tail
+                dw, clip(z, low, high), weights, ring, rows, j // 2, odd_row, 1, 2
             )
             gradient = inside(z, low, high, da)
-            store(dz, j + 1, c, gradient, tail)
+            store(dz, first + j + 1, c, gradient, tail)
             total, product = total + gradient, product + gradient * (value - mean)
-        for k in range(stride):
-            prefetch(x, j + width + k, c)
-            prefetch(dz, j + width + k, c)
+        for k in range(first + j + width, first + j + width + stride):
+            prefetch(x, k, c)
+            prefetch(dz, k, c)
     d00, d01, d02, d10, d11, d12, d20, d21, d22 = dw
-    row_sums = (d00, d01, d02, d10, d11, d12, d20, d21, d22, total, product)
-    for k in range(11):
-        store(partial, k, c, load(partial, k, c, tail) + row_sums[k], tail)
+    add_to(partial, 0, c, d00, tail)
+    add_to(partial, 1, c, d01, tail)
+    add_to(partial, 2, c, d02, tail)
+    add_to(partial, 3, c, d10, tail)
+    add_to(partial, 4, c, d11, tail)
+    add_to(partial, 5, c, d12, tail)
+    add_to(partial, 6, c, d20, tail)
+    add_to(partial, 7, c, d21, tail)
+    add_to(partial, 8, c, d22, tail)
+    add_to(partial, 9, c, total, tail)
+    add_to(partial, 10, c, product, tail)
+
+
+@inline
+def add_to(partial: Floats, k: int, c: int, v: Floats, tail: int | None) -> None:
+    store(partial, k, c, load(partial, k, c, tail) + v, tail)
 
 
 @inline
 def taps_backward(
-    dw: tuple[Floats, ...],
+    dw: Nine,
     a: Floats,
-    weights: tuple[Floats, ...],
+    weights: Nine,
     ring: Floats,
     rows: tuple[int, int, int],
     j: int,
     odd_row: int,
     odd_column: int,
     stride: int,
-    c: int,
-    tail: int | None,
-) -> tuple[tuple[Floats, ...], Floats]:
+) -> tuple[Nine, Floats]:
     """What passes through the nine weights to an input pixel with activation `a`, and from it.
 
     dw[k,l] += a*dy and da += w[k,l]*dy, where dy is that of the output (i+1-k)/stride,
@@ -314,16 +441,16 @@ def taps_backward(
     if (odd_row + 1) % stride == 0:
         at = rows[0] + 1 + j
         d00, d01, d02, lower = row_backward(
-            d00, d01, d02, a, w00, w01, w02, ring, at, odd_column, stride, c, tail
+            d00, d01, d02, a, w00, w01, w02, ring, at, odd_column, stride
         )
         at = rows[2] + 1 + j
         d20, d21, d22, upper = row_backward(
-            d20, d21, d22, a, w20, w21, w22, ring, at, odd_column, stride, c, tail
+            d20, d21, d22, a, w20, w21, w22, ring, at, odd_column, stride
         )
     if odd_row % stride == 0:
         at = rows[1] + 1 + j
         d10, d11, d12, central = row_backward(
-            d10, d11, d12, a, w10, w11, w12, ring, at, odd_column, stride, c, tail
+            d10, d11, d12, a, w10, w11, w12, ring, at, odd_column, stride
         )
     return (d00, d01, d02, d10, d11, d12, d20, d21, d22), lower + central + upper
 
@@ -341,17 +468,15 @@ def row_backward(
     at: int,
     odd_column: int,
     stride: int,
-    c: int,
-    tail: int | None,
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """Three weights in a row; those that do not meet an output of this column's parity rest."""
     da = zeros_like(a)
     if (odd_column + 1) % stride == 0:
-        g = load(ring, at + (odd_column + 1) // stride, c, tail)
+        g = get(ring, at + (odd_column + 1) // stride)
         d0, da = d0 + a * g, da + w0 * g
-        g = load(ring, at + (odd_column - 1) // stride, c, tail)
+        g = get(ring, at + (odd_column - 1) // stride)
         d2, da = d2 + a * g, da + w2 * g
     if odd_column % stride == 0:
-        g = load(ring, at, c, tail)
+        g = get(ring, at)
         d1, da = d1 + a * g, da + w1 * g
     return d0, d1, d2, da

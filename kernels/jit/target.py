@@ -9,19 +9,22 @@ class Target(NamedTuple):
     """`vector_bytes`: a register. `blocks`: rows of the register block that is 1, 2, 3 .. wide.
 
     `tile_rows`, `tile_bytes`: pixels that are normalised, multiplied and summed while they stay in
-    the second-level cache.
+    the second-level cache. `ring_bytes`: three rows that a depthwise filter reads, see there.
     """
 
     vector_bytes: int
     blocks: tuple[int, ...]
     tile_rows: int
     tile_bytes: int
+    ring_bytes: int
 
 
 TARGETS = {
-    "avx512": Target(64, (8, 8, 8), 192, 96 * 1024),  # 32 registers
-    "avx2": Target(32, (8, 4), 192, 96 * 1024),  # 16 registers
-    "cortex-a72": Target(16, (8, 8, 8), 96, 48 * 1024),  # 32 registers, 32 KB first-level cache
+    "avx512": Target(64, (8, 8, 8), 192, 96 * 1024, 64 * 1024),  # 32 registers
+    "avx2": Target(32, (8, 4), 192, 96 * 1024, 64 * 1024),  # 16 registers
+    "cortex-a72": Target(
+        16, (8, 8, 8), 96, 48 * 1024, 16 * 1024
+    ),  # 32 registers, 32 KB first-level cache
 }
 
 
