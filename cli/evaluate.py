@@ -53,9 +53,9 @@ def evaluate(
                 f"{checkpoint} tells {len(saved.header.classes)} classes apart, "
                 f"{source.name} has {len(source.classes)}: give the --dataset it was trained on"
             )
-        network = saved.network(batch, backend)
+        inference = saved.inference(batch, backend)
     image_input = ImageInput(Recipe(**saved.header.recipe), kernels_of(backend))
-    result = score(network, source, cast(Split, split), image_input, comm)
+    result = score(inference, source, cast(Split, split), image_input, comm)
     if comm.rank == 0:
         if as_json:
             click.echo(json.dumps({f"{split}_loss": result.loss, f"{split}_acc": result.accuracy}))

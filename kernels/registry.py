@@ -161,6 +161,16 @@ def _stride(case: Case) -> Arguments:
     return {"stride": case.stride}
 
 
+def _stride_and_shortcut(case: Case) -> Arguments:
+    return {"stride": case.stride, "shortcut": case.stride == 1 and case.ci == case.co}
+
+
+def _flops_block(c: Case, channels: int) -> int:
+    """Depthwise filter and projection of so many channels."""
+    n, ho, wo, co = c.filtered
+    return 2 * n * ho * wo * channels * (9 + co)
+
+
 def _flops_elementwise(count: int) -> Callable[[Case], int]:
     return lambda c: count * prod(c.maps)
 
@@ -317,6 +327,30 @@ KERNELS: tuple[Kernel, ...] = (
         lambda c: 2 * _flops_3x3(c), 1e-5, _stride,
     ),
     Kernel(
+        "stem3x3_inference", "stem", 1,
+        lambda c: {"y": c.filtered, "x": c.maps, "w": (3, 3, c.ci, c.co), "b": (c.co,)},
+        _flops_stem, 5e-6,
+    ),
+    Kernel(
+        "separable_inference", "block", 1,
+        lambda c: {"y": c.filtered, "x": c.maps, "w2": (3, 3, c.ci), "b2": (c.ci,),
+                   "w3": (c.ci, c.co), "b3": (c.co,)},
+        lambda c: _flops_block(c, c.ci), 5e-6, _stride_and_shortcut,
+    ),
+    Kernel(
+        "inverted_residual_inference", "block", 1,
+        lambda c: {"y": c.filtered, "x": c.maps, "w1": (c.ci, 6 * c.ci), "b1": (6 * c.ci,),
+                   "w2": (3, 3, 6 * c.ci), "b2": (6 * c.ci,), "w3": (6 * c.ci, c.co),
+                   "b3": (c.co,)},
+        lambda c: 2 * prod(c.maps) * 6 * c.ci + _flops_block(c, 6 * c.ci), 5e-6,
+        _stride_and_shortcut,
+    ),
+    Kernel(
+        "head_inference", "head", 1,
+        lambda c: {"features": (c.n, c.co), "x": c.maps, "w": (c.ci, c.co), "b": (c.co,)},
+        lambda c: 2 * prod(c.maps) * c.co, 5e-6,
+    ),
+    Kernel(
         "relu6_forward", "activation", 1,
         _elementwise("y", "x"), _flops_elementwise(2), 1e-6, kinks=(0, 6),
     ),
@@ -461,6 +495,13 @@ def border_cases(kind: str) -> tuple[Case, ...]:
             Case(f"n{n} {ci}->{co}", n, 3, 2, ci, co)
             for n in (1, 2, 5)
             for ci, co in ((1, 2), (7, 3), (40, 10))
+        )
+    if kind == "block":  # with and without a shortcut
+        return tuple(
+            Case(f"{h}x{w} {ci}->{co} s{stride}", 2, h, w, ci, co, stride)
+            for h, w in _MAPS
+            for ci, co in ((1, 1), (3, 3), (3, 8), (8, 17))
+            for stride in (1, 2)
         )
     strides = (1, 2) if kind == "depthwise" else (1,)
     return tuple(

@@ -17,8 +17,8 @@ import numpy as np
 from npnet.architecture import Architecture, mobilenet_v2
 from npnet.errors import NpnetError
 from npnet.files import write_atomically
+from npnet.inference import Inference
 from npnet.kernels.arrays import Floats
-from npnet.network import BatchNorm, Network
 from npnet.parameters import Parameters
 
 VERSION = 1
@@ -63,12 +63,13 @@ class Checkpoint:
         arrays = (self.values, self.statistics, self.velocity)
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
-    def network(self, batch: int, backend: str) -> Network:
-        """The trained network, ready for batches of up to `batch` images."""
-        bn = BatchNorm(self.header.recipe["bn_momentum"], self.header.recipe["bn_epsilon"])
-        network = Network(self.header.build(), batch, backend, bn=bn)
-        self.load_into(network.parameters)
-        return network
+    def inference(self, batch: int, backend: str) -> Inference:
+        """The trained network, ready to predict up to `batch` images at a time."""
+        architecture = self.header.build()
+        parameters = Parameters(architecture)
+        self.load_into(parameters)
+        epsilon = self.header.recipe["bn_epsilon"]
+        return Inference(architecture, parameters, batch, backend, epsilon)
 
     def load_into(self, parameters: Parameters) -> None:
         """Copy into a network's vectors. Raises NpnetError where the network is another one."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from npnet.data.batches import ImageInput, plain_batches
 from npnet.data.dataset import Dataset, Split
-from npnet.network import Network
+from npnet.inference import Inference
 from npnet.parallel.communicator import Communicator
 
 
@@ -18,7 +18,7 @@ class Score(NamedTuple):
 
 
 def evaluate(
-    network: Network,
+    inference: Inference,
     dataset: Dataset,
     split: Split,
     image_input: ImageInput,
@@ -26,10 +26,10 @@ def evaluate(
 ) -> Score:
     """Score a split; rank r of P takes the images i with i mod P = r. The same on every rank."""
     totals = np.zeros(3)  # loss, hits, images
-    for pixels, batch in plain_batches(dataset, split, network.batch, comm.rank, comm.size):
-        image_input.fill(network.images, pixels, batch)
-        logits = network.forward(len(batch))
+    for pixels, batch in plain_batches(dataset, split, inference.batch, comm.rank, comm.size):
+        image_input.fill(inference.images, pixels, batch)
+        logits = inference.forward(len(batch))
         hits = np.count_nonzero(logits.argmax(axis=1) == batch.labels)
-        totals += np.array([network.loss(batch.labels).sum(), hits, len(batch)])
+        totals += np.array([inference.loss(batch.labels).sum(), hits, len(batch)])
     comm.sum(totals)
     return Score(loss=totals[0] / totals[2], accuracy=totals[1] / totals[2])

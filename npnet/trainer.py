@@ -15,6 +15,7 @@ from npnet.data.batches import Batch, ImageInput, TrainingShard
 from npnet.data.dataset import Dataset
 from npnet.errors import NpnetError
 from npnet.evaluate import Score, evaluate
+from npnet.inference import Inference
 from npnet.kernels import backend as kernels_of
 from npnet.kernels.arrays import Floats
 from npnet.network import BatchNorm, Network
@@ -97,6 +98,13 @@ class Trainer:
             BatchNorm(recipe.bn_momentum, recipe.bn_epsilon),
         )
         self.parameters = self.network.parameters
+        self.inference = Inference(
+            architecture,
+            self.parameters,
+            settings.batch_per_rank,
+            settings.backend,
+            recipe.bn_epsilon,
+        )
         self.velocity: Floats = np.zeros_like(self.parameters.values)
         self.kernels = kernels_of(settings.backend)
         self.image_input = ImageInput(recipe, self.kernels)
@@ -128,7 +136,7 @@ class Trainer:
             result = self.train_epoch(epoch)
             last = epoch + 1 == self.settings.epochs
             if last or self.settings.evaluate_each_epoch:
-                test = evaluate(self.network, self.dataset, "test", self.image_input, self.comm)
+                test = self.evaluate()
             self._check_finite(epoch, test)
             self.reporter.epoch_finished(result, test)
             self._save_epoch(epoch, result, test)
@@ -139,6 +147,11 @@ class Trainer:
         self.comm.barrier()  # what the others print comes before the last word
         self.reporter.finished(summary)
         return summary
+
+    def evaluate(self) -> Score:
+        """Loss and accuracy on the test images, with the running statistics."""
+        self.inference.fold()
+        return evaluate(self.inference, self.dataset, "test", self.image_input, self.comm)
 
     def train_epoch(self, epoch: int) -> EpochResult:
         """One pass over the shard: each line of the loop is a station on the way of a batch."""

@@ -65,6 +65,7 @@ def test_imports_run_one_way():
     [
         ("mpi4py", {"npnet/parallel/communicator.py"}),
         ("matplotlib", {"npnet/plots.py"}),
+        ("PIL", {"npnet/data/pictures.py"}),
         ("pickle", set()),
     ],
 )
@@ -87,7 +88,7 @@ def test_only_the_allowed_libraries_are_imported():
         for path in sources(room):
             for name in imports(path):
                 package = name.split(".")[0]
-                allowed = RUNTIME | STANDARD | {"npnet", "matplotlib"}
+                allowed = RUNTIME | STANDARD | {"npnet", "matplotlib", "PIL"}
                 assert package in allowed, f"{path} imports {name}"
 
 

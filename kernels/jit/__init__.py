@@ -35,6 +35,12 @@ from npnet.kernels.jit.head import (
     softmax_cross_entropy_forward,
 )
 from npnet.kernels.jit.image import image_forward
+from npnet.kernels.jit.inference import (
+    head_inference,
+    inverted_residual_inference,
+    separable_inference,
+    stem3x3_inference,
+)
 from npnet.kernels.jit.pointwise import (
     pointwise_backward_input,
     pointwise_backward_weight,
@@ -72,7 +78,9 @@ __all__ = [
     "depthwise3x3_unit_forward",
     "dropout_backward",
     "dropout_forward",
+    "head_inference",
     "image_forward",
+    "inverted_residual_inference",
     "linear_backward_input",
     "linear_backward_weight",
     "linear_forward",
@@ -85,11 +93,13 @@ __all__ = [
     "relu6_forward",
     "residual_backward_accumulate",
     "residual_forward",
+    "separable_inference",
     "sgd_update",
     "softmax_cross_entropy_backward",
     "softmax_cross_entropy_forward",
     "stem3x3_backward_weight",
     "stem3x3_forward",
+    "stem3x3_inference",
     "stem3x3_unit_backward",
     "stem3x3_unit_forward",
 ]

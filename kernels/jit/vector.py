@@ -3,8 +3,10 @@
     v = load(a, i, c, tail)      the lanes a[i, c:c+lanes(a)] of a matrix
     store(a, i, c, v, tail)      and back
     u * v + w,  -v ...           arithmetic; a product and a sum become one fused instruction
+    repeat(v, number)            a number in all lanes, as many as v has
     clip(z, low, high)           min(max(z, low), high), a NaN stays a NaN
     inside(z, low, high, g)      g where low < z < high, else 0: the gradient of clip
+    get(ring, k), put(ring, k, v)    the k-th vector of a flat array
     prefetch(a, i, c)            ask memory for a[i, c], which is needed soon; i may lie outside
 
 `tail` is None where all lanes are there. Behind the last whole vector of a row it is the number of
@@ -139,8 +141,22 @@ def _store(a: Floats, i: int, c: int, v: Floats, tail: int | None) -> None:
     a[i, c : c + TARGET.vector_bytes // a.itemsize] = v
 
 
+def _get(ring: Floats, k: int) -> Floats:
+    step = TARGET.vector_bytes // ring.itemsize
+    return ring[k * step : (k + 1) * step].copy()
+
+
+def _put(ring: Floats, k: int, v: Floats) -> None:
+    step = TARGET.vector_bytes // ring.itemsize
+    ring[k * step : k * step + len(v)] = v
+
+
 def _zeros_like(v: Floats) -> Floats:
     return np.zeros_like(v)
+
+
+def _repeat(v: Floats, number: float) -> Floats:
+    return np.full_like(v, number)
 
 
 def _clip(z: Floats, low: Floats, high: Floats) -> Floats:
@@ -176,6 +192,34 @@ def store(typing: Any, a: Any, i: Any, c: Any, v: Any, tail: Any) -> Any:
     return types.void(a, types.intp, types.intp, v, tail_type(tail)), emit
 
 
+def in_ring(context: Any, builder: Any, ring_type: Any, ring: Any, k: Any) -> Any:
+    """Pointer to a vector: a constant apart from the next, so the processor adds no index."""
+    parts = context.make_array(ring_type)(context, builder, ring)
+    kind = VectorType(ring_type.dtype).ir
+    return builder.gep(builder.bitcast(parts.data, kind.as_pointer()), [k])
+
+
+@instructions(_get)
+def get(typing: Any, ring: Any, k: Any) -> Any:
+    vector = VectorType(ring.dtype)
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = in_ring(context, builder, signature.args[0], *values)
+        return read(builder, vector.ir, pointer)
+
+    return vector(ring, types.intp), emit
+
+
+@instructions(_put)
+def put(typing: Any, ring: Any, k: Any, v: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = in_ring(context, builder, signature.args[0], *values[:2])
+        write(builder, values[2], pointer)
+        return context.get_dummy_value()
+
+    return types.void(ring, types.intp, v), emit
+
+
 def tail_type(tail: Any) -> Any:
     return tail if tail == types.none else types.intp
 
@@ -196,6 +240,14 @@ def prefetch(typing: Any, a: Any, i: Any, c: Any) -> Any:
 @instructions(_zeros_like)
 def zeros_like(typing: Any, v: Any) -> Any:
     return v(v), lambda context, builder, signature, values: ir.Constant(v.ir, [0.0] * v.lanes)
+
+
+@instructions(_repeat)
+def repeat(typing: Any, v: Any, number: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return splat(builder, v.ir, context.cast(builder, values[1], number, v.dtype))
+
+    return v(v, number), emit
 
 
 @instructions(_clip)

@@ -135,6 +135,10 @@ def plain_batches(
     images = dataset.read(split, np.arange(rank, dataset.size(split), world))
     for start in range(0, len(images), batch):
         rows = np.arange(start, min(start + batch, len(images)))
-        still = np.zeros((len(rows), 2), np.int64)
-        unflipped = np.zeros(len(rows), np.uint8)
-        yield images.pixels, Batch(rows, images.labels[rows], still, unflipped, len(rows))
+        yield images.pixels, not_augmented(rows, images.labels[rows])
+
+
+def not_augmented(rows: Ints, labels: Ints) -> Batch:
+    """Images as they are stored."""
+    still, unflipped = np.zeros((len(rows), 2), np.int64), np.zeros(len(rows), np.uint8)
+    return Batch(rows, labels, still, unflipped, len(rows))

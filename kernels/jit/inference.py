@@ -1,0 +1,233 @@
+"""Inference, a block a kernel and an image at a time. reference/inference.py tells the mathematics.
+
+Between the convolutions of a block lie some rows of one image, which stay in the second-level
+cache: rows are expanded a band at a time, filtered from a ring of three, and the image's filtered
+pixels are projected in one product.
+"""
+
+import numpy as np
+
+from npnet.kernels.arrays import Floats
+from npnet.kernels.jit.activation import residual_forward
+from npnet.kernels.jit.block import multiply, multiply_accumulate
+from npnet.kernels.jit.depthwise_unit import Nine, Row, new_ring, nine, slots, window
+from npnet.kernels.jit.options import inline, kernel
+from npnet.kernels.jit.target import TARGET
+from npnet.kernels.jit.tiles import matrix, scratch
+from npnet.kernels.jit.unit import pad_rows, windows
+from npnet.kernels.jit.vector import clip, lanes, load, put, repeat, store
+
+
+@kernel
+def stem3x3_inference(y: Floats, x: Floats, w: Floats, b: Floats) -> None:
+    """As reference.stem3x3_inference."""
+    n_images, ho, wo, co = y.shape
+    _, h, width, channels = x.shape
+    images, outputs, weights = x.reshape(n_images, h, -1), matrix(y), w.reshape(3, -1, co)
+    bands = np.zeros((3, (width + 2) * channels), x.dtype)
+    for n in range(n_images):
+        for i in range(ho):
+            row = slice((n * ho + i) * wo, (n * ho + i + 1) * wo)
+            pad_rows(bands, images[n], 2 * i - 1, channels)
+            multiply(outputs[row], windows(bands[0], wo, channels), weights[0])
+            multiply_accumulate(outputs[row], windows(bands[1], wo, channels), weights[1])
+            multiply_accumulate(outputs[row], windows(bands[2], wo, channels), weights[2])
+            add_bias_relu6(outputs[row], outputs[row], b)
+
+
+@kernel
+def separable_inference(
+    y: Floats,
+    x: Floats,
+    w2: Floats,
+    b2: Floats,
+    w3: Floats,
+    b3: Floats,
+    stride: int,
+    shortcut: bool,
+) -> None:
+    """As reference.separable_inference."""
+    n_images, h, width, channels = x.shape
+    _, ho, wo, _ = y.shape
+    inputs, outputs, taps = matrix(x), matrix(y), w2.reshape(9, channels)
+    ring, filtered = new_ring(width + 2, inputs), scratch(ho * wo, channels, x)
+    nothing = np.zeros(channels, x.dtype)
+    for n in range(n_images):
+        ready = 0
+        for i in range(ho):
+            while ready < min(stride * i + 2, h):
+                bias_row(ring, ready, inputs, ((n * h + ready) * width, width), nothing, False)
+                ready += 1
+            middle = stride * i, h, width + 2
+            filter_row_relu6(filtered, (i * wo, wo), ring, middle, taps, b2, stride)
+        project(outputs[n * ho * wo : (n + 1) * ho * wo], filtered, w3, b3)
+    if shortcut:
+        residual_forward(y, y, x)
+
+
+@kernel
+def inverted_residual_inference(
+    y: Floats,
+    x: Floats,
+    w1: Floats,
+    b1: Floats,
+    w2: Floats,
+    b2: Floats,
+    w3: Floats,
+    b3: Floats,
+    stride: int,
+    shortcut: bool,
+) -> None:
+    """As reference.inverted_residual_inference."""
+    n_images, h, width, _ = x.shape
+    (_, ho, wo, _), channels = y.shape, len(b1)
+    inputs, outputs, taps = matrix(x), matrix(y), w2.reshape(9, channels)
+    band = max(1, min(h, TARGET.tile_rows // width))
+    filtered, expanded = scratch(ho * wo, channels, x), scratch(band * width, channels, x)
+    ring = new_ring(width + 2, expanded)
+    for n in range(n_images):
+        ready = 0
+        for i in range(ho):
+            while ready < min(stride * i + 2, h):
+                if ready % band == 0:
+                    first = (n * h + ready) * width
+                    last = first + min(band, h - ready) * width
+                    multiply(expanded[: last - first], inputs[first:last], w1)
+                bias_row(ring, ready, expanded, (ready % band * width, width), b1, True)
+                ready += 1
+            middle = stride * i, h, width + 2
+            filter_row_relu6(filtered, (i * wo, wo), ring, middle, taps, b2, stride)
+        project(outputs[n * ho * wo : (n + 1) * ho * wo], filtered, w3, b3)
+    if shortcut:
+        residual_forward(y, y, x)
+
+
+@kernel
+def head_inference(features: Floats, x: Floats, w: Floats, b: Floats) -> None:
+    """As reference.head_inference."""
+    n_images, h, width, _ = x.shape
+    inputs, pixels = matrix(x), h * width
+    maps = scratch(pixels, len(b), x)
+    for n in range(n_images):
+        multiply(maps, inputs[n * pixels : (n + 1) * pixels], w)
+        add_bias_relu6(maps, maps, b)
+        mean = features[n]
+        mean[:] = 0
+        for i in range(pixels):
+            for c in range(len(mean)):
+                mean[c] += maps[i, c] / pixels
+
+
+@inline
+def project(y: Floats, a: Floats, w: Floats, b: Floats) -> None:
+    """y = a w + b.   y (pixels,Co), a (pixels,C), w (C,Co), b (Co,)."""
+    for i in range(len(y)):
+        for c in range(len(b)):
+            y[i, c] = b[c]
+    multiply_accumulate(y, a, w)
+
+
+@inline
+def add_bias_relu6(out: Floats, x: Floats, b: Floats) -> None:
+    """out = clip(x + b, 0, 6).   out, x (pixels,C), b (C,)."""
+    channels, step, bias = x.shape[1], lanes(x), b.reshape(1, -1)
+    whole = channels - channels % step
+    for c in range(0, whole, step):
+        add_bias_relu6_strip(out, x, bias, c, None)
+    if whole < channels:
+        add_bias_relu6_strip(out, x, bias, whole, channels - whole)
+
+
+@inline
+def add_bias_relu6_strip(out: Floats, x: Floats, bias: Floats, c: int, tail: int | None) -> None:
+    b = load(bias, 0, c, tail)
+    zero, six = repeat(b, 0.0), repeat(b, 6.0)
+    for i in range(len(x)):
+        store(out, i, c, clip(load(x, i, c, tail) + b, zero, six), tail)
+
+
+@inline
+def bias_row(ring: Floats, number: int, x: Floats, row: Row, b: Floats, relu6: bool) -> None:
+    """Row `number` of x + b, or of clip(x + b, 0, 6), into the ring."""
+    channels, step, span, bias = x.shape[1], lanes(x), row[1] + 2, b.reshape(1, -1)
+    for c in range(0, channels, step):
+        at = (c // step * 4 + number % 3) * span + 1
+        if c + step <= channels:
+            bias_vector(ring, at, x, row, bias, relu6, c, None)
+        else:
+            bias_vector(ring, at, x, row, bias, relu6, c, channels - c)
+
+
+@inline
+def bias_vector(
+    ring: Floats,
+    at: int,
+    x: Floats,
+    row: Row,
+    bias: Floats,
+    relu6: bool,
+    c: int,
+    tail: int | None,
+) -> None:
+    b = load(bias, 0, c, tail)
+    zero, six = repeat(b, 0.0), repeat(b, 6.0)
+    first, width = row
+    for j in range(width):
+        value = load(x, first + j, c, tail) + b
+        if relu6:
+            value = clip(value, zero, six)
+        put(ring, at + j, value)
+
+
+@inline
+def filter_row_relu6(
+    y: Floats,
+    row: Row,
+    ring: Floats,
+    middle: tuple[int, int, int],
+    taps: Floats,
+    b: Floats,
+    stride: int,
+) -> None:
+    """As depthwise_unit's filter_row, but clip(filter + b, 0, 6)."""
+    channels, step, (i, h, span), bias = y.shape[1], lanes(y), middle, b.reshape(1, -1)
+    for c in range(0, channels, step):
+        rows = slots(i, h, span, c // step * 4 * span)
+        if c + step > channels:
+            tail = channels - c
+            filter_vector_relu6(y, row, ring, rows, nine(taps, c, tail), bias, stride, c, tail)
+        elif stride == 1:
+            filter_vector_relu6(y, row, ring, rows, nine(taps, c, None), bias, 1, c, None)
+        else:
+            filter_vector_relu6(y, row, ring, rows, nine(taps, c, None), bias, 2, c, None)
+
+
+@inline
+def filter_vector_relu6(
+    y: Floats,
+    row: Row,
+    ring: Floats,
+    rows: tuple[int, int, int],
+    weights: Nine,
+    bias: Floats,
+    stride: int,
+    c: int,
+    tail: int | None,
+) -> None:
+    b = load(bias, 0, c, tail)
+    zero, six = repeat(b, 0.0), repeat(b, 6.0)
+    first, outputs = row
+    fours = outputs - outputs % 4
+    for j in range(0, fours, 4):
+        left, at = stride * j, first + j
+        y0 = window(ring, rows, left, weights)
+        y1 = window(ring, rows, left + stride, weights)
+        y2 = window(ring, rows, left + 2 * stride, weights)
+        y3 = window(ring, rows, left + 3 * stride, weights)
+        store(y, at, c, clip(y0 + b, zero, six), tail)
+        store(y, at + 1, c, clip(y1 + b, zero, six), tail)
+        store(y, at + 2, c, clip(y2 + b, zero, six), tail)
+        store(y, at + 3, c, clip(y3 + b, zero, six), tail)
+    for j in range(fours, outputs):
+        value = window(ring, rows, stride * j, weights)
+        store(y, first + j, c, clip(value + b, zero, six), tail)

@@ -1,0 +1,107 @@
+"""`npnet predict`: files in, the likeliest classes out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from npnet.data import open_dataset
+from tests.launch import npnet_run
+
+CLASSES = 10
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a trained network, final.npz, and pictures of `shapes` that it was tested on.
+
+    At 64x64 and a width of 0.25 an epoch is enough to know most of them.
+    """
+    folder = tmp_path_factory.mktemp("predict")
+    options = ("--width", 0.25, "--input-size", 64, "--batch-per-rank", 16, "--lr", 0.04)
+    outcome = npnet_run(
+        "train", "--dataset", "shapes", *options, "--epochs", 1, "--out", "run", cwd=folder
+    )
+    assert outcome.status == 0, outcome.stderr
+    images = open_dataset("shapes").read("test", np.arange(400))
+    np.save(folder / "one.npy", images.pixels[0])
+    np.save(folder / "many.npy", images.pixels)
+    np.save(folder / "labels.npy", images.labels)
+    return folder
+
+
+def predictions(place: Path, *arguments: object) -> list[dict]:
+    outcome = npnet_run("predict", "run/final.npz", *arguments, "--json", cwd=place)
+    assert outcome.status == 0, outcome.stderr
+    return [json.loads(line) for line in outcome.stdout.splitlines()]
+
+
+def test_predictions_are_ranked_probabilities(place: Path) -> None:
+    (one,) = predictions(place, "one.npy", "--top", 20)
+    chances = [entry["probability"] for entry in one["predictions"]]
+    assert len(chances) == CLASSES
+    assert chances == sorted(chances, reverse=True)
+    assert sum(chances) == pytest.approx(1, abs=1e-5)
+    assert {entry["class"] for entry in one["predictions"]} == set(open_dataset("shapes").classes)
+
+
+def test_predictions_are_better_than_guesses(place: Path) -> None:
+    names = open_dataset("shapes").classes
+    labels = np.load(place / "labels.npy")
+    ranked = predictions(place, "many.npy")
+    assert [entry["index"] for entry in ranked] == list(range(400))
+    hits = [
+        names[label] in [each["class"] for each in entry["predictions"][:2]]
+        for label, entry in zip(labels, ranked, strict=True)
+    ]
+    assert sum(hits) > 120  # two guesses of ten would hit 80
+
+
+def test_a_picture_file_is_read_as_its_pixels(place: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="Pillow is in the `images` extra")
+    image.fromarray(np.load(place / "one.npy")).save(place / "one.png")
+    array, picture = predictions(place, "one.npy", "one.png")
+    assert array["predictions"] == picture["predictions"]
+
+
+def test_a_large_picture_s_centre_is_what_counts(place: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="Pillow is in the `images` extra")
+    pixels = np.load(place / "one.npy")
+    large = np.zeros((320, 400, 3), np.uint8)
+    large[:, 40:360] = np.kron(pixels, np.ones((10, 10, 1), np.uint8))
+    image.fromarray(large).save(place / "large.png")
+    small, reduced = predictions(place, "one.npy", "large.png")
+    assert small["predictions"] == reduced["predictions"]
+
+
+def test_the_text_names_the_file_and_the_chances(place: Path) -> None:
+    outcome = npnet_run("predict", "run/final.npz", "one.npy", "--top", 3, cwd=place)
+    name, *ranking = outcome.stdout.splitlines()
+    assert name == "one.npy"
+    assert len(ranking) == 3
+    assert all(" %  " in line for line in ranking)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("missing.npy", None, "No such file"),
+        ("text.npy", b"hello", "text.npy"),
+        ("empty.npy", np.zeros((0, 4, 4, 3), np.uint8), "no pixels"),
+        ("grey.npy", np.zeros((4, 4), np.uint8), "uint8 (4, 4)"),
+        ("floats.npy", np.zeros((4, 4, 3)), "float64"),
+        ("object.npy", np.array([{}], object), "no array of numbers"),
+    ],
+)
+def test_what_is_no_picture_is_said_in_one_line(place, name, content, says) -> None:
+    if isinstance(content, bytes):
+        (place / name).write_bytes(content)
+    elif content is not None:
+        np.save(place / name, content)
+    outcome = npnet_run("predict", "run/final.npz", name, cwd=place)
+    assert outcome.status == 2
+    (line,) = outcome.stderr.splitlines()
+    assert line.startswith("npnet: error: ")
+    assert name in line
+    assert says in line
