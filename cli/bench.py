@@ -1,63 +1,129 @@
 """`npnet bench`."""
 
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
 import click
 
 from npnet.cli import options
 
+if TYPE_CHECKING:  # the engine is loaded by the command that measures
+    from npnet.benchmark import Timing
+    from npnet.roofline import Roof
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 
 @click.group()
 def bench() -> None:
-    """Measure kernels and training steps."""
+    """Measure kernels and steps."""
+
+
+def kernel_options(function: Function) -> Function:
+    """Which kernels, on which shapes, how often."""
+    for option in (
+        options.threads,
+        options.backend,
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line."),
+        click.option("--repeats", type=click.IntRange(min=3), default=9, show_default=True),
+        options.model,
+        options.batch,
+        click.option("--op", help="Only kernels with this in their name, such as depthwise."),
+    ):
+        function = option(function)
+    return function
 
 
 @bench.command(short_help="Time each kernel.")
-@click.option("--op", help="Only kernels with this in their name, such as depthwise.")
-@options.batch
-@options.model
-@click.option("--repeats", type=click.IntRange(min=3), default=9, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-@options.backend
-@options.threads
-def kernels(
-    op: str | None,
-    batch: int,
-    width: float,
-    input_size: int,
-    repeats: int,
-    as_json: bool,
-    backend: str,
-    threads: int,
-) -> None:
-    """Time every kernel on the model's own shapes: CPU time, GFLOP/s, GB/s."""
-    import json
-    from dataclasses import asdict
+@kernel_options
+def kernels(op: str | None, as_json: bool, threads: int, **measured: Any) -> None:
+    """Time every kernel on the model's own shapes: CPU time, GFLOP/s, GB/s, percent of the roof.
 
+    The roof is what this core could reach at best, see `npnet bench roofline`.
+    """
     from npnet.benchmark import measure_kernels
+    from npnet.roofline import measure_roof
+
+    roof = measure_roof()
+    _print_kernels(measure_kernels(name=op or "", **measured), roof, as_json, op)
+
+
+@bench.command(short_help="Hold each kernel against what this core can do.")
+@kernel_options
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path),
+    help="Draw the roofline into this file; needs the plots extra.",
+)
+def roofline(
+    op: str | None, as_json: bool, threads: int, picture: Path | None, **measured: Any
+) -> None:
+    """Measure this core's peak and its memory, then how near to them a step's kernels come.
+
+    A kernel's roof is min(peak, FLOP/byte x bandwidth): the peak of a matrix product inside the
+    first-level cache, the bandwidth of a copy of large arrays, both on one core. Only kernels that
+    a training step runs are listed; the last line adds them up, each as often as the step runs it.
+    """
+    from npnet.benchmark import measure_kernels
+    from npnet.roofline import measure_roof, total
+
+    roof = measure_roof()
+    if as_json:
+        click.echo(json.dumps({"peak_gflops": roof.peak_gflops, "copy_gbytes": roof.copy_gbytes}))
+    else:
+        click.echo(
+            f"this core multiplies {roof.peak_gflops:.1f} GFLOP/s and copies "
+            f"{roof.copy_gbytes:.1f} GB/s; the two meet at {roof.ridge:.1f} FLOP/byte"
+        )
+    used = measure_kernels(name=op or "", only_used=True, **measured)
+    timings = _print_kernels(used, roof, as_json, op)
+    if not as_json:
+        step = total(timings, roof)
+        click.echo(
+            f"a step's kernels together {step.ms:.2f} ms, under their roofs {step.roof_ms:.2f} ms: "
+            f"{step.roof_percent:.0f}%"
+        )
+    if picture is not None:
+        from npnet import plots
+
+        plots.roofline(timings, roof, picture)
+        click.echo(f"wrote {picture}", err=as_json)
+
+
+def _print_kernels(
+    timings: "Iterator[Timing]", roof: "Roof", as_json: bool, op: str | None
+) -> "list[Timing]":
+    """Print each as it comes; return them all."""
     from npnet.errors import NpnetError
 
-    found = False
-    for timing in measure_kernels(backend, op or "", batch, width, input_size, repeats):
-        if as_json:
-            click.echo(json.dumps(asdict(timing)))
-            continue
-        if not found:
+    printed: list[Timing] = []
+    for timing in timings:
+        if not printed and not as_json:
             click.echo(
                 f"{'kernel':30} {'case':26} {'times':>5} {'ms':>8} {'spread':>7} "
-                f"{'GFLOP/s':>8} {'GB/s':>7}"
+                f"{'GFLOP/s':>8} {'GB/s':>7} {'FLOP/B':>7} {'of roof':>8}"
             )
-        found = True
-        click.echo(
-            f"{timing.kernel:30} {timing.case:26} {timing.uses:>5} {timing.ms_median:8.3f} "
-            f"{timing.spread_percent:6.0f}% {timing.gflops:8.1f} {timing.gbytes:7.1f}"
-        )
-    if not found and not as_json:
+        printed.append(timing)
+        if as_json:
+            click.echo(json.dumps(roof.record(timing)))
+        else:
+            click.echo(
+                f"{timing.kernel:30} {timing.case:26} {timing.uses:>5} {timing.ms_median:8.3f} "
+                f"{timing.spread_percent:6.0f}% {timing.gflops:8.1f} {timing.gbytes:7.1f} "
+                f"{timing.intensity:7.1f} {roof.percent(timing):7.0f}%"
+            )
+    if not printed:
         raise NpnetError(f"no kernel has {op!r} in its name: see npnet.kernels.registry")
+    return printed
 
 
-@bench.command(short_help="Time a training step.")
+@bench.command(short_help="Time a step.")
 @options.batch
 @options.model
 @click.option("--steps", type=click.IntRange(min=4), default=30, show_default=True)
+@click.option("--inference", is_flag=True, help="Logits of a trained network, not training.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @options.backend
 @options.threads
@@ -66,17 +132,20 @@ def step(
     width: float,
     input_size: int,
     steps: int,
+    inference: bool,
     as_json: bool,
     backend: str,
     threads: int,
 ) -> None:
-    """Time one whole training step: forward, loss, backward, update."""
-    import json
+    """Time one whole training step: forward, loss, backward, update.
+
+    With --inference, the logits alone, batch norm folded into the convolutions.
+    """
     from dataclasses import asdict
 
     from npnet.benchmark import measure_step
 
-    timing = measure_step(backend, batch, width, input_size, steps)
+    timing = measure_step(backend, batch, width, input_size, steps, inference)
     if as_json:
         click.echo(json.dumps(asdict(timing)))
         return

@@ -1,25 +1,28 @@
-"""Timing of kernels on the shapes that a model really has, and of whole training steps."""
+"""Timing of kernels on the shapes that a model really has, and of whole steps."""
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from npnet.architecture import Architecture, mobilenet_v2
+from npnet.architecture import Architecture, Block, Operation, mobilenet_v2
+from npnet.inference import Inference
 from npnet.kernels import backend as kernels_of
+from npnet.kernels.arrays import Floats
 from npnet.kernels.registry import KERNELS, Case, Kernel
 from npnet.network import Network
-from npnet.parameters import initialise
+from npnet.parameters import Parameters, initialise
 from npnet.recipe import MODERN
 from npnet.telemetry import peak_rss_bytes
 
 # Arguments are rotated through so many bytes, more than the last cache holds: in training, too, an
-# array has long left the cache when it is needed again.
-ROTATION_BYTES = 64 * 2**20
+# array has long left the cache when it is needed again. Very small ones stay in it all the same.
+ROTATION_BYTES, ROTATION_COPIES = 64 * 2**20, 256
 
 # The kernels that a training step runs: for a convolution with its batch norm, where a block
 # stores its activation, and in the head.
@@ -50,22 +53,40 @@ HEAD = tuple(
 class Timing:
     """CPU time of one call: median in ms, spread (quartiles) in percent of it, and rates.
 
-    `uses` is how often a training step runs the kernel on this shape.
+    `uses` is how often a training step runs the kernel on this shape. `flops` and `bytes` are the
+    work of a call and what it must read and write.
     """
 
     kernel: str
+    kind: str
     case: str
     uses: int
+    flops: int
+    bytes: int
     ms_median: float
     spread_percent: float
-    gflops: float
-    gbytes: float
+
+    @property
+    def gflops(self) -> float:
+        """GFLOP/s."""
+        return self.flops / self.ms_median / 1e6
+
+    @property
+    def gbytes(self) -> float:
+        """GB/s."""
+        return self.bytes / self.ms_median / 1e6
+
+    @property
+    def intensity(self) -> float:
+        """FLOP/byte."""
+        return self.flops / self.bytes
 
 
 def model_cases(architecture: Architecture, batch: int) -> dict[str, Counter[Case]]:
     """For each kernel, its cases in the model, and how often a training step runs them.
 
-    The plain kernels of an operation, which the fused ones replace, have the cases and no uses.
+    The plain kernels of an operation, which the fused ones replace, and those of inference have
+    cases and no uses.
     """
     cases: dict[str, Counter[Case]] = {kernel.name: Counter() for kernel in KERNELS}
 
@@ -87,6 +108,7 @@ def model_cases(architecture: Architecture, batch: int) -> dict[str, Counter[Cas
                     count(output, *ACTIVATION)
         if block.shortcut:
             count(output, *SHORTCUT)
+        count(*_inference(block, batch), uses=0)
     features, classes = architecture.operations[-1].input_shape[-1], architecture.classes
     count(Case(f"{ho}x{wo}x{features}->{classes}", batch, ho, wo, features, classes), *HEAD)
     parameters, size = architecture.parameter_count, architecture.input_size
@@ -95,36 +117,62 @@ def model_cases(architecture: Architecture, batch: int) -> dict[str, Counter[Cas
     return cases
 
 
+def _inference(block: Block, batch: int) -> tuple[Case, str]:
+    """The case and name of the kernel that runs a whole block in inference."""
+    convolutions = [operation for operation in block.operations if operation.is_convolution]
+    expands = "inverted_residual" if len(convolutions) == 3 else "separable"
+    name = {"stem": "stem3x3", "head": "head"}.get(block.name, expands)
+    return _block_case(convolutions, batch), f"{name}_inference"
+
+
+def _block_case(convolutions: Sequence[Operation], batch: int) -> Case:
+    """Several convolutions in a row as one case: from the first's input to the last's output."""
+    (h, w, ci), (ho, wo, co) = convolutions[0].input_shape, convolutions[-1].output_shape
+    stride = max(operation.stride for operation in convolutions)
+    return Case(f"{h}x{w}x{ci}->{ho}x{wo}x{co}", batch, h, w, ci, co, stride)
+
+
 def measure_kernels(
-    backend: str, name: str, batch: int, width: float, input_size: int, repeats: int
+    backend: str,
+    name: str,
+    batch: int,
+    width: float,
+    input_size: int,
+    repeats: int,
+    only_used: bool = False,
 ) -> Iterator[Timing]:
-    """Time every kernel with `name` in its name on every shape that a training step gives it."""
+    """Time every kernel with `name` in its name on every shape that a training step gives it.
+
+    With `only_used`, not the plain kernels, whose place the fused ones have taken, nor inference's.
+    """
     cases = model_cases(mobilenet_v2(width, input_size, 10), batch)
     kernels = kernels_of(backend)
     for kernel in KERNELS:
         if name in kernel.name:
             for case, uses in cases[kernel.name].items():
-                yield _measure(kernels, kernel, case, uses, repeats)
+                if uses or not only_used:
+                    yield _measure(kernels, kernel, case, uses, repeats)
 
 
 def _measure(kernels: Any, kernel: Kernel, case: Case, uses: int, repeats: int) -> Timing:
     function, moved = getattr(kernels, kernel.name), kernel.bytes_moved(case)
-    copies = max(2, min(16, ROTATION_BYTES // max(moved, 1)))
-    rng = np.random.default_rng(0)
-    calls = [list(kernel.arguments(case, rng, np.float32).values()) for _ in range(copies)]
+    copies = max(2, min(ROTATION_COPIES, ROTATION_BYTES // max(moved, 1)))
+    drawn = list(kernel.arguments(case, np.random.default_rng(0), np.float32).values())
+    calls = [[copy(argument) for argument in drawn] for _ in range(copies)]
     function(*calls[0])  # compile
     rounds = max(1, round(2e-3 / _seconds(function, calls[1:2]) / copies))
     samples = sorted(_seconds(function, calls * rounds) for _ in range(repeats))
     middle = median(samples)
     quarter = len(samples) // 4
     return Timing(
-        kernel.name,
-        case.label,
-        uses,
-        1e3 * middle,
-        100 * (samples[-1 - quarter] - samples[quarter]) / middle,
-        kernel.flops(case) / middle / 1e9,
-        moved / middle / 1e9,
+        kernel=kernel.name,
+        kind=kernel.kind,
+        case=case.label,
+        uses=uses,
+        flops=kernel.flops(case),
+        bytes=moved,
+        ms_median=1e3 * middle,
+        spread_percent=100 * (samples[-1 - quarter] - samples[quarter]) / middle,
     )
 
 
@@ -138,9 +186,10 @@ def _seconds(function: Any, calls: list[list[Any]]) -> float:
 
 @dataclass(frozen=True)
 class StepTiming:
-    """A whole training step: medians in ms, images/s of wall time, peak resident set in bytes."""
+    """A whole step: medians in ms, images/s of wall time, peak resident set in bytes."""
 
     backend: str
+    inference: bool
     batch: int
     input_size: int
     width: float
@@ -178,9 +227,29 @@ class TrainingStep:
         return loss
 
 
-def measure_step(backend: str, batch: int, width: float, input_size: int, steps: int) -> StepTiming:
-    """Time `steps` training steps after three that are not counted."""
-    step = TrainingStep(backend, batch, width, input_size)
+class InferenceStep:
+    """Logits of random images with batch norm folded into the convolutions."""
+
+    def __init__(self, backend: str, batch: int, width: float, input_size: int) -> None:
+        architecture = mobilenet_v2(width, input_size, 10)
+        parameters = Parameters(architecture)
+        initialise(parameters, MODERN.initialiser, seed=0)
+        self.batch, self.engine = batch, Inference(architecture, parameters, batch, backend)
+        images = self.engine.images
+        images[:] = np.random.default_rng(0).standard_normal(images.shape)
+
+    def __call__(self) -> Floats:
+        """The logits, (batch, 10)."""
+        return self.engine.forward(self.batch)
+
+
+def measure_step(
+    backend: str, batch: int, width: float, input_size: int, steps: int, inference: bool = False
+) -> StepTiming:
+    """Time `steps` steps of training, or of inference, after three that are not counted."""
+    kind: Callable[[str, int, float, int], Callable[[], object]]
+    kind = InferenceStep if inference else TrainingStep
+    step = kind(backend, batch, width, input_size)
     for _ in range(3):
         step()
     cpu, wall = [], []
@@ -192,6 +261,7 @@ def measure_step(backend: str, batch: int, width: float, input_size: int, steps:
     quarter, ordered = steps // 4, sorted(cpu)
     return StepTiming(
         backend=backend,
+        inference=inference,
         batch=batch,
         input_size=input_size,
         width=width,

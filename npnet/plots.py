@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from npnet.benchmark import Timing
 from npnet.data.dataset import Dataset
 from npnet.errors import NpnetError
+from npnet.roofline import Roof
 from npnet.run_folder import RunFolder
 
 CURVES = ("loss", "acc", "test_loss", "test_acc")
@@ -64,6 +66,42 @@ def training_curves(runs: Sequence[Path], path: Path) -> None:
     for axis in (loss_axis, acc_axis):
         axis.grid(alpha=0.3)
     acc_axis.legend(fontsize="small")
+    _save(figure, path)
+
+
+def roofline(timings: Sequence[Timing], roof: Roof, path: Path) -> None:
+    """Write a picture of rate by intensity, both axes logarithmic, under the core's two bounds.
+
+    A dot is a kernel on one of the model's shapes: its colour is the kind of operation, a circle
+    stands for a forward and a triangle for a backward kernel, and the area for its part of a step.
+    Kernels that no training step runs are left out.
+    """
+    used = [timing for timing in timings if timing.uses]
+    step_ms = sum(timing.uses * timing.ms_median for timing in used)
+    figure = _figure(figsize=(10, 6.5))
+    axis = figure.subplots()
+    intensities = [timing.intensity for timing in used] + [roof.ridge]
+    ends = np.array([min(intensities) / 2, roof.ridge, max(intensities) * 2])
+    axis.loglog(ends, [roof.gflops(x) for x in ends], "k-", zorder=1)
+    note = f"{roof.peak_gflops:.0f} GFLOP/s multiplied, {roof.copy_gbytes:.1f} GB/s copied"
+    axis.set(xlabel="FLOP/byte", ylabel="GFLOP/s", title=f"One core: {note}")
+    for number, kind in enumerate(dict.fromkeys(timing.kind for timing in used)):
+        for marker, backward in (("o", False), ("v", True)):
+            dots = [t for t in used if t.kind == kind and ("backward" in t.kernel) is backward]
+            axis.scatter(
+                [dot.intensity for dot in dots],
+                [dot.gflops for dot in dots],
+                [20 + 6000 * dot.uses * dot.ms_median / step_ms for dot in dots],
+                color=f"C{number}",
+                marker=marker,
+                alpha=0.6,
+                linewidths=0,
+                label=None if backward else kind,
+            )
+    axis.grid(alpha=0.3, which="both")
+    legend = axis.legend(title="circle forward, triangle backward;\narea: part of a step's time")
+    for handle in legend.legend_handles:
+        handle.set_sizes([60])
     _save(figure, path)
 
 

@@ -14,7 +14,8 @@ TINY = ("--dataset", "shapes", "--width", "0.1", "--input-size", "32", "--max-st
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a run of two epochs lies in `run`."""
     place = tmp_path_factory.mktemp("trained")
-    outcome = npnet_run("train", *TINY, "--epochs", 2, "--out", "run", cwd=place)
+    run = ("train", *TINY, "--epochs", 2, "--out", "run")
+    outcome = npnet_run(*run, cwd=place, timeout=300)  # the kernels may have to be compiled
     assert outcome.status == 0, outcome.stderr
     (place / "output").write_text(outcome.stdout)
     return place
@@ -94,25 +95,51 @@ def test_gradcheck_passes(tmp_path: Path) -> None:
     assert " 0 failed" in outcome.stdout
 
 
-def test_bench_step_prints_one_object(tmp_path: Path) -> None:
-    options = ("--batch", 2, "--input-size", 32, "--width", "0.1", "--steps", 4, "--json")
-    timing = json.loads(npnet_run("bench", "step", *options, cwd=tmp_path).stdout)
+TINY_STEP = ("--batch", 2, "--input-size", 32, "--width", "0.1", "--steps", 4, "--json")
+FEW_KERNELS = ("--batch", 1, "--input-size", 32, "--repeats", 3, "--json")
+FORWARD = ("--op", "depthwise3x3_unit_forward")
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_bench_step_prints_one_object(inference: bool, tmp_path: Path) -> None:
+    flags = ("--inference",) if inference else ()
+    timing = json.loads(npnet_run("bench", "step", *TINY_STEP, *flags, cwd=tmp_path).stdout)
     keys = ("cpu_ms_median", "wall_ms_median", "images_per_second", "peak_rss_bytes")
     assert all(timing[key] > 0 for key in keys)
+    assert timing["inference"] is inference
 
 
 def test_bench_kernels_measures_the_model_s_shapes(tmp_path: Path) -> None:
-    options = (
-        "--op",
-        "depthwise3x3_unit_forward",
-        "--batch",
-        1,
-        "--input-size",
-        32,
-        "--repeats",
-        3,
-    )
-    lines = npnet_run("bench", "kernels", *options, "--json", cwd=tmp_path).stdout.splitlines()
-    timings = [json.loads(line) for line in lines]
-    assert sum(timing["uses"] for timing in timings) == 17
-    assert all(timing["gflops"] > 0 for timing in timings)
+    outcome = npnet_run("bench", "kernels", "--op", "depthwise", *FEW_KERNELS, cwd=tmp_path)
+    timings = [json.loads(line) for line in outcome.stdout.splitlines()]
+    assert sum(timing["uses"] for timing in timings) == 2 * 17  # forward, backward
+    assert all(timing["gflops"] > 0 and timing["roof_percent"] > 0 for timing in timings)
+
+
+def test_bench_kernels_knows_those_of_inference(tmp_path: Path) -> None:
+    outcome = npnet_run("bench", "kernels", "--op", "separable", *FEW_KERNELS, cwd=tmp_path)
+    assert json.loads(outcome.stdout)["kernel"] == "separable_inference"
+
+
+def test_bench_roofline_adds_up(tmp_path: Path) -> None:
+    outcome = npnet_run("bench", "roofline", "--op", "depthwise", *FEW_KERNELS, cwd=tmp_path)
+    roof, *timings = (json.loads(line) for line in outcome.stdout.splitlines())
+    assert len(timings) >= 10
+    for timing in timings:
+        assert timing["uses"] > 0
+        seconds = timing["ms_median"] / 1e3
+        assert timing["gflops"] == pytest.approx(timing["flops"] / seconds / 1e9)
+        assert timing["gbytes"] == pytest.approx(timing["bytes"] / seconds / 1e9)
+        bound = min(roof["peak_gflops"], timing["intensity"] * roof["copy_gbytes"])
+        assert timing["intensity"] == pytest.approx(timing["flops"] / timing["bytes"])
+        assert timing["roof_gflops"] == pytest.approx(bound)
+        assert timing["roof_percent"] == pytest.approx(100 * timing["gflops"] / bound)
+
+
+def test_bench_roofline_draws(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need the plots extra")
+    options = (*FORWARD, *FEW_KERNELS[:-1], "--picture", "roof.png")
+    outcome = npnet_run("bench", "roofline", *options, cwd=tmp_path)
+    assert outcome.status == 0, outcome.stderr
+    assert "this core multiplies" in outcome.stdout
+    assert (tmp_path / "roof.png").read_bytes().startswith(b"\x89PNG")

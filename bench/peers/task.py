@@ -1,0 +1,96 @@
+"""What all contestants are given: a network with its numbers, images, labels."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from npnet.architecture import Architecture, mobilenet_v2
+from npnet.kernels.arrays import Floats, Ints
+from npnet.network import BatchNorm, Network
+from npnet.parameters import Parameters, initialise
+from npnet.recipe import MODERN
+
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 5e-4
+
+
+class Task(NamedTuple):
+    """One step of training (SGD with Nesterov momentum, decay of weights alone), or of inference.
+
+    `values`, `statistics` as in Parameters; `images` (n,S,S,3) float32, `labels` (n,).
+    """
+
+    inference: bool
+    width: float
+    input_size: int
+    values: Floats
+    statistics: Floats
+    images: Floats
+    labels: Ints
+
+    @property
+    def architecture(self) -> Architecture:
+        return mobilenet_v2(self.width, self.input_size, 10)
+
+    @property
+    def parameters(self) -> Parameters:
+        """The task's numbers under their names."""
+        parameters = Parameters(self.architecture)
+        self.fill(parameters)
+        return parameters
+
+    def fill(self, parameters: Parameters) -> None:
+        parameters.values[:], parameters.statistics[:] = self.values, self.statistics
+
+    def save(self, path: Path) -> None:
+        np.savez(path, **self._asdict())
+
+    @classmethod
+    def load(cls, path: Path) -> "Task":
+        with np.load(path, allow_pickle=False) as file:
+            fields = {name: file[name] for name in cls._fields}
+        scalars = {name: value.item() for name, value in fields.items() if value.ndim == 0}
+        return cls(**fields | scalars)
+
+
+def draw_task(inference: bool, batch: int, width: float, input_size: int) -> Task:
+    """Training starts from initial weights, inference from a network that has seen images."""
+    rng = np.random.default_rng(0)
+    architecture = mobilenet_v2(width, input_size, 10)
+    # Each has a colour and a contrast: plain noise looks all alike to a network that averages it.
+    noise = rng.standard_normal((batch, input_size, input_size, 3))
+    contrasts, colours = (
+        rng.uniform(0.3, 2, (batch, 1, 1, 1)),
+        rng.standard_normal((batch, 1, 1, 3)),
+    )
+    images = (contrasts * noise + colours).astype(np.float32)
+    labels = rng.integers(0, 10, batch)
+    parameters = Parameters(architecture)
+    initialise(parameters, MODERN.initialiser, seed=0)
+    if inference:
+        parameters = _seasoned(architecture, parameters, images, rng)
+    return Task(
+        inference, width, input_size, parameters.values, parameters.statistics, images, labels
+    )
+
+
+def _seasoned(
+    architecture: Architecture, start: Parameters, images: Floats, rng: np.random.Generator
+) -> Parameters:
+    """Parameters whose batch norms all do something, so that folding them can go wrong.
+
+    Random gammas and betas, and the running statistics of three forward passes.
+    """
+    batch = len(images)
+    network = Network(architecture, batch, bn=BatchNorm(momentum=0.2))
+    parameters = network.parameters
+    parameters.values[:] = start.values
+    for spec in parameters.specs:
+        if spec.role == "gamma":
+            parameters.value(spec.name)[...] = rng.uniform(0.5, 1.5, spec.shape)
+        elif spec.role in ("beta", "bias"):
+            parameters.value(spec.name)[...] = rng.uniform(-0.5, 0.5, spec.shape)
+    for _ in range(3):
+        network.images[:] = images + 0.5 * rng.standard_normal(images.shape)
+        network.forward(batch, training=True)
+    return parameters
