@@ -25,6 +25,14 @@ class Console:
         self.root = comm.rank == 0
         self.progress = Progress(terminal()) if progress and self.root else None
 
+    def compiling(self) -> None:
+        """Called by every rank before some of them compile."""
+        if self.root:
+            say(
+                "[INFO] Compiling the kernels for this processor, once: about half a minute, "
+                "some minutes on a Raspberry Pi"
+            )
+
     def started(self, trainer: Trainer) -> None:
         self.epochs = trainer.settings.epochs
         self.dataset = trainer.dataset

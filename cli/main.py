@@ -7,9 +7,10 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import click
 
@@ -20,7 +21,9 @@ from npnet.cli.evaluate import evaluate
 from npnet.cli.gradcheck import gradcheck
 from npnet.cli.info import info
 from npnet.cli.plot import plot
+from npnet.cli.predict import predict
 from npnet.cli.train import train
+from npnet.cli.warmup import warmup
 from npnet.errors import NpnetError
 from npnet.threads import limit_threads
 
@@ -44,7 +47,7 @@ def cli() -> None:
     """
 
 
-for command in (train, evaluate, plot, info, data, bench, gradcheck):
+for command in (train, evaluate, predict, plot, info, data, bench, gradcheck, warmup):
     cli.add_command(command)
 
 
@@ -54,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Bad input is one line on standard error. An error that only this rank knows of ends all ranks.
     """
     limit_threads()
+    warnings.showwarning = _warn
     try:
         _run(arguments)
     except (click.Abort, KeyboardInterrupt):
@@ -86,6 +90,23 @@ def _run(arguments: Sequence[str] | None) -> None:
 
         with together(connect()):
             raise NpnetError(error.format_message()) from error
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """One line, of one rank of a node; but a warning that is not for users is Python's own."""
+    from npnet.parallel.communicator import launched_local_rank
+
+    if not issubclass(category, UserWarning):
+        click.echo(warnings.formatwarning(message, category, filename, lineno), err=True, nl=False)
+    elif launched_local_rank() == 0:
+        click.echo(f"npnet: warning: {' '.join(str(message).split())}", err=True)
 
 
 def _end_run(error: NpnetError) -> NoReturn:

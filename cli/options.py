@@ -17,6 +17,7 @@ DATASETS = ("shapes", "cifar10", "cifar100")
 RECIPES = ("modern", "paper")
 STRATEGIES = ("gradients", "weights", "gather-bcast")
 BACKENDS = ("numba", "reference")
+DTYPES = ("float32", "float64")
 
 
 def _set_threads(context: click.Context, parameter: click.Parameter, value: int | None) -> int:

@@ -111,6 +111,7 @@ def train(
     from npnet.parallel.communicator import connect, together
     from npnet.run_folder import RunFolder
     from npnet.trainer import Trainer
+    from npnet.warmup import prepare
 
     comm = connect()
     with together(comm):
@@ -124,7 +125,10 @@ def train(
     checkpoint = comm.broadcast(checkpoint)
     folder = RunFolder(comm.broadcast(out or default_folder(dataset, recipe, comm)))
     console = Console(comm, threads, progress)
-    Trainer(source, recipe, settings, comm, console, folder, checkpoint).run()
+    trainer = Trainer(source, recipe, settings, comm, console, folder, checkpoint)
+    if settings.backend == "numba":
+        prepare(comm, settings.dtype, console.compiling)
+    trainer.run()
 
 
 def choose_recipe(name: str, values: dict[str, Any]) -> "Recipe":

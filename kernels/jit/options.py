@@ -1,11 +1,7 @@
 """The one place where Numba is told how to compile, and where its machine code is kept."""
 
-import errno
 import hashlib
-import os
 import platform
-import tempfile
-import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,6 +9,9 @@ from typing import Any, TypeVar, cast
 
 import llvmlite.binding as llvm
 import numba
+
+from npnet.kernels.jit.cache import GuardedCache, open_folder
+from npnet.kernels.jit.target import TARGET
 
 config: Any = numba.core.config  # its settings appear at run time
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -32,9 +31,12 @@ def kernel(function: Function) -> Function:
     # Numba reads the folder's name when it decorates; other users of Numba keep their own.
     before, config.CACHE_DIR = config.CACHE_DIR, directory or ""
     try:
-        return cast(Function, compiled(function))
+        dispatcher = compiled(function)
     finally:
         config.CACHE_DIR = before
+    if directory is not None:
+        dispatcher._cache = GuardedCache(dispatcher._cache, directory)
+    return cast(Function, dispatcher)
 
 
 def inline(function: Function) -> Function:
@@ -47,30 +49,14 @@ def cache_directory() -> str | None:
     """A folder for machine code that fits these sources and this processor, or None.
 
     Numba itself looks only at the file of the cached function, so the name carries a hash of all
-    of the kernels' sources and of what the code was compiled for. Whoever can write there decides
-    what runs, so it is never a folder that all users share, such as /tmp.
+    of the kernels' sources and of what the code was compiled for, the row of target.py included.
     """
     if config.DISABLE_JIT:
         return None
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-    key = hashlib.sha256(sources + f"{numba.__version__} {target()}".encode()).hexdigest()[:16]
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    root = Path(os.environ.get("NPNET_CACHE") or Path(home, "npnet"))
-    folder = root / f"{platform.node()}-{key}"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.lstat()
-        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-            raise PermissionError(errno.EPERM, "others can write there")
-        with tempfile.TemporaryFile(dir=folder):
-            return str(folder)
-    except OSError as error:
-        warnings.warn(
-            f"compiled kernels cannot be kept in {folder} ({error.strerror}), so each start "
-            "compiles anew: name a folder of your own in NPNET_CACHE",
-            stacklevel=2,
-        )
-        return None
+    compiled_for = f"{numba.__version__} {target()} {TARGET}"
+    key = hashlib.sha256(sources + compiled_for.encode()).hexdigest()[:16]
+    return open_folder(f"{platform.node()}-{key}")
 
 
 def target() -> str:

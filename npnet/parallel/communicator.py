@@ -8,6 +8,7 @@ and stay out of the training loop.
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -20,6 +21,10 @@ T = TypeVar("T")
 # The variables by which MPICH's and Open MPI's launchers tell a process who it is.
 _RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
 _SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+_LOCAL_RANK_VARIABLES = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
+_OF_LAUNCHERS = ("PMI", "OMPI_", "OPAL_", "PRTE_", "HYDRA_", "HYDI_", "MPI", "I_MPI_", "SLURM_")
+
+SECONDS_BETWEEN_LOOKS = 0.01
 
 
 class CollectiveError(NpnetError):
@@ -33,6 +38,7 @@ class Communicator(Protocol):
     size: int
     hosts: list[str]  # the host of each rank
     nodes: list[int]  # the node of each rank, named after the node's lowest rank
+    first_of_node: bool  # whether this rank is its node's lowest
 
     def sum(self, array: Floats) -> None:
         """Replace `array` on every rank by its sum over the ranks, in place."""
@@ -46,7 +52,8 @@ class Communicator(Protocol):
     def broadcast(self, value: T) -> T:
         """Rank 0's object on every rank."""
 
-    def barrier(self) -> None: ...
+    def barrier(self) -> None:
+        """Wait for all ranks, asleep: one of them may need the core."""
 
 
 class SerialCommunicator:
@@ -56,7 +63,7 @@ class SerialCommunicator:
     size = 1
 
     def __init__(self) -> None:
-        self.hosts, self.nodes = [platform.node()], [0]
+        self.hosts, self.nodes, self.first_of_node = [platform.node()], [0], True
 
     def sum(self, array: Floats) -> None: ...
 
@@ -83,6 +90,7 @@ class MpiCommunicator:
         neighbours = self._comm.Split_type(mpi.COMM_TYPE_SHARED)
         self.nodes: list[int] = self._comm.allgather(neighbours.bcast(self.rank))
         neighbours.Free()
+        self.first_of_node = self.nodes[self.rank] == self.rank
 
     def sum(self, array: Floats) -> None:
         self._comm.Allreduce(self._mpi.IN_PLACE, array)
@@ -104,7 +112,9 @@ class MpiCommunicator:
         return result
 
     def barrier(self) -> None:
-        self._comm.Barrier()
+        everyone_is_here = self._comm.Ibarrier()
+        while not everyone_is_here.Test():
+            time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def connect() -> Communicator:
@@ -157,6 +167,16 @@ def launched_size() -> int | None:
 def launched_rank() -> int:
     """This process's rank as the launcher says it, known before MPI starts; 0 without one."""
     return _environment_number(_RANK_VARIABLES) or 0
+
+
+def launched_local_rank() -> int:
+    """This process's number on its node as the launcher says it; 0 if it says nothing."""
+    return _environment_number(_LOCAL_RANK_VARIABLES) or 0
+
+
+def environment_of_no_rank() -> dict[str, str]:
+    """This process's environment for a child that must not take itself for one of the ranks."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OF_LAUNCHERS)}
 
 
 def _environment_number(names: tuple[str, ...]) -> int | None:

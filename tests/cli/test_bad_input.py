@@ -12,6 +12,7 @@ from npnet.data import DATASETS
 from npnet.kernels import BACKENDS
 from npnet.parallel.strategies import STRATEGIES
 from npnet.recipe import RECIPES
+from npnet.warmup import DTYPES
 from tests.cifar_files import IMAGES, change, write, write_cifar
 from tests.launch import TINY, npnet_run
 
@@ -70,6 +71,7 @@ def test_the_choices_are_the_engines_own() -> None:
     assert options.DATASETS == DATASETS
     assert set(options.RECIPES) == set(RECIPES)
     assert set(options.STRATEGIES) == set(STRATEGIES)
+    assert options.DTYPES == DTYPES
     assert set(options.BACKENDS) == set(BACKENDS)
 
 

@@ -1,10 +1,17 @@
-"""The folder of compiled kernels: found, named after what it holds, and no danger when missing."""
+"""The folder of compiled kernels: found, named after what it holds, and no danger when damaged."""
 
 import os
+import platform
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from npnet.kernels.jit import cache, options
+from npnet.kernels.jit.target import TARGETS
 
 SCRIPT = """
 import numpy as np
@@ -14,38 +21,167 @@ y = np.empty(3, np.float32)
 relu6_forward(y, np.array([-1, 2, 9], np.float32))
 print(cache_directory(), y.tolist(), len(getattr(relu6_forward, "stats").cache_hits))
 """
+COMPILED, LOADED = "[0.0, 2.0, 6.0] 0\n", "[0.0, 2.0, 6.0] 1\n"
+
+FULL_DISK = """
+import errno, os
+from numba.core.caching import IndexDataCacheFile
+def full(self, name, data):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+IndexDataCacheFile._save_data = full
+"""
 
 
-def run(folder):
+def run(folder, before=""):
     environment = os.environ | {"NPNET_CACHE": str(folder)}
     environment.pop("NUMBA_DISABLE_JIT", None)
-    command = [sys.executable, "-c", SCRIPT]
+    command = [sys.executable, "-c", before + SCRIPT]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
 
 
-@pytest.mark.compiled
-def test_the_second_start_loads_what_the_first_compiled(tmp_path):
-    first, second = run(tmp_path), run(tmp_path)
-    assert first.stdout.endswith("[0.0, 2.0, 6.0] 0\n")
-    assert second.stdout.endswith("[0.0, 2.0, 6.0] 1\n")
-    (folder,) = tmp_path.iterdir()
-    assert first.stdout.startswith(str(folder))
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A root in which one kernel lies, compiled, and what its process said."""
+    root = tmp_path_factory.mktemp("compiled")
+    return root, run(root)
 
 
 @pytest.mark.compiled
-def test_without_a_folder_it_compiles_anew_and_says_so(tmp_path):
-    occupied = tmp_path / "a file"
-    occupied.touch()
-    result = run(occupied)
-    assert result.stdout == "None [0.0, 2.0, 6.0] 0\n"
-    assert "name a folder of your own in NPNET_CACHE" in result.stderr
+class TestMachineCode:
+    def test_the_second_start_loads_what_the_first_compiled(self, compiled):
+        root, first = compiled
+        second = run(root)
+        assert first.stdout.endswith(COMPILED)
+        assert second.stdout.endswith(LOADED)
+        (folder,) = root.iterdir()
+        assert first.stdout.startswith(str(folder))
+        assert first.stderr == second.stderr == ""
+
+    def test_without_a_folder_it_compiles_anew_and_says_so(self, tmp_path):
+        occupied = tmp_path / "a file"
+        occupied.touch()
+        result = run(occupied)
+        assert result.stdout == "None " + COMPILED
+        assert result.stderr.count("name a folder of your own in NPNET_CACHE") == 1
+
+    def test_a_folder_that_others_can_write_is_not_trusted(self, compiled, tmp_path):
+        root = shutil.copytree(compiled[0], tmp_path / "copy")
+        (folder,) = root.iterdir()
+        folder.chmod(0o777)
+        result = run(root)
+        assert result.stdout == "None " + COMPILED
+        assert "others can write there" in result.stderr
+
+    @pytest.mark.parametrize("kind", ["nbc", "nbi"])
+    @pytest.mark.parametrize("damage", ["cut off", "one bit", "zeros", "empty"])
+    def test_a_damaged_file_is_compiled_anew(self, compiled, tmp_path, kind, damage):
+        """Once, and with a warning; the next start loads again."""
+        root = shutil.copytree(compiled[0], tmp_path / "copy")
+        (file,) = root.glob(f"*/*/*relu6_forward*.{kind}")
+        data = bytearray(file.read_bytes())
+        if damage == "one bit":
+            data[len(data) // 2] ^= 1
+        changed = {"cut off": data[: len(data) // 2], "zeros": bytes(len(data)), "empty": b""}
+        file.write_bytes(changed.get(damage, data))
+        result, next_result = run(root), run(root)
+        assert result.stdout.endswith(COMPILED)
+        # One bit of an index may just make it one of something else.
+        told = result.stderr.count("were damaged: they are compiled anew")
+        assert told == 1 or (kind, damage) == ("nbi", "one bit")
+        assert next_result.stdout.endswith(LOADED)
+        assert next_result.stderr == ""
+
+    def test_a_full_disk_costs_no_more_than_a_warning(self, tmp_path):
+        result = run(tmp_path, FULL_DISK)
+        assert result.stdout.endswith(COMPILED)
+        assert result.stderr.count("cannot be kept") == 1
+        assert "(No space left on device)" in result.stderr
 
 
-@pytest.mark.compiled
-def test_a_folder_that_others_can_write_is_not_trusted(tmp_path):
-    run(tmp_path)
-    (folder,) = tmp_path.iterdir()
-    folder.chmod(0o777)
-    result = run(tmp_path)
-    assert result.stdout == "None [0.0, 2.0, 6.0] 0\n"
-    assert "others can write there" in result.stderr
+class TestFolder:
+    @pytest.fixture(autouse=True)
+    def place(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("NPNET_CACHE", str(tmp_path / "root"))
+
+    def test_it_is_private(self, tmp_path):
+        folder = cache.open_folder("name")
+        assert folder == str(tmp_path / "root" / "name")
+        assert Path(folder).stat().st_mode & 0o777 == 0o700
+
+    def test_it_is_refused_if_it_belongs_to_another(self, monkeypatch):
+        assert cache.open_folder("name") is not None
+        owner = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+        with pytest.warns(cache.CacheWarning, match="others can write there"):
+            assert cache.open_folder("name") is None
+
+    def test_it_is_refused_if_it_is_a_link(self, tmp_path):
+        (tmp_path / "root").mkdir()
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        (tmp_path / "root" / "name").symlink_to(tmp_path / "elsewhere")
+        with pytest.warns(cache.CacheWarning, match="a link"):
+            assert cache.open_folder("name") is None
+
+    @pytest.mark.compiled
+    def test_each_row_of_the_table_of_processors_has_its_own(self, monkeypatch):
+        folders = set()
+        for row in TARGETS.values():
+            monkeypatch.setattr(options, "TARGET", row)
+            folders.add(options.cache_directory.__wrapped__())
+        assert len(folders) == len(TARGETS)
+        assert all(platform.node() in folder for folder in folders)
+
+
+class TestRoot:
+    @pytest.fixture(autouse=True)
+    def disks(self, tmp_path, monkeypatch):
+        """Home on NFS, the rest on this node."""
+        self.home, self.local = tmp_path / "home" / "me", tmp_path / "local"
+        self.local.mkdir()
+        types = {"/": "ext4", str(tmp_path / "home"): "nfs4"}
+        self.mount(monkeypatch, types)
+        monkeypatch.setattr(cache, "NODE_LOCAL", self.local)
+        monkeypatch.setenv("HOME", str(self.home))
+        for name in ("NPNET_CACHE", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        self.own = self.local / f"npnet-{os.geteuid()}"
+        self.in_home = self.home / ".cache" / "npnet"
+
+    def mount(self, monkeypatch, types):
+        disks = [SimpleNamespace(mountpoint=at, fstype=kind) for at, kind in types.items()]
+        monkeypatch.setattr(cache.psutil, "disk_partitions", lambda all: disks)
+
+    def test_a_home_on_the_network_is_left_for_a_private_folder_of_the_node(self):
+        assert cache.root() == self.own
+        assert self.own.stat().st_mode & 0o777 == 0o700
+        assert not self.home.exists()
+
+    @pytest.mark.parametrize("kind", ["nfs", "cifs", "fuse.sshfs", "lustre"])
+    def test_the_nearest_mount_counts(self, monkeypatch, kind):
+        self.mount(monkeypatch, {"/": "nfs", str(self.home): "ext4"})
+        assert cache.root() == self.in_home
+        self.mount(monkeypatch, {"/": "ext4", str(self.home): kind})
+        assert cache.root() == self.own
+
+    def test_a_link_is_followed(self, tmp_path, monkeypatch):
+        (tmp_path / "home" / "me").mkdir(parents=True)
+        (tmp_path / "link").symlink_to(tmp_path / "home")
+        monkeypatch.setenv("HOME", str(tmp_path / "link" / "me"))
+        assert cache.root() == self.own
+
+    def test_a_folder_that_another_made_first_is_not_used(self):
+        self.own.symlink_to(self.local)
+        assert cache.root() == self.in_home
+        self.own.unlink()
+        self.own.mkdir()
+        self.own.chmod(0o777)
+        assert cache.root() == self.in_home
+
+    def test_home_is_kept_where_nothing_is_nearer(self, monkeypatch):
+        for types in ({"/": "ext4"}, {"/": "nfs"}, {}):
+            self.mount(monkeypatch, types)
+            assert cache.root() == self.in_home
+
+    def test_a_chosen_folder_is_not_questioned(self, monkeypatch):
+        monkeypatch.setenv("NPNET_CACHE", str(self.home))
+        assert cache.root() == self.home

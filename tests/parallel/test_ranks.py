@@ -3,6 +3,7 @@
 Every rank also computes, on its own, what all ranks together should have computed.
 """
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from npnet.parallel.communicator import (
     SerialCommunicator,
     agree,
     connect,
+    environment_of_no_rank,
     together,
 )
 from npnet.parallel.strategies import STRATEGIES, combine_statistics
@@ -74,6 +76,26 @@ class TestCommunicator:
         assert comm.gather(comm.rank) == list(range(comm.size))
         assert comm.broadcast(comm.rank + 7) == 7
         assert len(comm.hosts) == comm.size
+
+    def test_each_node_has_one_first_rank(self, comm):
+        firsts = [rank for rank, first in enumerate(comm.gather(comm.first_of_node)) if first]
+        assert firsts == sorted(set(comm.nodes))
+
+    def test_who_waits_leaves_the_core_to_others(self, comm):
+        comm.barrier()
+        if comm.rank == 0:
+            time.sleep(0.5)
+        start = time.process_time()
+        comm.barrier()
+        assert time.process_time() - start < 0.25
+
+    def test_a_child_is_told_of_no_launcher(self, monkeypatch):
+        for name in ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALRANKID"):
+            monkeypatch.setenv(name, "1")
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        environment = environment_of_no_rank()
+        assert not [name for name in environment if name.startswith(("PMI", "OMPI", "MPI"))]
+        assert environment["OMP_NUM_THREADS"] == "3"
 
     def test_an_error_of_one_rank_is_raised_on_all(self, comm):
         with pytest.raises(CollectiveError, match="broken file"):

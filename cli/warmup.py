@@ -1,0 +1,43 @@
+"""`npnet warmup`."""
+
+import click
+
+from npnet.cli import options
+
+
+@click.command(short_help="Compile the kernels ahead.")
+@click.option(
+    "--dtype",
+    type=click.Choice(options.DTYPES),
+    default="float32",
+    show_default=True,
+    help="Training takes float32; float64 is for checks.",
+)
+@options.threads
+def warmup(dtype: str, threads: int) -> None:
+    """Compile what training and evaluation call, once; under mpiexec, on every node.
+
+    `npnet train` does the same where it is needed. The machine code is kept in $NPNET_CACHE, or
+    in ~/.cache/npnet, or on the node's own disk where that folder is on a network.
+    """
+    import time
+
+    from npnet.cli.console import Console, say
+    from npnet.errors import NpnetError
+    from npnet.parallel.communicator import connect, together
+    from npnet.warmup import is_warm, place, prepare
+
+    comm = connect()
+    with together(comm):
+        folder = place()
+        if folder is None:
+            raise NpnetError("there is no place for compiled kernels: name one in NPNET_CACHE")
+    there = is_warm(dtype)
+    start = time.monotonic()
+    prepare(comm, dtype, Console(comm, threads, progress=False).compiling)
+    with together(comm):
+        if comm.first_of_node and not is_warm(dtype):
+            raise NpnetError(f"the kernels were compiled, but are not kept in {folder}")
+    if comm.first_of_node:
+        what = "were there" if there else f"compiled in {time.monotonic() - start:.0f} s"
+        say(f"[Rank {comm.rank}] {dtype} kernels {what}: {folder}")
