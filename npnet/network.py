@@ -55,6 +55,8 @@ class Activation:
 
     def first(self, n: int) -> "Activation":
         """That of the first n images."""
+        if n == len(self.x):
+            return self
         return replace(self, x=self.x[:n], dv=self.dv[:n])
 
 

@@ -119,7 +119,7 @@ def _bits(array: Any) -> int:
     return int(array.dtype.bitwidth)
 
 
-def _panel(rows: int, vectors: int, add: bool) -> Callable[..., None]:
+def _panel(rows: int, vectors: int, add: bool, stream: bool) -> Callable[..., None]:
     """Columns j .. j+vectors*lanes of the product, from the first row to the last."""
     half = rows // 2
 
@@ -128,7 +128,7 @@ def _panel(rows: int, vectors: int, add: bool) -> Callable[..., None]:
         height = len(out)
         i = 0
         while height - i >= rows:
-            if not add:
+            if stream:
                 for r in range(rows):
                     for v in range(vectors):
                         prefetch(out, i + height + r, j + v * lanes(out))
@@ -144,11 +144,11 @@ def _panel(rows: int, vectors: int, add: bool) -> Callable[..., None]:
     return panel
 
 
-def _product(add: bool) -> Callable[[Floats, Floats, Floats], None]:
+def _product(add: bool, stream: bool) -> Callable[[Floats, Floats, Floats], None]:
     widest = len(TARGET.blocks)
-    wide = _panel(TARGET.blocks[-1], widest, add)
-    two = _panel(TARGET.blocks[1], 2, add)
-    one = _panel(TARGET.blocks[0], 1, add)
+    wide = _panel(TARGET.blocks[-1], widest, add, stream)
+    two = _panel(TARGET.blocks[1], 2, add, stream)
+    one = _panel(TARGET.blocks[0], 1, add, stream)
 
     @inline
     def product(out: Floats, a: Floats, b: Floats) -> None:
@@ -169,5 +169,7 @@ def _product(add: bool) -> Callable[[Floats, Floats, Floats], None]:
     return product
 
 
-multiply = _product(False)  # out = a @ b
-multiply_accumulate = _product(True)  # out += a @ b
+multiply = _product(add=False, stream=False)  # out = a @ b
+multiply_accumulate = _product(add=True, stream=False)  # out += a @ b
+# out = a @ b for a tile of a large matrix: asks memory for the rows below, which come next.
+multiply_stream = _product(add=False, stream=True)

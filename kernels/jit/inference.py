@@ -9,7 +9,7 @@ import numpy as np
 
 from npnet.kernels.arrays import Floats
 from npnet.kernels.jit.activation import residual_forward
-from npnet.kernels.jit.block import multiply, multiply_accumulate
+from npnet.kernels.jit.block import multiply, multiply_accumulate, multiply_stream
 from npnet.kernels.jit.depthwise_unit import Nine, Row, new_ring, nine, slots, window
 from npnet.kernels.jit.options import inline, kernel
 from npnet.kernels.jit.target import TARGET
@@ -29,7 +29,7 @@ def stem3x3_inference(y: Floats, x: Floats, w: Floats, b: Floats) -> None:
         for i in range(ho):
             row = slice((n * ho + i) * wo, (n * ho + i + 1) * wo)
             pad_rows(bands, images[n], 2 * i - 1, channels)
-            multiply(outputs[row], windows(bands[0], wo, channels), weights[0])
+            multiply_stream(outputs[row], windows(bands[0], wo, channels), weights[0])
             multiply_accumulate(outputs[row], windows(bands[1], wo, channels), weights[1])
             multiply_accumulate(outputs[row], windows(bands[2], wo, channels), weights[2])
             add_bias_relu6(outputs[row], outputs[row], b)

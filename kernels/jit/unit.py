@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from npnet.kernels.arrays import Floats
-from npnet.kernels.jit.block import multiply, multiply_accumulate
+from npnet.kernels.jit.block import multiply_accumulate, multiply_stream
 from npnet.kernels.jit.options import inline, kernel
 from npnet.kernels.jit.target import TARGET
 from npnet.kernels.jit.tiles import (
@@ -69,7 +69,7 @@ def pointwise_unit_forward(
         stop = min(start + rows, pixels)
         tile, a = slice(start, stop), active[: stop - start]
         activate(a, inputs[tile], norm)
-        multiply(outputs[tile], a, w)
+        multiply_stream(outputs[tile], a, w)
         if start == 0:
             set_origin(origin, outputs[tile])
         add_statistics(sums, outputs[tile], origin)
@@ -104,7 +104,7 @@ def pointwise_unit_backward(
         through_batchnorm(dy, dout[tile], outputs[tile], pqr)
         activate(a, inputs[tile], norm)
         multiply_accumulate(dw, a.T, dy)
-        multiply(din[tile], dy, turned)
+        multiply_stream(din[tile], dy, turned)
         deactivate(din[tile], sums, inputs[tile], norm)
     finish_backward(dgamma, dbeta, sums, norm)
 
@@ -121,7 +121,7 @@ def stem3x3_unit_forward(y: Floats, mean: Floats, variance: Floats, x: Floats, w
         for i in range(ho):
             row = slice((n * ho + i) * wo, (n * ho + i + 1) * wo)
             pad_rows(bands, images[n], 2 * i - 1, channels)
-            multiply(outputs[row], windows(bands[0], wo, channels), weights[0])
+            multiply_stream(outputs[row], windows(bands[0], wo, channels), weights[0])
             multiply_accumulate(outputs[row], windows(bands[1], wo, channels), weights[1])
             multiply_accumulate(outputs[row], windows(bands[2], wo, channels), weights[2])
             if n == 0 and i == 0:
