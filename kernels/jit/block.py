@@ -20,6 +20,7 @@ from npnet.kernels.jit.target import TARGET
 from npnet.kernels.jit.vector import (
     INT64,
     VectorType,
+    call,
     element,
     instructions,
     lanes,
@@ -55,9 +56,6 @@ def register_block(
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         arrays = list(zip(signature.args[:3], values[:3], strict=True))
         first_row, first_column, left = values[3], values[4], tail_value(signature, values, 5)
-        fused = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(kind, [kind] * 3), f"llvm.fma.v{count}f{_bits(out)}"
-        )
 
         def at(which: int, row: Any, column: Any) -> Any:
             return element(context, builder, *arrays[which], row, column)
@@ -89,7 +87,7 @@ def register_block(
         for r in range(high):
             factor = splat(builder, kind, builder.load(at(1, row_number[r], k)))
             for v in range(wide):
-                new[r, v] = builder.call(fused, [factor, loaded[v], sums[r, v]])
+                new[r, v] = call(builder, "fma", factor, loaded[v], sums[r, v])
         following = builder.add(k, INT64(1))
         k.add_incoming(following, loop)
         for place in places:
@@ -113,10 +111,6 @@ def register_block(
 
     signature = types.void(out, a, b, types.intp, types.intp, tail_type(tail), rows, vectors, add)
     return signature, emit
-
-
-def _bits(array: Any) -> int:
-    return int(array.dtype.bitwidth)
 
 
 def _panel(rows: int, vectors: int, add: bool, stream: bool) -> Callable[..., None]:

@@ -372,30 +372,24 @@ def backward_vector(
 ) -> None:
     stride, odd_row = parity
     weights = nine(taps, c, tail)
-    scale, shift = load(norm, SCALE, c, tail), load(norm, SHIFT, c, tail)
-    mean, low, high = load(norm, MEAN, c, tail), load(norm, LOW, c, tail), load(norm, HIGH, c, tail)
-    zero = zeros_like(scale)
+    folded = (
+        load(norm, SCALE, c, tail), load(norm, SHIFT, c, tail),
+        load(norm, LOW, c, tail), load(norm, HIGH, c, tail),
+    )  # fmt: skip
+    zero = zeros_like(folded[0])
     dw = (zero, zero, zero, zero, zero, zero, zero, zero, zero)
     total = product = zero
     first, width = row
     for j in range(0, width, stride):
-        value = load(x, first + j, c, tail)
-        z = scale * value + shift
-        dw, da = taps_backward(
-            dw, clip(z, low, high), weights, ring, rows, j // stride, odd_row, 0, stride
-        )
-        gradient = inside(z, low, high, da)
-        store(dz, first + j, c, gradient, tail)
-        total, product = total + gradient, product + gradient * (value - mean)
+        at, where = first + j, (stride, odd_row, 0)
+        dw, gradient = backward_pixel(dw, x, at, folded, weights, ring, rows, j, where, c, tail)
+        store(dz, at, c, gradient, tail)
+        total, product = total + gradient, product + gradient * load(x, at, c, tail)
         if stride == 2 and j + 1 < width:
-            value = load(x, first + j + 1, c, tail)
-            z = scale * value + shift
-            dw, da = taps_backward(
-                dw, clip(z, low, high), weights, ring, rows, j // 2, odd_row, 1, 2
-            )
-            gradient = inside(z, low, high, da)
-            store(dz, first + j + 1, c, gradient, tail)
-            total, product = total + gradient, product + gradient * (value - mean)
+            at, where = first + j + 1, (stride, odd_row, 1)
+            dw, gradient = backward_pixel(dw, x, at, folded, weights, ring, rows, j, where, c, tail)
+            store(dz, at, c, gradient, tail)
+            total, product = total + gradient, product + gradient * load(x, at, c, tail)
         for k in range(first + j + width, first + j + width + stride):
             prefetch(x, k, c)
             prefetch(dz, k, c)
@@ -410,7 +404,7 @@ def backward_vector(
     add_to(partial, 7, c, d21, tail)
     add_to(partial, 8, c, d22, tail)
     add_to(partial, 9, c, total, tail)
-    add_to(partial, 10, c, product, tail)
+    add_to(partial, 10, c, product - load(norm, MEAN, c, tail) * total, tail)
 
 
 @inline
@@ -419,64 +413,71 @@ def add_to(partial: Floats, k: int, c: int, v: Floats, tail: int | None) -> None
 
 
 @inline
-def taps_backward(
+def backward_pixel(
     dw: Nine,
-    a: Floats,
+    x: Floats,
+    at: int,
+    folded: tuple[Floats, Floats, Floats, Floats],
     weights: Nine,
     ring: Floats,
     rows: tuple[int, int, int],
     j: int,
-    odd_row: int,
-    odd_column: int,
-    stride: int,
+    where: tuple[int, int, int],
+    c: int,
+    tail: int | None,
 ) -> tuple[Nine, Floats]:
-    """What passes through the nine weights to an input pixel with activation `a`, and from it.
+    """dw with what input pixel `at` adds to it, and the gradient that comes to that pixel.
 
     dw[k,l] += a*dy and da += w[k,l]*dy, where dy is that of the output (i+1-k)/stride,
-    (j+1-l)/stride. Which of them are whole numbers, the parities of row and column tell.
+    (j+1-l)/stride. Which of them are whole numbers is told by `where`: the stride, and whether row
+    and column are odd.
     """
+    scale, shift, low, high = folded
     d00, d01, d02, d10, d11, d12, d20, d21, d22 = dw
     w00, w01, w02, w10, w11, w12, w20, w21, w22 = weights
-    lower = central = upper = zeros_like(a)
+    stride, odd_row, odd_column = where
+    column = 1 + j // stride
+    a = clip(scale * load(x, at, c, tail) + shift, low, high)
+    da = zeros_like(a)
     if (odd_row + 1) % stride == 0:
-        at = rows[0] + 1 + j
-        d00, d01, d02, lower = row_backward(
-            d00, d01, d02, a, w00, w01, w02, ring, at, odd_column, stride
+        here = rows[0] + column
+        d00, d01, d02, da = backward_taps(
+            d00, d01, d02, da, a, w00, w01, w02, ring, here, odd_column, stride
         )
-        at = rows[2] + 1 + j
-        d20, d21, d22, upper = row_backward(
-            d20, d21, d22, a, w20, w21, w22, ring, at, odd_column, stride
+        here = rows[2] + column
+        d20, d21, d22, da = backward_taps(
+            d20, d21, d22, da, a, w20, w21, w22, ring, here, odd_column, stride
         )
     if odd_row % stride == 0:
-        at = rows[1] + 1 + j
-        d10, d11, d12, central = row_backward(
-            d10, d11, d12, a, w10, w11, w12, ring, at, odd_column, stride
+        here = rows[1] + column
+        d10, d11, d12, da = backward_taps(
+            d10, d11, d12, da, a, w10, w11, w12, ring, here, odd_column, stride
         )
-    return (d00, d01, d02, d10, d11, d12, d20, d21, d22), lower + central + upper
+    return (d00, d01, d02, d10, d11, d12, d20, d21, d22), inside(a, low, high, da)
 
 
 @inline
-def row_backward(
+def backward_taps(
     d0: Floats,
     d1: Floats,
     d2: Floats,
+    da: Floats,
     a: Floats,
     w0: Floats,
     w1: Floats,
     w2: Floats,
     ring: Floats,
-    at: int,
+    here: int,
     odd_column: int,
     stride: int,
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """Three weights in a row; those that do not meet an output of this column's parity rest."""
-    da = zeros_like(a)
     if (odd_column + 1) % stride == 0:
-        g = get(ring, at + (odd_column + 1) // stride)
-        d0, da = d0 + a * g, da + w0 * g
-        g = get(ring, at + (odd_column - 1) // stride)
-        d2, da = d2 + a * g, da + w2 * g
+        dy = get(ring, here + (odd_column + 1) // stride)
+        d0, da = d0 + a * dy, da + w0 * dy
+        dy = get(ring, here + (odd_column - 1) // stride)
+        d2, da = d2 + a * dy, da + w2 * dy
     if odd_column % stride == 0:
-        g = get(ring, at)
-        d1, da = d1 + a * g, da + w1 * g
+        dy = get(ring, here)
+        d1, da = d1 + a * dy, da + w1 * dy
     return d0, d1, d2, da

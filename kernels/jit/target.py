@@ -10,6 +10,7 @@ class Target(NamedTuple):
 
     `tile_rows`, `tile_bytes`: pixels that are normalised, multiplied and summed while they stay in
     the second-level cache. `ring_bytes`: three rows that a depthwise filter reads, see there.
+    `nan_comes_through`: the instructions for the smaller and the larger of two return a NaN.
     """
 
     vector_bytes: int
@@ -17,13 +18,14 @@ class Target(NamedTuple):
     tile_rows: int
     tile_bytes: int
     ring_bytes: int
+    nan_comes_through: bool = False
 
 
 TARGETS = {
     "avx512": Target(64, (8, 8, 8), 192, 96 * 1024, 64 * 1024),  # 32 registers
     "avx2": Target(32, (8, 4), 192, 96 * 1024, 64 * 1024),  # 16 registers
     "cortex-a72": Target(
-        16, (8, 8, 8), 96, 48 * 1024, 16 * 1024
+        16, (8, 4, 4), 96, 48 * 1024, 16 * 1024, True
     ),  # 32 registers, 32 KB first-level cache
 }
 

@@ -123,6 +123,14 @@ def _suffix(vector: ir.VectorType) -> str:
     return f"v{vector.count}f{8 * _bytes(vector)}"
 
 
+def call(builder: Any, name: str, *values: Any) -> Any:
+    """LLVM's function of vectors, such as llvm.fma."""
+    vector = values[0].type
+    kind = ir.FunctionType(vector, [vector] * len(values))
+    name = f"llvm.{name}.{_suffix(vector)}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
+
+
 def tail_value(signature: Any, values: Any, at: int) -> Any:
     return None if signature.args[at] == types.none else values[at]
 
@@ -253,9 +261,11 @@ def repeat(typing: Any, v: Any, number: Any) -> Any:
 @instructions(_clip)
 def clip(typing: Any, z: Any, low: Any, high: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        v, least, most = values  # in this order of comparing a NaN comes through
-        v = builder.select(builder.fcmp_ordered("<", v, least), least, v)
-        return builder.select(builder.fcmp_ordered(">", v, most), most, v)
+        v, least, most = values
+        if TARGET.nan_comes_through:
+            return call(builder, "minimum", call(builder, "maximum", v, least), most)
+        v = builder.select(builder.fcmp_ordered("<", v, least), least, v)  # in this order of
+        return builder.select(builder.fcmp_ordered(">", v, most), most, v)  # comparing, a NaN does
 
     return z(z, z, z), emit
 
