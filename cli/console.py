@@ -55,6 +55,9 @@ class Console:
             f"classes={architecture.classes} parameters={architecture.parameter_count:,} "
             f"backend={settings.backend} threads/rank={self.threads}"
         )
+        planned = trainer.planned_bytes
+        parts = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in planned.items())
+        say(f"[INFO] Arrays of a rank: {sum(planned.values()) / 1e6:.1f} MB ({parts})")
         values = trainer.recipe.as_dict() | {
             "batch_per_rank": settings.batch_per_rank,
             "lr": trainer.recipe.peak_lr(trainer.global_batch),
@@ -93,7 +96,8 @@ class Console:
         say(f"[Root] Test acc: {summary.test_acc:.4f} | Test loss: {summary.test_loss:.4f}")
         say(
             f"[Root] {summary.images_per_second:.1f} images/s | "
-            f"Peak RSS (max across ranks): {summary.peak_rss_bytes / 1e6:.1f} MB | "
+            f"Peak RSS (max across ranks): {summary.peak_rss_bytes / 1e6:.1f} MB, "
+            f"{summary.planned_bytes / 1e6:.1f} MB of it planned arrays | "
             f"CPU% Process (mean over ranks): {summary.cpu_percent:.1f}"
         )
         place = "dataset" if summary.dataset == "shapes" else "cifar_dir"

@@ -9,11 +9,13 @@ from npnet.cli import options
 
 @click.command(short_help="Show the model, machine, MPI, datasets.")
 @options.model
+@options.batch
 @click.option("--classes", type=click.IntRange(min=2), default=10, show_default=True)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where to look for datasets too.")
-def info(width: float, input_size: int, classes: int, data_dir: Path | None) -> None:
-    """The model, operation by operation; the machine, MPI, and the datasets found."""
+def info(width: float, input_size: int, batch: int, classes: int, data_dir: Path | None) -> None:
+    """The model, operation by operation; its memory; the machine, MPI, and the datasets found."""
     from npnet.architecture import mobilenet_v2
+    from npnet.memory import training_bytes
 
     architecture = mobilenet_v2(width, input_size, classes)
     click.echo(f"MobileNetV2 width={width} input={input_size} classes={classes}\n")
@@ -30,6 +32,11 @@ def info(width: float, input_size: int, classes: int, data_dir: Path | None) -> 
         f"{'total (one image)':22} {'':10} {'':>14} {'':>14} {architecture.parameter_count:>11,} "
         f"{architecture.macs:>12,} {total_bytes:>13,}\n"
     )
+    memory = training_bytes(architecture, batch)
+    click.echo(f"arrays of a training rank, batch {batch}, beside its images:")
+    for name, size in (memory | {"in all": sum(memory.values())}).items():
+        click.echo(f"  {name:40} {size:>13,} bytes")
+    click.echo()
     for key, value in {**machine(), **mpi(), **numba(), **datasets(data_dir)}.items():
         click.echo(f"{key:22} {value}")
 
@@ -73,5 +80,5 @@ def datasets(data_dir: Path | None) -> dict[str, str]:
         try:
             found[f"dataset {name}"] = open_dataset(name, data_dir).location
         except NpnetError as error:
-            found[f"dataset {name}"] = f"not found ({str(error).split(':')[0]})"
+            found[f"dataset {name}"] = f"not found ({str(error).split(';')[0]})"
     return found

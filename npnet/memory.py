@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from npnet.architecture import Architecture, Shape
 from npnet.kernels.arrays import Floats
@@ -65,14 +65,20 @@ class MemoryPlan:
 
     def allocate(self, dtype: DTypeLike) -> dict[str, Floats]:
         """An array for each buffer, all of them views into one block."""
-        memory = np.zeros(self.nbytes + ALIGNMENT, np.uint8)
-        start = -memory.ctypes.data % ALIGNMENT
+        memory = aligned_bytes(self.nbytes)
         arrays = {}
         for name, offset in self.offsets.items():
-            first, shape = start + offset, self.buffers[name].shape
+            shape = self.buffers[name].shape
             size = prod(shape) * np.dtype(dtype).itemsize
-            arrays[name] = memory[first : first + size].view(dtype).reshape(shape)
+            arrays[name] = memory[offset : offset + size].view(dtype).reshape(shape)
         return arrays
+
+
+def aligned_bytes(count: int) -> NDArray[np.uint8]:
+    """Zeros that start with a line of the cache."""
+    memory = np.zeros(count + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + count]
 
 
 def plan(architecture: Architecture, batch: int, dtype: DTypeLike = np.float32) -> MemoryPlan:
@@ -111,3 +117,15 @@ def inference_plan(
         shape = (batch, *block.operations[-1].output_shape)
         buffers.append(Buffer(f"{block.name}.output", shape, moment, moment + 1))
     return MemoryPlan(buffers, np.dtype(dtype).itemsize)
+
+
+def training_bytes(
+    architecture: Architecture, batch: int, dtype: DTypeLike = np.float32
+) -> dict[str, int]:
+    """What a training rank allocates before its first step, beside its images, in bytes."""
+    vectors = 3 * architecture.parameter_count * np.dtype(dtype).itemsize
+    return {
+        "activations and their gradients": plan(architecture, batch, dtype).nbytes,
+        "parameters, gradients, momentum": vectors,
+        "maps for testing": inference_plan(architecture, batch, dtype).nbytes,
+    }

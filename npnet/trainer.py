@@ -18,6 +18,7 @@ from npnet.evaluate import Score, evaluate
 from npnet.inference import Inference
 from npnet.kernels import backend as kernels_of
 from npnet.kernels.arrays import Floats
+from npnet.memory import training_bytes
 from npnet.network import BatchNorm, Network
 from npnet.parallel.communicator import CollectiveError, Communicator, agree, together
 from npnet.parallel.strategies import STRATEGIES
@@ -120,6 +121,13 @@ class Trainer:
                 if comm.rank == 0:
                     folder.create(checkpoint)
                     folder.write_config(self.config() | {"resumed_from": self.resumed_from})
+
+    @property
+    def planned_bytes(self) -> dict[str, int]:
+        """The arrays that this rank keeps from start to end."""
+        settings, architecture = self.settings, self.network.architecture
+        arrays = training_bytes(architecture, settings.batch_per_rank, settings.dtype)
+        return {"images": self.shard.images.pixels.nbytes} | arrays
 
     @property
     def global_batch(self) -> int:
@@ -350,6 +358,7 @@ class Trainer:
             images_per_second=sum(images) / max(training),
             cpu_percent=sum(cpu) / world,
             peak_rss_bytes=peak,
+            planned_bytes=sum(self.planned_bytes.values()),
             dataset=self.dataset.name,
             location=self.dataset.location,
             recipe=self.recipe.name,
