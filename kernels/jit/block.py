@@ -117,7 +117,6 @@ def _panel(rows: int, vectors: int, add: bool, stream: bool) -> Callable[..., No
     """Columns j .. j+vectors*lanes of the product, from the first row to the last."""
     half = rows // 2
 
-    @inline
     def panel(out: Floats, a: Floats, b: Floats, j: int, tail: int | None) -> None:
         height = len(out)
         i = 0
@@ -135,7 +134,8 @@ def _panel(rows: int, vectors: int, add: bool, stream: bool) -> Callable[..., No
             register_block(out, a, b, i, j, tail, 1, vectors, add)
             i += 1
 
-    return panel
+    panel.__qualname__ = f"panel_{rows}x{vectors}{'_add' * add}{'_stream' * stream}"
+    return inline(panel)
 
 
 def _product(add: bool, stream: bool) -> Callable[[Floats, Floats, Floats], None]:
@@ -144,7 +144,6 @@ def _product(add: bool, stream: bool) -> Callable[[Floats, Floats, Floats], None
     two = _panel(TARGET.blocks[1], 2, add, stream)
     one = _panel(TARGET.blocks[0], 1, add, stream)
 
-    @inline
     def product(out: Floats, a: Floats, b: Floats) -> None:
         columns, step = out.shape[1], lanes(out)
         j = 0
@@ -160,7 +159,8 @@ def _product(add: bool, stream: bool) -> Callable[[Floats, Floats, Floats], None
         if j < columns:
             one(out, a, b, j, columns - j)
 
-    return product
+    product.__qualname__ = f"product{'_add' * add}{'_stream' * stream}"
+    return inline(product)
 
 
 multiply = _product(add=False, stream=False)  # out = a @ b

@@ -40,7 +40,12 @@ def kernel(function: Function) -> Function:
 
 
 def inline(function: Function) -> Function:
-    """Compile a helper of kernels; LLVM merges it into its callers."""
+    """Compile a helper of kernels; LLVM merges it into its callers, most of the time.
+
+    Where it does not, callers find it by its name; and machine code of several processes meets in
+    the cache. So two helpers made by one factory must not share a name: one would run for both.
+    """
+    assert "<locals>" not in function.__qualname__, f"give {function.__qualname__} its own name"
     return cast(Function, numba.njit(fastmath=FASTMATH, error_model="numpy")(function))
 
 

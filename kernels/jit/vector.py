@@ -294,9 +294,11 @@ def _arithmetic(operation: Any, instruction: str) -> None:
 
     @overload(operation, strict=False)  # type: ignore[untyped-decorator]
     def _(a: Any, b: Any) -> Any:
-        if isinstance(a, VectorType) and isinstance(b, VectorType):
-            return lambda a, b: compute(a, b)
-        return None
+        def operate(a: Any, b: Any) -> Any:
+            return compute(a, b)
+
+        operate.__qualname__ = f"vector_{instruction}"  # see `inline`
+        return operate if isinstance(a, VectorType) and isinstance(b, VectorType) else None
 
 
 for _operation, _instruction in (

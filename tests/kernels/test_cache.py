@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from npnet.kernels.jit import cache, options
+from npnet.kernels.jit import block, cache, options
 from npnet.kernels.jit.target import TARGETS
 
 SCRIPT = """
@@ -44,6 +44,24 @@ def compiled(tmp_path_factory):
     """A root in which one kernel lies, compiled, and what its process said."""
     root = tmp_path_factory.mktemp("compiled")
     return root, run(root)
+
+
+def test_helpers_of_one_factory_have_names_of_their_own():
+    """Else one would run for both, now and then, where two processes filled the cache."""
+    found = {}
+
+    def collect(helper):
+        function = getattr(helper, "py_func", helper)
+        if not callable(function) or not hasattr(function, "__closure__"):
+            return
+        found.setdefault(function.__qualname__, set()).add(function)
+        for cell in function.__closure__ or ():
+            collect(cell.cell_contents)
+
+    for product in (block.multiply, block.multiply_accumulate, block.multiply_stream):
+        collect(product)
+    assert len(found) >= 9
+    assert all(len(functions) == 1 for functions in found.values()), found
 
 
 @pytest.mark.compiled
