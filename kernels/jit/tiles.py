@@ -36,11 +36,11 @@ def set_zero(a: Floats) -> None:
 
 
 @inline
-def ask_for(x: Floats, start: int, rows: int) -> None:
-    """Ask memory for some rows of a matrix."""
-    for i in range(start, start + rows):
-        for c in range(0, x.shape[1], lanes(x)):
-            prefetch(x, i, c)
+def copy(out: Floats, x: Floats) -> None:
+    """out = x, both (pixels,C), likewise."""
+    for i in range(len(x)):
+        for c in range(x.shape[1]):
+            out[i, c] = x[i, c]
 
 
 @inline
@@ -114,9 +114,12 @@ def deactivate_vector(
     scale, shift = load(norm, SCALE, c, tail), load(norm, SHIFT, c, tail)
     mean, low, high = load(norm, MEAN, c, tail), load(norm, LOW, c, tail), load(norm, HIGH, c, tail)
     total = product = zeros_like(scale)
-    for i in range(len(x)):
+    last = len(x) - 1
+    arriving = load(dz, 0, c, tail)
+    for i in range(last + 1):
         value = load(x, i, c, tail)
-        gradient = inside(scale * value + shift, low, high, load(dz, i, c, tail))
+        gradient = inside(scale * value + shift, low, high, arriving)
+        arriving = load(dz, min(i + 1, last), c, tail)  # a masked store may hold up what follows it
         prefetch(dz, i + ahead, c)
         store(dz, i, c, gradient, tail)
         total = total + gradient

@@ -15,6 +15,7 @@ from npnet.kernels.jit.target import TARGET
 from npnet.kernels.jit.tiles import (
     activate,
     add_statistics,
+    copy,
     deactivate,
     finish_backward,
     finish_statistics,
@@ -48,7 +49,7 @@ def activation_backward(
     rows = tile_rows(2 * channels, x.itemsize)
     sums = np.zeros((2, channels), np.float64)
     if dz is not da:
-        gradients[:] = matrix(da)
+        copy(gradients, matrix(da))
     for start in range(0, pixels, rows):
         tile = slice(start, min(start + rows, pixels))
         deactivate(gradients[tile], sums, inputs[tile], norm)
