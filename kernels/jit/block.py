@@ -114,8 +114,10 @@ def register_block(
 
 
 def _panel(rows: int, vectors: int, add: bool, stream: bool) -> Callable[..., None]:
-    """Columns j .. j+vectors*lanes of the product, from the first row to the last."""
-    half = rows // 2
+    """Columns j .. j+vectors*lanes of the product, from the first row to the last.
+
+    What is left below the last block is done row by row: tiles have a multiple of 8 pixels.
+    """
 
     def panel(out: Floats, a: Floats, b: Floats, j: int, tail: int | None) -> None:
         height = len(out)
@@ -127,9 +129,6 @@ def _panel(rows: int, vectors: int, add: bool, stream: bool) -> Callable[..., No
                         prefetch(out, i + height + r, j + v * lanes(out))
             register_block(out, a, b, i, j, tail, rows, vectors, add)
             i += rows
-        while height - i >= half:
-            register_block(out, a, b, i, j, tail, half, vectors, add)
-            i += half
         while i < height:
             register_block(out, a, b, i, j, tail, 1, vectors, add)
             i += 1

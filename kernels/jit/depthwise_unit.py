@@ -322,11 +322,16 @@ def backward_row(
     (i, outputs' height, span).
     """
     if stride == 1:
-        backward_vectors(dz, x, row, partial, ring, norm, taps, middle, (1, 0))
+        backward_vectors(dz, x, row, partial, ring, norm, taps, middle, 1, 0)
     elif middle[0] % 2 == 0:
-        backward_vectors(dz, x, row, partial, ring, norm, taps, middle, (2, 0))
+        backward_vectors(dz, x, row, partial, ring, norm, taps, middle, 2, 0)
     else:
-        backward_vectors(dz, x, row, partial, ring, norm, taps, middle, (2, 1))
+        backward_vectors(dz, x, row, partial, ring, norm, taps, middle, 2, 1)
+    tail = x.shape[1] % lanes(x)
+    if tail > 0:  # rare, so one slower piece of code does for all strides and rows
+        c, parity = x.shape[1] - tail, (stride, middle[0] % stride)
+        rows = slots_backward(middle, c // lanes(x), stride)
+        backward_vector(dz, x, row, partial, ring, rows, norm, taps, parity, c, tail)
 
 
 @inline
@@ -339,21 +344,26 @@ def backward_vectors(
     norm: Floats,
     taps: Floats,
     middle: tuple[int, int, int],
-    parity: tuple[int, int],
+    stride: int,
+    odd_row: int,
 ) -> None:
-    """`parity`: the stride, and whether the row is between two that meet the filter's centre."""
-    channels, step, stride, (i, ho, span) = x.shape[1], lanes(x), parity[0], middle
-    for c in range(0, channels, step):
-        base = c // step * 4 * span
-        rows = (
-            slot_of((i + 1) // stride, ho, span, base),
-            slot_of(i // stride, ho, span, base),
-            slot_of((i - 1) // stride, ho, span, base),
-        )
-        if c + step <= channels:
-            backward_vector(dz, x, row, partial, ring, rows, norm, taps, parity, c, None)
-        else:
-            backward_vector(dz, x, row, partial, ring, rows, norm, taps, parity, c, channels - c)
+    """The whole vectors. `odd_row`: whether it lies between two that meet the filter's centre."""
+    step = lanes(x)
+    for c in range(0, x.shape[1] - step + 1, step):
+        rows = slots_backward(middle, c // step, stride)
+        backward_vector(dz, x, row, partial, ring, rows, norm, taps, (stride, odd_row), c, None)
+
+
+@inline
+def slots_backward(middle: tuple[int, int, int], vector: int, stride: int) -> tuple[int, int, int]:
+    """Where in the ring the rows lie that filter rows 0, 1, 2 brought an input row to."""
+    i, ho, span = middle
+    base = vector * 4 * span
+    return (
+        slot_of((i + 1) // stride, ho, span, base),
+        slot_of(i // stride, ho, span, base),
+        slot_of((i - 1) // stride, ho, span, base),
+    )
 
 
 @inline
@@ -370,7 +380,7 @@ def backward_vector(
     c: int,
     tail: int | None,
 ) -> None:
-    stride, odd_row = parity
+    stride = parity[0]
     weights = nine(taps, c, tail)
     folded = (
         load(norm, SCALE, c, tail), load(norm, SHIFT, c, tail),
@@ -381,13 +391,17 @@ def backward_vector(
     total = product = zero
     first, width = row
     for j in range(0, width, stride):
-        at, where = first + j, (stride, odd_row, 0)
-        dw, gradient = backward_pixel(dw, x, at, folded, weights, ring, rows, j, where, c, tail)
+        at = first + j
+        dw, gradient = backward_pixel(
+            dw, x, at, folded, weights, ring, rows, j // stride, parity, 0, c, tail
+        )
         store(dz, at, c, gradient, tail)
         total, product = total + gradient, product + gradient * load(x, at, c, tail)
         if stride == 2 and j + 1 < width:
-            at, where = first + j + 1, (stride, odd_row, 1)
-            dw, gradient = backward_pixel(dw, x, at, folded, weights, ring, rows, j, where, c, tail)
+            at = first + j + 1
+            dw, gradient = backward_pixel(
+                dw, x, at, folded, weights, ring, rows, j // stride, parity, 1, c, tail
+            )
             store(dz, at, c, gradient, tail)
             total, product = total + gradient, product + gradient * load(x, at, c, tail)
         for k in range(first + j + width, first + j + width + stride):
@@ -422,21 +436,21 @@ def backward_pixel(
     ring: Floats,
     rows: tuple[int, int, int],
     j: int,
-    where: tuple[int, int, int],
+    parity: tuple[int, int],
+    odd_column: int,
     c: int,
     tail: int | None,
 ) -> tuple[Nine, Floats]:
     """dw with what input pixel `at` adds to it, and the gradient that comes to that pixel.
 
     dw[k,l] += a*dy and da += w[k,l]*dy, where dy is that of the output (i+1-k)/stride,
-    (j+1-l)/stride. Which of them are whole numbers is told by `where`: the stride, and whether row
-    and column are odd.
+    (j+1-l)/stride. Which of them are whole numbers is told by the stride and by whether row and
+    column are odd; here j is already that of the output.
     """
     scale, shift, low, high = folded
     d00, d01, d02, d10, d11, d12, d20, d21, d22 = dw
     w00, w01, w02, w10, w11, w12, w20, w21, w22 = weights
-    stride, odd_row, odd_column = where
-    column = 1 + j // stride
+    (stride, odd_row), column = parity, 1 + j
     a = clip(scale * load(x, at, c, tail) + shift, low, high)
     da = zeros_like(a)
     if (odd_row + 1) % stride == 0:
