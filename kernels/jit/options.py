@@ -40,13 +40,16 @@ def kernel(function: Function) -> Function:
 
 
 def inline(function: Function) -> Function:
-    """Compile a helper of kernels; LLVM merges it into its callers, most of the time.
+    """Compile a helper of kernels, a part of each of them.
 
-    Where it does not, callers find it by its name; and machine code of several processes meets in
-    the cache. So two helpers made by one factory must not share a name: one would run for both.
+    Inlined by force: a helper that LLVM left outside would be found by its name, and Numba numbers
+    names by process. Kernels that two processes compiled and a third loads from the cache could
+    then call each other's. So two helpers made by one factory must not share a name, either.
     """
     assert "<locals>" not in function.__qualname__, f"give {function.__qualname__} its own name"
-    return cast(Function, numba.njit(fastmath=FASTMATH, error_model="numpy")(function))
+    return cast(
+        Function, numba.njit(fastmath=FASTMATH, error_model="numpy", forceinline=True)(function)
+    )
 
 
 @cache
