@@ -14,7 +14,7 @@ CLASSES = 10
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a trained network, final.npz, and pictures of `shapes` that it was tested on."""
+    """A folder with a network trained a little, run/final.npz, and pictures of `shapes`."""
     folder = tmp_path_factory.mktemp("predict")
     options = ("--width", 0.25, "--input-size", 64, "--max-steps", 60, "--epochs", 1)
     outcome = npnet_run("train", "--dataset", "shapes", *options, "--out", "run", cwd=folder)
