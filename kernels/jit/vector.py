@@ -142,11 +142,15 @@ def lanes(a: Floats) -> int:
 
 
 def _load(a: Floats, i: int, c: int, tail: int | None) -> Floats:
-    return a[i, c : c + TARGET.vector_bytes // a.itemsize].copy()
+    v = np.zeros(TARGET.vector_bytes // a.itemsize, a.dtype)
+    count = len(v) if tail is None else tail
+    v[:count] = a[i, c : c + count]
+    return v
 
 
 def _store(a: Floats, i: int, c: int, v: Floats, tail: int | None) -> None:
-    a[i, c : c + TARGET.vector_bytes // a.itemsize] = v
+    count = len(v) if tail is None else tail
+    a[i, c : c + count] = v[:count]
 
 
 def _get(ring: Floats, k: int) -> Floats:
@@ -156,7 +160,7 @@ def _get(ring: Floats, k: int) -> Floats:
 
 def _put(ring: Floats, k: int, v: Floats) -> None:
     step = TARGET.vector_bytes // ring.itemsize
-    ring[k * step : k * step + len(v)] = v
+    ring[k * step : (k + 1) * step] = v
 
 
 def _zeros_like(v: Floats) -> Floats:
