@@ -7,15 +7,15 @@ pixels are projected in one product.
 
 import numpy as np
 
-from npnet.kernels.arrays import Floats
+from npnet.kernels.arrays import HIGH, LOW, SCALE, SHIFT, Floats
 from npnet.kernels.jit.activation import residual_forward
-from npnet.kernels.jit.block import multiply, multiply_accumulate, multiply_stream
-from npnet.kernels.jit.depthwise_unit import Nine, Row, new_ring, nine, slots, window
+from npnet.kernels.jit.block import multiply, multiply_accumulate
+from npnet.kernels.jit.depthwise_unit import Nine, Row, activate_row, new_ring, nine, slots, window
 from npnet.kernels.jit.options import inline, kernel
 from npnet.kernels.jit.target import TARGET
-from npnet.kernels.jit.tiles import matrix, scratch
-from npnet.kernels.jit.unit import pad_rows, windows
-from npnet.kernels.jit.vector import clip, lanes, load, put, repeat, store
+from npnet.kernels.jit.tiles import activate, matrix, scratch
+from npnet.kernels.jit.unit import stem_row
+from npnet.kernels.jit.vector import clip, lanes, load, store
 
 
 @kernel
@@ -24,15 +24,12 @@ def stem3x3_inference(y: Floats, x: Floats, w: Floats, b: Floats) -> None:
     n_images, ho, wo, co = y.shape
     _, h, width, channels = x.shape
     images, outputs, weights = x.reshape(n_images, h, -1), matrix(y), w.reshape(3, -1, co)
-    bands = np.zeros((3, (width + 2) * channels), x.dtype)
+    bands, norm = np.zeros((3, (width + 2) * channels), x.dtype), bias(b, 0, 6)
     for n in range(n_images):
         for i in range(ho):
             row = slice((n * ho + i) * wo, (n * ho + i + 1) * wo)
-            pad_rows(bands, images[n], 2 * i - 1, channels)
-            multiply_stream(outputs[row], windows(bands[0], wo, channels), weights[0])
-            multiply_accumulate(outputs[row], windows(bands[1], wo, channels), weights[1])
-            multiply_accumulate(outputs[row], windows(bands[2], wo, channels), weights[2])
-            add_bias_relu6(outputs[row], outputs[row], b)
+            stem_row(outputs[row], bands, images[n], 2 * i - 1, weights)
+            activate(outputs[row], outputs[row], norm)
 
 
 @kernel
@@ -51,15 +48,15 @@ def separable_inference(
     _, ho, wo, _ = y.shape
     inputs, outputs, taps = matrix(x), matrix(y), w2.reshape(9, channels)
     ring, filtered = new_ring(width + 2, inputs), scratch(ho * wo, channels, x)
-    nothing = np.zeros(channels, x.dtype)
+    as_it_is, norm2 = bias(np.zeros(channels, x.dtype), -np.inf, np.inf), bias(b2, 0, 6)
     for n in range(n_images):
         ready = 0
         for i in range(ho):
             while ready < min(stride * i + 2, h):
-                bias_row(ring, ready, inputs, ((n * h + ready) * width, width), nothing, False)
+                activate_row(ring, ready, inputs, ((n * h + ready) * width, width), as_it_is)
                 ready += 1
             middle = stride * i, h, width + 2
-            filter_row_relu6(filtered, (i * wo, wo), ring, middle, taps, b2, stride)
+            filter_row_relu6(filtered, (i * wo, wo), ring, middle, taps, norm2, stride)
         project(outputs[n * ho * wo : (n + 1) * ho * wo], filtered, w3, b3)
     if shortcut:
         residual_forward(y, y, x)
@@ -84,7 +81,7 @@ def inverted_residual_inference(
     inputs, outputs, taps = matrix(x), matrix(y), w2.reshape(9, channels)
     band = max(1, min(h, TARGET.tile_rows // width))
     filtered, expanded = scratch(ho * wo, channels, x), scratch(band * width, channels, x)
-    ring = new_ring(width + 2, expanded)
+    ring, norm1, norm2 = new_ring(width + 2, expanded), bias(b1, 0, 6), bias(b2, 0, 6)
     for n in range(n_images):
         ready = 0
         for i in range(ho):
@@ -93,10 +90,10 @@ def inverted_residual_inference(
                     first = (n * h + ready) * width
                     last = first + min(band, h - ready) * width
                     multiply(expanded[: last - first], inputs[first:last], w1)
-                bias_row(ring, ready, expanded, (ready % band * width, width), b1, True)
+                activate_row(ring, ready, expanded, (ready % band * width, width), norm1)
                 ready += 1
             middle = stride * i, h, width + 2
-            filter_row_relu6(filtered, (i * wo, wo), ring, middle, taps, b2, stride)
+            filter_row_relu6(filtered, (i * wo, wo), ring, middle, taps, norm2, stride)
         project(outputs[n * ho * wo : (n + 1) * ho * wo], filtered, w3, b3)
     if shortcut:
         residual_forward(y, y, x)
@@ -107,10 +104,10 @@ def head_inference(features: Floats, x: Floats, w: Floats, b: Floats) -> None:
     """As reference.head_inference."""
     n_images, h, width, _ = x.shape
     inputs, pixels = matrix(x), h * width
-    maps = scratch(pixels, len(b), x)
+    maps, norm = scratch(pixels, len(b), x), bias(b, 0, 6)
     for n in range(n_images):
         multiply(maps, inputs[n * pixels : (n + 1) * pixels], w)
-        add_bias_relu6(maps, maps, b)
+        activate(maps, maps, norm)
         mean = features[n]
         mean[:] = 0
         for i in range(pixels):
@@ -128,55 +125,12 @@ def project(y: Floats, a: Floats, w: Floats, b: Floats) -> None:
 
 
 @inline
-def add_bias_relu6(out: Floats, x: Floats, b: Floats) -> None:
-    """out = clip(x + b, 0, 6).   out, x (pixels,C), b (C,)."""
-    channels, step, bias = x.shape[1], lanes(x), b.reshape(1, -1)
-    whole = channels - channels % step
-    for c in range(0, whole, step):
-        add_bias_relu6_strip(out, x, bias, c, None)
-    if whole < channels:
-        add_bias_relu6_strip(out, x, bias, whole, channels - whole)
-
-
-@inline
-def add_bias_relu6_strip(out: Floats, x: Floats, bias: Floats, c: int, tail: int | None) -> None:
-    b = load(bias, 0, c, tail)
-    zero, six = repeat(b, 0.0), repeat(b, 6.0)
-    for i in range(len(x)):
-        store(out, i, c, clip(load(x, i, c, tail) + b, zero, six), tail)
-
-
-@inline
-def bias_row(ring: Floats, number: int, x: Floats, row: Row, b: Floats, relu6: bool) -> None:
-    """Row `number` of x + b, or of clip(x + b, 0, 6), into the ring."""
-    channels, step, span, bias = x.shape[1], lanes(x), row[1] + 2, b.reshape(1, -1)
-    for c in range(0, channels, step):
-        at = (c // step * 4 + number % 3) * span + 1
-        if c + step <= channels:
-            bias_vector(ring, at, x, row, bias, relu6, c, None)
-        else:
-            bias_vector(ring, at, x, row, bias, relu6, c, channels - c)
-
-
-@inline
-def bias_vector(
-    ring: Floats,
-    at: int,
-    x: Floats,
-    row: Row,
-    bias: Floats,
-    relu6: bool,
-    c: int,
-    tail: int | None,
-) -> None:
-    b = load(bias, 0, c, tail)
-    zero, six = repeat(b, 0.0), repeat(b, 6.0)
-    first, width = row
-    for j in range(width):
-        value = load(x, first + j, c, tail) + b
-        if relu6:
-            value = clip(value, zero, six)
-        put(ring, at + j, value)
+def bias(b: Floats, low: float, high: float) -> Floats:
+    """The `norm` (6,C) of clip(x + b, low, high), see kernels/arrays.py: all of batch norm left."""
+    norm = np.zeros((6, len(b)), b.dtype)
+    for c in range(len(b)):
+        norm[SCALE, c], norm[SHIFT, c], norm[LOW, c], norm[HIGH, c] = 1, b[c], low, high
+    return norm
 
 
 @inline
@@ -186,20 +140,20 @@ def filter_row_relu6(
     ring: Floats,
     middle: tuple[int, int, int],
     taps: Floats,
-    b: Floats,
+    norm: Floats,
     stride: int,
 ) -> None:
-    """As depthwise_unit's filter_row, but clip(filter + b, 0, 6)."""
-    channels, step, (i, h, span), bias = y.shape[1], lanes(y), middle, b.reshape(1, -1)
+    """As depthwise_unit's filter_row, but clip(filter + shift, low, high)."""
+    channels, step, (i, h, span) = y.shape[1], lanes(y), middle
     for c in range(0, channels, step):
         rows = slots(i, h, span, c // step * 4 * span)
         if c + step > channels:
             tail = channels - c
-            filter_vector_relu6(y, row, ring, rows, nine(taps, c, tail), bias, stride, c, tail)
+            filter_vector_relu6(y, row, ring, rows, nine(taps, c, tail), norm, stride, c, tail)
         elif stride == 1:
-            filter_vector_relu6(y, row, ring, rows, nine(taps, c, None), bias, 1, c, None)
+            filter_vector_relu6(y, row, ring, rows, nine(taps, c, None), norm, 1, c, None)
         else:
-            filter_vector_relu6(y, row, ring, rows, nine(taps, c, None), bias, 2, c, None)
+            filter_vector_relu6(y, row, ring, rows, nine(taps, c, None), norm, 2, c, None)
 
 
 @inline
@@ -209,13 +163,12 @@ def filter_vector_relu6(
     ring: Floats,
     rows: tuple[int, int, int],
     weights: Nine,
-    bias: Floats,
+    norm: Floats,
     stride: int,
     c: int,
     tail: int | None,
 ) -> None:
-    b = load(bias, 0, c, tail)
-    zero, six = repeat(b, 0.0), repeat(b, 6.0)
+    b, zero, six = load(norm, SHIFT, c, tail), load(norm, LOW, c, tail), load(norm, HIGH, c, tail)
     first, outputs = row
     fours = outputs - outputs % 4
     for j in range(0, fours, 4):

@@ -121,10 +121,7 @@ def stem3x3_unit_forward(y: Floats, mean: Floats, variance: Floats, x: Floats, w
     for n in range(n_images):
         for i in range(ho):
             row = slice((n * ho + i) * wo, (n * ho + i + 1) * wo)
-            pad_rows(bands, images[n], 2 * i - 1, channels)
-            multiply_stream(outputs[row], windows(bands[0], wo, channels), weights[0])
-            multiply_accumulate(outputs[row], windows(bands[1], wo, channels), weights[1])
-            multiply_accumulate(outputs[row], windows(bands[2], wo, channels), weights[2])
+            stem_row(outputs[row], bands, images[n], 2 * i - 1, weights)
             if n == 0 and i == 0:
                 set_origin(origin, outputs[row])
             add_statistics(sums, outputs[row], origin)
@@ -148,6 +145,19 @@ def stem3x3_unit_backward(dw: Floats, dv: Floats, y: Floats, pqr: Floats, x: Flo
             through_batchnorm(dy, dout[row], outputs[row], pqr)
             for k in range(3):
                 multiply_accumulate(dweights[k], windows(bands[k], wo, channels).T, dy)
+
+
+@inline
+def stem_row(y: Floats, bands: Floats, image: Floats, top: int, weights: Floats) -> None:
+    """A row of outputs from three rows of an image, `top` and below: a product for each.
+
+    y (Wo,Co), bands (3,(W+2)*C), image (H,W*C), weights (3,3*C,Co).
+    """
+    wo, channels = len(y), weights.shape[1] // 3
+    pad_rows(bands, image, top, channels)
+    multiply_stream(y, windows(bands[0], wo, channels), weights[0])
+    multiply_accumulate(y, windows(bands[1], wo, channels), weights[1])
+    multiply_accumulate(y, windows(bands[2], wo, channels), weights[2])
 
 
 @inline

@@ -3,7 +3,6 @@
     v = load(a, i, c, tail)      the lanes a[i, c:c+lanes(a)] of a matrix
     store(a, i, c, v, tail)      and back
     u * v + w,  -v ...           arithmetic; a product and a sum become one fused instruction
-    repeat(v, number)            a number in all lanes, as many as v has
     clip(z, low, high)           min(max(z, low), high), a NaN stays a NaN
     inside(z, low, high, g)      g where low < z < high, else 0: the gradient of clip
     get(ring, k), put(ring, k, v)    the k-th vector of a flat array
@@ -167,10 +166,6 @@ def _zeros_like(v: Floats) -> Floats:
     return np.zeros_like(v)
 
 
-def _repeat(v: Floats, number: float) -> Floats:
-    return np.full_like(v, number)
-
-
 def _clip(z: Floats, low: Floats, high: Floats) -> Floats:
     return np.clip(z, low, high)
 
@@ -252,14 +247,6 @@ def prefetch(typing: Any, a: Any, i: Any, c: Any) -> Any:
 @instructions(_zeros_like)
 def zeros_like(typing: Any, v: Any) -> Any:
     return v(v), lambda context, builder, signature, values: ir.Constant(v.ir, [0.0] * v.lanes)
-
-
-@instructions(_repeat)
-def repeat(typing: Any, v: Any, number: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return splat(builder, v.ir, context.cast(builder, values[1], number, v.dtype))
-
-    return v(v, number), emit
 
 
 @instructions(_clip)
