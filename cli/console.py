@@ -3,18 +3,21 @@
 import sys
 import time
 from collections.abc import Callable
+from statistics import mean
 from typing import Any, TextIO
 
 import click
 import psutil
 
 from npnet import telemetry, threads
-from npnet.evaluate import Score
+from npnet.evaluate import Scores
 from npnet.parallel.communicator import Communicator
+from npnet.parallel.workers import Workers
 from npnet.results import EpochResult, Summary
 from npnet.trainer import Trainer
 
 SECONDS_BETWEEN_LINES = 30
+MOST_LEFT = 0.01  # of the initial statistics, without a word
 
 
 class Console:
@@ -38,10 +41,12 @@ class Console:
         self.dataset = trainer.dataset
         if self.root:
             self._print_header(trainer)
+        workers = trainer.workers
+        several = f"workers={span(workers)} " if len(workers) > 1 else ""
+        shards = "/".join(dict.fromkeys(str(len(worker.shard)) for worker in workers))
         say(
-            f"[Rank {self.comm.rank}] world={self.comm.size} "
-            f"batch/rank={trainer.settings.batch_per_rank} shard={len(trainer.shard)} samples "
-            "(uint8, NHWC)"
+            f"[Rank {self.comm.rank}] world={trainer.world} {several}"
+            f"batch/rank={trainer.settings.batch_per_rank} shard={shards} samples (uint8, NHWC)"
         )
         if self.progress:
             self.progress.start(trainer)
@@ -68,22 +73,32 @@ class Console:
         warning = threads.oversubscription(here, self.threads, telemetry.node_cores())
         if warning:
             say(f"[WARNING] {warning}")
+        left = trainer.initial_statistics_left
+        if left > MOST_LEFT and settings.bn_eval == "moving":
+            say(
+                f"[WARNING] {100 * left:.2g} % of batch norm's running statistics will still be "
+                f"their initial values at the end ({trainer.recipe.bn_momentum} to the power of "
+                f"{settings.epochs * trainer.steps} steps), which the trained weights do not fit: "
+                "lower --bn-momentum, or test with --bn-eval recalibrated"
+            )
 
     def step_finished(self, epoch: int, step: int, images: int) -> None:
         if self.progress:
-            self.progress.step(epoch, step)
+            self.progress.step(epoch)
 
-    def epoch_finished(self, result: EpochResult, test: Score | None) -> None:
+    def epoch_finished(self, results: list[EpochResult], test: Scores | None) -> None:
         if self.progress:
             self.progress.finish_epoch()
+        epoch, several = results[0].epoch, f", {len(results)} workers" if len(results) > 1 else ""
+        loss, acc = mean(result.loss for result in results), mean(result.acc for result in results)
         say(
-            f"[Rank {result.rank}] Epoch {result.epoch}/{self.epochs} loss={result.loss:.4f} "
-            f"acc={result.acc:.4f} time={result.seconds:.2f}s"
+            f"[Rank {self.comm.rank}{several}] Epoch {epoch}/{self.epochs} loss={loss:.4f} "
+            f"acc={acc:.4f} time={results[0].seconds:.2f}s"
         )
-        if self.root and test is not None and result.epoch < self.epochs:
+        if self.root and test is not None and epoch < self.epochs:
             say(
-                f"[Root] Epoch {result.epoch}/{self.epochs} test acc: {test.accuracy:.4f} | "
-                f"test loss: {test.loss:.4f}"
+                f"[Root] Epoch {epoch}/{self.epochs} test acc: {test.main.accuracy:.4f} | "
+                f"test loss: {test.main.loss:.4f}{recalibrated(test)}"
             )
 
     def finished(self, summary: Summary) -> None:
@@ -94,6 +109,12 @@ class Console:
         say(f"[Root] Global wall time: {wall:.2f}s")
         say(f"[Root] Mean train acc (epoch {epoch}): {acc:.2f}% | Mean train loss: {loss:.4f}")
         say(f"[Root] Test acc: {summary.test_acc:.4f} | Test loss: {summary.test_loss:.4f}")
+        if summary.bn_eval == "both":
+            say(
+                "[Root] The same weights with recalibrated statistics: test acc: "
+                f"{summary.recalibrated_test_acc:.4f} | "
+                f"test loss: {summary.recalibrated_test_loss:.4f}"
+            )
         say(
             f"[Root] {summary.images_per_second:.1f} images/s | "
             f"Peak RSS (max across ranks): {summary.peak_rss_bytes / 1e6:.1f} MB, "
@@ -108,6 +129,17 @@ class Console:
         )
 
 
+def recalibrated(test: Scores) -> str:
+    """What stands behind a test's line where both kinds of statistics were tried."""
+    if test.moving is None or test.recalibrated is None:
+        return ""
+    return f" | recalibrated: {test.recalibrated.accuracy:.4f}"
+
+
+def span(workers: Workers) -> str:
+    return f"{workers[0].number}-{workers[-1].number}"
+
+
 class Progress:
     """Images/s and time left: a bar on a terminal, else a line now and then on standard error."""
 
@@ -116,16 +148,18 @@ class Progress:
         self.bar: Any = None
 
     def start(self, trainer: Trainer) -> None:
-        self.steps, self.epochs = trainer.shard.steps, trainer.settings.epochs
-        self.images_per_step = trainer.shard.total / trainer.shard.full_steps
-        self.first, self.begin = trainer.first_epoch, time.monotonic()
+        shard, self.epochs = trainer.workers[0].shard, trainer.settings.epochs
+        self.steps = shard.steps * len(trainer.workers)  # of an epoch, on this rank
+        self.images_per_step = shard.total / shard.full_steps / len(trainer.workers)
+        self.all_steps = (self.epochs - trainer.first_epoch) * self.steps
+        self.done, self.begin = 0, time.monotonic()
         self.last_line = self.begin
 
-    def step(self, epoch: int, step: int) -> None:
+    def step(self, epoch: int) -> None:
         now = time.monotonic()
-        done = (epoch - self.first) * self.steps + step + 1
-        left = (self.epochs - self.first) * self.steps - done
-        speed = done / (now - self.begin)
+        self.done += 1
+        left = self.all_steps - self.done
+        speed = self.done / (now - self.begin)
         text = f"{speed * self.images_per_step:.0f} images/s, {clock(left / speed)} left in all"
         if self.stream is not None:
             if self.bar is None:
@@ -133,7 +167,7 @@ class Progress:
             self.bar.update(1, text)
         elif now - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = now
-            percent = 100 * (step + 1) / self.steps
+            percent = 100 * ((self.done - 1) % self.steps + 1) / self.steps
             say(f"[Root] Epoch {epoch + 1}/{self.epochs} {percent:.0f}% {text}", err=True)
 
     def _new_bar(self, label: str) -> Any:

@@ -40,12 +40,28 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 @click.option(
     "--ranks-per-node", type=POSITIVE, help="Ranks on each node.  [default: as the launcher placed]"
 )
+@click.option(
+    "--workers-per-rank",
+    type=POSITIVE,
+    default=1,
+    help="Replicas that each rank trains in turn: 2 ranks x 24 learn what 48 ranks would.",
+)
 @click.option("--width", type=ABOVE_ZERO, default=0.5, help="Width multiplier of MobileNetV2.")
 @click.option(
     "--input-size", type=click.IntRange(min=32), default=128, help="Images are resized to this."
 )
 @click.option(
     "--sync", type=click.Choice(options.STRATEGIES), help="What ranks average.  [default: recipe's]"
+)
+@click.option(
+    "--sync-steps",
+    type=POSITIVE,
+    help="Of `weights`: steps between two averages.  [default: an epoch's]",
+)
+@click.option(
+    "--deterministic",
+    is_flag=True,
+    help="Add up in the order of workers: the same to the bit on any number of ranks.",
 )
 @click.option("--lr", type=NOT_NEGATIVE, help="Peak learning rate.  [default: recipe's]")
 @click.option(
@@ -65,6 +81,20 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 )
 @click.option(
     "--bn-epsilon", type=ABOVE_ZERO, help="Added to batch norm's variance.  [default: recipe's]"
+)
+@click.option(
+    "--zero-gamma/--no-zero-gamma",
+    default=None,
+    help="Blocks with a shortcut start as the identity.  [default: recipe's]",
+)
+@click.option(
+    "--sync-bn", is_flag=True, help="Batch statistics of all ranks together, at each step."
+)
+@click.option(
+    "--bn-eval",
+    type=click.Choice(["moving", "recalibrated", "both"]),
+    default="moving",
+    help="Test with running statistics, with such made anew from training images, or both.",
 )
 @click.option("--freeze-bn", is_flag=True, help="Train with running statistics as they are.")
 @click.option(
@@ -123,7 +153,8 @@ def train(
         if resume is not None and comm.rank == 0:
             checkpoint = load_checkpoint(resume, dataset, recipe, settings)
     checkpoint = comm.broadcast(checkpoint)
-    folder = RunFolder(comm.broadcast(out or default_folder(dataset, recipe, comm)))
+    world = comm.size * settings.workers_per_rank
+    folder = RunFolder(comm.broadcast(out or default_folder(dataset, recipe, world)))
     console = Console(comm, threads, progress)
     trainer = Trainer(source, recipe, settings, comm, console, folder, checkpoint)
     if settings.backend == "numba":
@@ -148,7 +179,9 @@ def choose_settings(recipe: "Recipe", comm: "Communicator", values: dict[str, An
     """Epochs, batch, width and the rest. Raises NpnetError where ranks and batch do not fit."""
     from npnet.trainer import Settings
 
-    ranks_per_node = fitting_ranks_per_node(values["ranks_per_node"], comm)
+    ranks_per_node = fitting_ranks_per_node(
+        values["ranks_per_node"], values["workers_per_rank"], comm
+    )
     each_epoch = values["eval_each_epoch"]
     return Settings(
         epochs=values["epochs"],
@@ -158,6 +191,10 @@ def choose_settings(recipe: "Recipe", comm: "Communicator", values: dict[str, An
         width=values["width"],
         input_size=values["input_size"],
         seed=values["seed"],
+        workers_per_rank=values["workers_per_rank"],
+        deterministic=values["deterministic"],
+        sync_bn=values["sync_bn"],
+        bn_eval=values["bn_eval"],
         ranks_per_node=ranks_per_node,
         backend=values["backend"],
         freeze_bn=values["freeze_bn"],
@@ -166,15 +203,16 @@ def choose_settings(recipe: "Recipe", comm: "Communicator", values: dict[str, An
     )
 
 
-def fitting_ranks_per_node(given: int | None, comm: "Communicator") -> int:
-    """The ranks that share a node, checked against the world's size."""
+def fitting_ranks_per_node(given: int | None, workers_per_rank: int, comm: "Communicator") -> int:
+    """The ranks that share a node, checked against the world's size; workers count as ranks."""
     from npnet.errors import NpnetError
 
     if given is None:
-        return max(comm.nodes.count(node) for node in comm.nodes)
-    if comm.size % given:
+        return max(comm.nodes.count(node) for node in comm.nodes) * workers_per_rank
+    world = comm.size * workers_per_rank
+    if world % given:
         raise NpnetError(
-            f"{comm.size} ranks do not fill nodes of {given}: start a multiple of "
+            f"{world} ranks do not fill nodes of {given}: start a multiple of "
             f"--ranks-per-node {given}, or leave that option out"
         )
     return given
@@ -220,9 +258,9 @@ def load_checkpoint(
     return checkpoint
 
 
-def default_folder(dataset: str, recipe: "Recipe", comm: "Communicator") -> Path:
+def default_folder(dataset: str, recipe: "Recipe", world: int) -> Path:
     """runs/<dataset>-<recipe>-np<ranks>-<date>-<time>; only rank 0's clock counts."""
     from datetime import datetime
 
     time = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{dataset}-{recipe.name}-np{comm.size}-{time}"
+    return Path("runs") / f"{dataset}-{recipe.name}-np{world}-{time}"

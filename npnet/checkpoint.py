@@ -21,7 +21,7 @@ from npnet.inference import Inference
 from npnet.kernels.arrays import Floats
 from npnet.parameters import Parameters
 
-VERSION = 1
+VERSION = 2
 VECTORS = ("values", "statistics", "velocity")
 _SEAL = 64  # hexadecimal digits
 

@@ -28,6 +28,7 @@ class BatchNorm:
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+    sum_over_ranks: Callable[[Floats], None] | None = None  # statistics of all ranks' batches
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Normalisation:
         """Make `norm`; batch statistics, of `samples` pixels, have been put in mean, variance."""
         k, running = self.kernels, (self.running_mean, self.running_variance)
         if batch_statistics:
+            samples = self._share_statistics(samples)
             k.batchnorm_track(*running, self.mean, self.variance, self.bn.momentum, samples)
             self.samples: float = samples
         else:
@@ -96,10 +98,25 @@ class Normalisation:
         )
 
     def backward(self) -> None:
-        """Make `pqr`, once the gradients of gamma and beta are known."""
-        self.kernels.batchnorm_fold_backward(
-            self.pqr, self.norm, self.dgamma, self.dbeta, self.samples
-        )
+        """Make `pqr`, once the gradients of gamma and beta are known.
+
+        Those of this rank's images remain in the flat gradient, which is summed over ranks itself.
+        """
+        dgamma, dbeta = self.dgamma, self.dbeta
+        if self.bn.sum_over_ranks and np.isfinite(self.samples):
+            dgamma, dbeta = sums = np.stack((dgamma, dbeta))
+            self.bn.sum_over_ranks(sums)
+        self.kernels.batchnorm_fold_backward(self.pqr, self.norm, dgamma, dbeta, self.samples)
+
+    def _share_statistics(self, samples: int) -> int:
+        """Make mean and variance those of all ranks' samples; return their number."""
+        if self.bn.sum_over_ranks is None:
+            return samples
+        sums = samples * np.concatenate(([1], self.mean, self.variance + self.mean**2))
+        self.bn.sum_over_ranks(sums)
+        self.mean[:], second = np.split(sums[1:] / sums[0], 2)
+        self.variance[:] = np.maximum(second - self.mean**2, 0)
+        return int(sums[0])
 
     def activation(self, y: Floats, dv: Floats) -> Activation:
         return Activation(y, self.norm, dv, self.dgamma, self.dbeta)
@@ -315,6 +332,12 @@ class Network:
         for block in self.blocks:
             a = block.forward(a, batch_statistics=training and not frozen)
         return self.head.forward(a, dropout)
+
+    def batch_statistics(self) -> tuple[Floats, Floats]:
+        """Means and variances (C,) of every batch norm in the last forward, float64."""
+        norms = [unit.bn for block in self.blocks for unit in block.units]
+        means, variances = [bn.mean for bn in norms], [bn.variance for bn in norms]
+        return np.concatenate(means), np.concatenate(variances)
 
     def relu6_inputs(self) -> Iterator[tuple[str, Floats]]:
         """What went into each ReLU6 in the last forward, with the operation's name; for checks."""

@@ -30,6 +30,9 @@ class Parameters:
 
     def __init__(self, architecture: Architecture, dtype: DTypeLike = np.float32) -> None:
         specs = [spec for operation in architecture.operations for spec in operation.parameters]
+        self.before_shortcuts = [
+            block.operations[-1].name for block in architecture.blocks if block.shortcut
+        ]
         self.specs: list[ParameterSpec] = sorted(specs, key=lambda spec: spec.role != "weight")
         self.decayed = sum(prod(spec.shape) for spec in specs if spec.role == "weight")
         total = sum(prod(spec.shape) for spec in specs)
@@ -82,18 +85,23 @@ class Parameters:
         return hashlib.sha256(self.values.tobytes() + self.statistics.tobytes()).hexdigest()
 
 
-def initialise(parameters: Parameters, scheme: Initialiser, seed: int) -> None:
+def initialise(
+    parameters: Parameters, scheme: Initialiser, seed: int, zero_gamma: bool = False
+) -> None:
     """Draw the initial parameters, the same on every rank for the same seed.
 
     glorot_uniform: U(-l, l), l = sqrt(6/(fan_in+fan_out)) (Glorot and Bengio 2010, eq. 16), Keras'
     default. he_fan_out: N(0, 2/fan_out) (He et al. 2015, section 2.2) for convolutions and
-    N(0, 0.01^2) for the classifier, torchvision's choice for MobileNetV2. Gammas are 1, the rest 0.
+    N(0, 0.01^2) for the classifier, torchvision's choice for MobileNetV2. Gammas are 1, the rest 0;
+    with `zero_gamma`, the last gamma of each block with a shortcut is 0 too, so that the block
+    starts as the identity (Goyal et al. 2017, section 5.1).
     """
     rng = generator(seed, INITIAL_VALUES)
+    zeros = {f"{name}.gamma" for name in parameters.before_shortcuts} if zero_gamma else set()
     for spec in parameters.specs:
         value = parameters.value(spec.name)
         if spec.role != "weight":
-            value[...] = 1 if spec.role == "gamma" else 0
+            value[...] = 1 if spec.role == "gamma" and spec.name not in zeros else 0
         elif scheme == "glorot_uniform":
             limit = sqrt(6 / (spec.fan_in + spec.fan_out))
             value[...] = rng.uniform(-limit, limit, spec.shape)

@@ -14,6 +14,7 @@ class Recipe:
 
     name: str
     sync: str  # see npnet.parallel.strategies
+    sync_steps: int | None  # of `weights`: steps between two averages; None: an epoch's
     batch_per_rank: int
     lr: float | None  # peak learning rate; None: lr_base for each 256 images of the global batch
     lr_base: float
@@ -25,6 +26,7 @@ class Recipe:
     label_smoothing: float
     dropout: float  # before the classifier
     initialiser: Initialiser
+    zero_gamma: bool  # blocks with a shortcut start as the identity
     bn_momentum: float  # running = momentum*running + (1-momentum)*batch
     bn_epsilon: float
     flip: bool  # mirror half of the training images
@@ -58,6 +60,7 @@ class Recipe:
 PAPER = Recipe(
     name="paper",
     sync="gather-bcast",
+    sync_steps=None,
     batch_per_rank=12,
     lr=5e-4,
     lr_base=0.0,
@@ -69,6 +72,7 @@ PAPER = Recipe(
     label_smoothing=0.0,
     dropout=0.0,
     initialiser="glorot_uniform",
+    zero_gamma=False,
     bn_momentum=0.999,
     bn_epsilon=1e-3,
     flip=False,
@@ -83,6 +87,7 @@ PAPER = Recipe(
 MODERN = Recipe(
     name="modern",
     sync="gradients",
+    sync_steps=None,
     batch_per_rank=12,
     lr=None,
     lr_base=0.3 * 256 / 576,
@@ -94,6 +99,7 @@ MODERN = Recipe(
     label_smoothing=0.0,
     dropout=0.0,
     initialiser="he_fan_out",
+    zero_gamma=True,
     bn_momentum=0.9,
     bn_epsilon=1e-5,
     flip=True,

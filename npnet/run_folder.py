@@ -18,7 +18,8 @@ from npnet.errors import NpnetError
 from npnet.files import write_atomically
 from npnet.results import EpochResult, Summary
 
-LOG_COLUMNS = (*(field.name for field in fields(EpochResult)), "test_loss", "test_acc")
+SCORES = ("test_loss", "test_acc", "recalibrated_test_loss", "recalibrated_test_acc")
+LOG_COLUMNS = (*(field.name for field in fields(EpochResult)), *SCORES)
 
 
 class RunFolder:
@@ -99,7 +100,7 @@ class RunFolder:
         save(self.final, state)
 
     def append_log(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add one row a rank for the epoch just finished."""
+        """Add one row a worker for the epoch just finished."""
         _append_rows(self.log, LOG_COLUMNS, rows)
 
     def append_scaling_result(self, summary: Summary) -> None:

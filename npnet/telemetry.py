@@ -1,5 +1,6 @@
 """What a run costs: memory, processor time, machine."""
 
+import hashlib
 import os
 import platform
 import resource
@@ -74,6 +75,15 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip()
+
+
+def source_digest() -> str:
+    """A hash of npnet's source files: ranks must run the same code, whatever its version."""
+    root = Path(npnet.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(path for path in root.rglob("*.py") if "__pycache__" not in path.parts):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def _processor_name() -> str:

@@ -1,9 +1,11 @@
 """Training: the way of one batch, from a shard's bytes to the updated parameters."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -11,10 +13,17 @@ import npnet
 from npnet import telemetry
 from npnet.architecture import mobilenet_v2
 from npnet.checkpoint import VERSION, Checkpoint, Header
-from npnet.data.batches import Batch, ImageInput, TrainingShard
+from npnet.data.batches import Batch, ImageInput, training_shards
 from npnet.data.dataset import Dataset
 from npnet.errors import NpnetError
-from npnet.evaluate import Score, evaluate
+from npnet.evaluate import (
+    BatchNormEvaluation,
+    Score,
+    Scores,
+    evaluate,
+    recalibrate,
+    workers_of,
+)
 from npnet.inference import Inference
 from npnet.kernels import backend as kernels_of
 from npnet.kernels.arrays import Floats
@@ -22,16 +31,23 @@ from npnet.memory import training_bytes
 from npnet.network import BatchNorm, Network
 from npnet.parallel.communicator import CollectiveError, Communicator, agree, together
 from npnet.parallel.strategies import STRATEGIES
+from npnet.parallel.workers import Worker, Workers
 from npnet.parameters import initialise
 from npnet.recipe import Recipe
 from npnet.results import EpochResult, Summary
 from npnet.run_folder import RunFolder
 from npnet.seeds import DROPOUT, generator
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is, beside its recipe and dataset."""
+    """What a run is, beside its recipe and dataset.
+
+    With more than one worker a rank, `batch_per_rank` is the batch of each worker, and
+    `ranks_per_node` counts the ranks that they stand for.
+    """
 
     epochs: int
     batch_per_rank: int
@@ -44,6 +60,10 @@ class Settings:
     freeze_bn: bool = False  # train with running statistics, for fine-tuning
     evaluate_each_epoch: bool = True
     max_steps: int | None = None  # of an epoch, to measure speed without a full one
+    workers_per_rank: int = 1
+    deterministic: bool = False  # sums over workers in the order of their numbers
+    sync_bn: bool = False  # batch statistics of all ranks together
+    bn_eval: BatchNormEvaluation = "moving"
 
 
 class Reporter(Protocol):
@@ -53,7 +73,7 @@ class Reporter(Protocol):
 
     def step_finished(self, epoch: int, step: int, images: int) -> None: ...
 
-    def epoch_finished(self, result: EpochResult, test: Score | None) -> None: ...
+    def epoch_finished(self, results: list[EpochResult], test: Scores | None) -> None: ...
 
     def finished(self, summary: Summary) -> None: ...
 
@@ -76,17 +96,19 @@ class Trainer:
     ) -> None:
         self.dataset, self.recipe, self.settings = dataset, recipe, settings
         self.comm, self.reporter, self.folder = comm, reporter, folder
+        mine, self.world = workers_of(comm, settings.workers_per_rank)
         with together(comm):
+            check(recipe, settings)
             architecture = mobilenet_v2(
                 settings.width, settings.input_size, len(dataset.classes), recipe.dropout
             )
-            self.shard = TrainingShard(
+            shards = training_shards(
                 dataset,
                 recipe,
                 settings.batch_per_rank,
                 settings.seed,
-                comm.rank,
-                comm.size,
+                mine,
+                self.world,
                 settings.max_steps,
             )
             dataset.size("test")  # damaged files come to light now, not after an epoch
@@ -96,7 +118,9 @@ class Trainer:
             settings.batch_per_rank,
             settings.backend,
             settings.dtype,
-            BatchNorm(recipe.bn_momentum, recipe.bn_epsilon),
+            BatchNorm(
+                recipe.bn_momentum, recipe.bn_epsilon, comm.sum if settings.sync_bn else None
+            ),
         )
         self.parameters = self.network.parameters
         self.inference = Inference(
@@ -109,13 +133,22 @@ class Trainer:
         self.velocity: Floats = np.zeros_like(self.parameters.values)
         self.kernels = kernels_of(settings.backend)
         self.image_input = ImageInput(recipe, self.kernels)
-        self.synchroniser = STRATEGIES[recipe.sync](comm)
+        self.synchroniser = STRATEGIES[recipe.sync](recipe.sync_steps)
+        self.workers = Workers(
+            shards,
+            self.parameters,
+            self.velocity,
+            comm,
+            own_weights=not self.synchroniser.every_step,
+            deterministic=settings.deterministic,
+        )
         self.first_epoch = 0
         self.resumed_from = str(checkpoint.path) if checkpoint is not None else None
         self.training_seconds, self.trained_images = 0.0, 0  # of this rank, so far
-        initialise(self.parameters, recipe.initialiser, settings.seed)
+        initialise(self.parameters, recipe.initialiser, settings.seed, recipe.zero_gamma)
         if checkpoint is not None:
             self._continue_from(checkpoint)
+        self.workers.start_equal()
         if folder is not None:
             with together(comm):
                 if comm.rank == 0:
@@ -127,92 +160,145 @@ class Trainer:
         """The arrays that this rank keeps from start to end."""
         settings, architecture = self.settings, self.network.architecture
         arrays = training_bytes(architecture, settings.batch_per_rank, settings.dtype)
-        return {"images": self.shard.images.pixels.nbytes} | arrays
+        images = sum(worker.shard.images.pixels.nbytes for worker in self.workers)
+        rows = {"rows of workers": self.workers.nbytes} if len(self.workers) > 1 else {}
+        return {"images": images} | arrays | rows
 
     @property
     def global_batch(self) -> int:
-        return self.settings.batch_per_rank * self.comm.size
+        return self.settings.batch_per_rank * self.world
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch, the same for every worker."""
+        steps: int = self.workers[0].shard.steps
+        return steps
+
+    @property
+    def initial_statistics_left(self) -> float:
+        """Which part of the running statistics will still be their initial value at the end."""
+        updates = 0 if self.settings.freeze_bn else self.settings.epochs * self.steps
+        return self.recipe.bn_momentum**updates
 
     @np.errstate(over="ignore", invalid="ignore")  # a divergence is told in one line, at the loss
     def run(self) -> Summary:
         """Train from the first epoch to the last, then test. Returns the same on every rank."""
         self.reporter.started(self)
         watch = telemetry.Stopwatch()
-        test: Score | None = None
-        result: EpochResult | None = None
+        test: Scores | None = None
+        results: list[EpochResult] = []
         for epoch in range(self.first_epoch, self.settings.epochs):
-            result = self.train_epoch(epoch)
+            results = self.train_epoch(epoch)
             last = epoch + 1 == self.settings.epochs
             if last or self.settings.evaluate_each_epoch:
                 test = self.evaluate()
             self._check_finite(epoch, test)
-            self.reporter.epoch_finished(result, test)
-            self._save_epoch(epoch, result, test)
-        assert result is not None
+            self._check_drift(epoch)
+            self.reporter.epoch_finished(results, test)
+            self._save_epoch(epoch, results, test)
         assert test is not None  # the last epoch is always tested
-        summary = self._summarise(result, test, watch)
+        summary = self._summarise(results, test, watch)
         self._save_summary(summary)
         self.comm.barrier()  # what the others print comes before the last word
         self.reporter.finished(summary)
         return summary
 
-    def evaluate(self) -> Score:
-        """Loss and accuracy on the test images, with the running statistics."""
-        self.inference.fold()
-        return evaluate(self.inference, self.dataset, "test", self.image_input, self.comm)
+    def evaluate(self) -> Scores:
+        """Loss and accuracy on the test images, with the statistics that `bn_eval` asks for."""
+        statistics, choice = self.parameters.statistics, self.settings.bn_eval
+        moving = self._score() if choice != "recalibrated" else None
+        if choice == "moving":
+            return Scores(moving, None)
+        where = (self.dataset, self.image_input, self.comm, self.settings.workers_per_rank)
+        kept, self.recalibrated = statistics.copy(), recalibrate(self.network, *where)
+        statistics[:] = self.recalibrated
+        recalibrated = self._score()
+        statistics[:] = kept
+        return Scores(moving, recalibrated)
 
-    def train_epoch(self, epoch: int) -> EpochResult:
-        """One pass over the shard: each line of the loop is a station on the way of a batch."""
-        watch = telemetry.Stopwatch()
-        loss, hits, images = 0.0, 0, 0
-        for step, batch in enumerate(self.shard.epoch(epoch)):
-            lr = self._lr(epoch, step)
-            self.image_input.fill(self.network.images, self.shard.images.pixels, batch)
-            step_loss, step_hits = self._forward_backward(epoch, step, batch)
-            self.synchroniser.after_backward(self.parameters)
-            self._check_loss(step_loss, epoch, step)
-            self._update(lr)
-            loss += step_loss
-            hits += step_hits
-            images += len(batch)
-            self.reporter.step_finished(epoch, step, len(batch))
-        self.synchroniser.after_epoch(self.parameters, self.shard.share)
-        seconds = watch.seconds
+    def _score(self) -> Score:
+        self.inference.fold()
+        dataset, per_rank = self.dataset, self.settings.workers_per_rank
+        return evaluate(self.inference, dataset, "test", self.image_input, self.comm, per_rank)
+
+    def train_epoch(self, epoch: int) -> list[EpochResult]:
+        """One pass over the shards: each line of the loop is a station on the way of a batch.
+
+        Returns what each worker of this rank has reached.
+        """
+        watch, synchroniser, workers = telemetry.Stopwatch(), self.synchroniser, self.workers
+        for worker in workers:
+            worker.begin(epoch)
+        for steps in synchroniser.rounds(self.steps):
+            for worker in workers.in_turn():
+                for step in steps:
+                    update = partial(self._update, epoch, step)
+                    batch = next(worker.batches)
+                    self.image_input.fill(self.network.images, worker.shard.images.pixels, batch)
+                    self._forward_backward(worker, epoch, step, batch)
+                    synchroniser.after_backward(workers, worker, update)
+                    self.reporter.step_finished(epoch, step, len(batch))
+            synchroniser.meet(workers, update)
+        synchroniser.after_epoch(workers)
+        return self._results(epoch, watch)
+
+    def _results(self, epoch: int, watch: telemetry.Stopwatch) -> list[EpochResult]:
+        seconds, tallies = watch.seconds, [worker.tally for worker in self.workers]
+        images = sum(tally.images for tally in tallies)
         self.training_seconds += seconds
         self.trained_images += images
-        return EpochResult(
-            epoch=epoch + 1,
-            rank=self.comm.rank,
-            host=self.comm.hosts[self.comm.rank],
-            loss=loss / max(images, 1),
-            acc=hits / max(images, 1),
-            lr=lr,
-            seconds=seconds,
-            images_per_second=images / seconds,
-            cpu_percent=watch.cpu_percent,
-            peak_rss_bytes=telemetry.peak_rss_bytes(),
-        )
+        return [
+            EpochResult(
+                epoch=epoch + 1,
+                worker=worker.number,
+                rank=self.comm.rank,
+                host=self.comm.hosts[self.comm.rank],
+                loss=worker.tally.loss / max(worker.tally.images, 1),
+                acc=worker.tally.hits / max(worker.tally.images, 1),
+                lr=self._lr(epoch, self.steps - 1),
+                seconds=seconds,
+                images_per_second=images / seconds,
+                cpu_percent=watch.cpu_percent,
+                peak_rss_bytes=telemetry.peak_rss_bytes(),
+            )
+            for worker in self.workers
+        ]
 
-    def _forward_backward(self, epoch: int, step: int, batch: Batch) -> tuple[float, int]:
-        """Leave gradient and loss in `parameters.shared`; return the batch's summed loss and hits.
+    def _forward_backward(self, worker: Worker, epoch: int, step: int, batch: Batch) -> None:
+        """Leave gradient and loss in `parameters.shared`; count loss and hits of the worker.
 
-        There they are scaled as the strategy asks: the sum over ranks is the global batch's mean.
+        There they are scaled as the strategy asks: under `gradients` the sum over workers is the
+        global batch's mean.
         """
         n, network, shared = len(batch), self.network, self.parameters.shared
-        if n == 0:  # more ranks than images in this step
+        if n == 0:  # more workers than images in this step
             shared[:] = 0
-            return 0.0, 0
+            return
         dropout = None
         if self.recipe.dropout:
-            dropout = generator(self.settings.seed, DROPOUT, epoch, step, self.comm.rank)
+            dropout = generator(self.settings.seed, DROPOUT, epoch, step, worker.number)
         logits = network.forward(n, True, self.settings.freeze_bn, dropout)
         loss = float(network.loss(batch.labels, self.recipe.label_smoothing).sum())
         scale = self.synchroniser.loss_scale(n, batch.everywhere)
         network.backward(scale)
         shared[-1] = scale * loss
-        return loss, int(np.count_nonzero(logits.argmax(axis=1) == batch.labels))
+        worker.count(loss, int(np.count_nonzero(logits.argmax(axis=1) == batch.labels)), n)
 
-    def _check_loss(self, loss: float, epoch: int, step: int) -> None:
+    def _update(self, epoch: int, step: int) -> None:
+        """Move the weights by the gradient in `parameters.shared`."""
+        self._check_loss(epoch, step)
+        self.kernels.sgd_update(
+            self.parameters.values,
+            self.velocity,
+            self.parameters.gradients,
+            self.parameters.decayed,
+            self._lr(epoch, step),
+            self.recipe.momentum,
+            self.recipe.weight_decay,
+            self.recipe.nesterov,
+        )
+
+    def _check_loss(self, epoch: int, step: int) -> None:
         """Stop where the loss is not finite, before it reaches the parameters.
 
         Ranks that meet at each step all see it in the shared loss, and end with one message.
@@ -220,60 +306,76 @@ class Trainer:
         if np.isfinite(self.parameters.shared[-1]):
             return
         every_step = self.synchroniser.every_step
-        losses = self.comm.gather(loss) if every_step else [loss]
-        first = next((i for i, value in enumerate(losses) if not math.isfinite(value)), 0)
-        rank = first if every_step else self.comm.rank
-        what = f"the loss is {losses[first]} on rank {rank}, epoch {epoch + 1}, step {step + 1}"
+        mine = [(worker.number, worker.loss) for worker in self.workers]
+        losses = self._of_all(mine) if every_step else mine
+        bad = ((number, loss) for number, loss in losses if not math.isfinite(loss))
+        number, loss = next(bad, losses[0])
+        rank = number // self.settings.workers_per_rank
+        what = f"the loss is {loss} on rank {rank}, epoch {epoch + 1}, step {step + 1}"
         raise (CollectiveError if every_step else NpnetError)(self._advice(what, epoch))
 
-    def _update(self, lr: float) -> None:
-        self.kernels.sgd_update(
-            self.parameters.values,
-            self.velocity,
-            self.parameters.gradients,
-            self.parameters.decayed,
-            lr,
-            self.recipe.momentum,
-            self.recipe.weight_decay,
-            self.recipe.nesterov,
-        )
+    def _of_all(self, mine: list[T]) -> list[T]:
+        """Something of each worker, from all ranks."""
+        return list(chain.from_iterable(self.comm.gather(mine)))
 
     def _lr(self, epoch: int, step: int) -> float:
         """The rate in the middle of the step: neither the first nor the last step is of rate 0."""
-        time = epoch + (step + 0.5) / self.shard.steps
+        time = epoch + (step + 0.5) / self.steps
         return self.recipe.lr_at(time, self.settings.epochs, self.global_batch)
 
-    def _check_finite(self, epoch: int, test: Score | None) -> None:
+    def _check_finite(self, epoch: int, test: Scores | None) -> None:
         """The epoch's last update may overflow after its last loss: do not save such a state."""
         state = (self.parameters.values, self.parameters.statistics)
         with together(self.comm):
             if not all(np.isfinite(array).all() for array in state):
                 what = f"the weights or statistics after epoch {epoch + 1} are not finite"
                 raise NpnetError(self._advice(what, epoch))
-            if test is not None and not math.isfinite(test.loss):
-                what = f"the test loss after epoch {epoch + 1} is {test.loss}"
+            if test is not None and not math.isfinite(test.main.loss):
+                what = f"the test loss after epoch {epoch + 1} is {test.main.loss}"
                 raise NpnetError(self._advice(what, epoch))
+
+    def _check_drift(self, epoch: int) -> None:
+        """After an epoch all ranks hold the same weights and statistics, or one of them is broken.
+
+        Raises CollectiveError, naming the ranks that differ from most others (or from rank 0).
+        """
+        digests = self.comm.gather(self.parameters.digest())
+        if len(set(digests)) == 1:
+            return
+        usual = max(digests, key=digests.count)
+        drifted = [rank for rank, digest in enumerate(digests) if digest != usual]
+        names = ", ".join(f"{rank} ({self.comm.hosts[rank]})" for rank in drifted)
+        raise CollectiveError(
+            f"the weights of rank {names} drifted from the others' in epoch {epoch + 1}: its "
+            "memory may be faulty, or its processor or libraries are not the others'; "
+            + self._kept(epoch)
+        )
 
     def _advice(self, what: str, epoch: int) -> str:
         """What to do about a divergence in `epoch`, and where the last good weights are."""
+        return f"{what}: lower --lr or lengthen --warmup-epochs; {self._kept(epoch)}"
+
+    def _kept(self, epoch: int) -> str:
+        """Where the weights from before `epoch` are."""
         kept: Path | str | None = None
         if epoch > self.first_epoch and self.folder is not None:
             kept = self.folder.epoch(epoch)
         elif epoch == self.first_epoch:
             kept = self.resumed_from
-        where = (
+        return (
             f"the weights of epoch {epoch} are kept in {kept}" if kept else "no epoch was finished"
         )
-        return f"{what}: lower --lr or lengthen --warmup-epochs; {where}"
 
     def _what_ranks_share(self, checkpoint: Checkpoint | None) -> dict[str, object]:
         """What must be the same on every rank, or they would wait for each other or train apart."""
         dataset = self.dataset
         return {
             "npnet": npnet.__version__,
+            "code": telemetry.source_digest(),
             **asdict(self.settings),
             **{f"recipe {key}": value for key, value in self.recipe.as_dict().items()},
             "dataset": dataset.name,
+            "dataset digest": dataset.digest(),
             "training images": dataset.size("train"),
             "test images": dataset.size("test"),
             "classes": tuple(dataset.classes),
@@ -288,7 +390,7 @@ class Trainer:
             "settings": asdict(self.settings),
             "recipe": self.recipe.as_dict(),
             "peak_lr": self.recipe.peak_lr(self.global_batch),
-            "world": self.comm.size,
+            "world": self.world,
             "hosts": self.comm.hosts,
             "machine": telemetry.machine(),
         }
@@ -309,7 +411,7 @@ class Trainer:
             seed=settings.seed,
             epoch=epochs_finished,
             epochs=settings.epochs,
-            world=self.comm.size,
+            world=self.world,
         )
         return Checkpoint(header, self.parameters.values, self.parameters.statistics, self.velocity)
 
@@ -327,9 +429,14 @@ class Trainer:
             self.velocity[:] = checkpoint.velocity
         self.first_epoch = done
 
-    def _save_epoch(self, epoch: int, result: EpochResult, test: Score | None) -> None:
-        score = {"test_loss": test.loss, "test_acc": test.accuracy} if test else {}
-        rows = self.comm.gather(asdict(result) | score)
+    def _save_epoch(self, epoch: int, results: list[EpochResult], test: Scores | None) -> None:
+        columns = {}
+        if test is not None:
+            columns = {"test_loss": test.main.loss, "test_acc": test.main.accuracy}
+            if test.recalibrated is not None:
+                loss, accuracy = test.recalibrated
+                columns |= {"recalibrated_test_loss": loss, "recalibrated_test_acc": accuracy}
+        rows = self._of_all([asdict(result) | columns for result in results])
         if self.folder is None:
             return
         with together(self.comm):
@@ -337,27 +444,34 @@ class Trainer:
                 self.folder.save_epoch(epoch + 1, self.checkpoint(epoch + 1))
                 self.folder.append_log(rows)
 
-    def _summarise(self, result: EpochResult, test: Score, watch: telemetry.Stopwatch) -> Summary:
-        mine = (result.loss, result.acc, watch.seconds, watch.cpu_percent)
-        loss, acc, seconds, cpu = zip(*self.comm.gather(mine), strict=True)
+    def _summarise(
+        self, results: list[EpochResult], test: Scores, watch: telemetry.Stopwatch
+    ) -> Summary:
+        ranks = self.comm.gather((watch.seconds, watch.cpu_percent, telemetry.peak_rss_bytes()))
+        seconds, cpu, peak = zip(*ranks, strict=True)
         images, training = zip(
             *self.comm.gather((self.trained_images, self.training_seconds)), strict=True
         )
-        peak = max(self.comm.gather(telemetry.peak_rss_bytes()))
-        settings, world = self.settings, self.comm.size
+        workers = self._of_all([(result.loss, result.acc) for result in results])
+        loss, acc = zip(*workers, strict=True)
+        settings, recalibrated = self.settings, test.recalibrated
         return Summary(
-            world=world,
+            world=self.world,
             epochs=settings.epochs,
             batch_per_node=settings.batch_per_rank * settings.ranks_per_node,
             batch_per_rank=settings.batch_per_rank,
-            train_loss=sum(loss) / world,
-            train_acc=sum(acc) / world,
-            test_loss=test.loss,
-            test_acc=test.accuracy,
+            workers_per_rank=settings.workers_per_rank,
+            train_loss=sum(loss) / len(loss),
+            train_acc=sum(acc) / len(acc),
+            test_loss=test.main.loss,
+            test_acc=test.main.accuracy,
+            bn_eval=settings.bn_eval,
+            recalibrated_test_loss=recalibrated.loss if recalibrated else None,
+            recalibrated_test_acc=recalibrated.accuracy if recalibrated else None,
             wall_seconds=max(seconds),
             images_per_second=sum(images) / max(training),
-            cpu_percent=sum(cpu) / world,
-            peak_rss_bytes=peak,
+            cpu_percent=sum(cpu) / len(cpu),
+            peak_rss_bytes=max(peak),
             planned_bytes=sum(self.planned_bytes.values()),
             dataset=self.dataset.name,
             location=self.dataset.location,
@@ -370,7 +484,33 @@ class Trainer:
             return
         with together(self.comm):
             if self.comm.rank == 0:
-                self.folder.save_final(self.checkpoint(summary.epochs))
+                self.folder.save_final(self._final())
                 self.folder.write_summary(asdict(summary))
                 if self.first_epoch == 0:  # else its time would be that of a part
                     self.folder.append_scaling_result(summary)
+
+    def _final(self) -> Checkpoint:
+        """The last state, with the statistics that gave the test score."""
+        state = self.checkpoint(self.settings.epochs)
+        if self.settings.bn_eval == "recalibrated":
+            return replace(state, statistics=self.recalibrated)
+        return state
+
+
+def check(recipe: Recipe, settings: Settings) -> None:
+    """Raise NpnetError where options contradict each other."""
+    if not settings.sync_bn:
+        return
+    if recipe.sync != "gradients":
+        raise NpnetError(
+            f"--sync-bn is for ranks that meet at each step, not for --sync {recipe.sync}: "
+            "give --sync gradients"
+        )
+    if settings.workers_per_rank > 1:
+        raise NpnetError(
+            "--sync-bn needs all activations at once, --workers-per-rank one worker's: give a "
+            f"--batch-per-rank of {settings.workers_per_rank * settings.batch_per_rank} instead, "
+            "which is the same"
+        )
+    if settings.batch_per_rank < 2:
+        raise NpnetError("--sync-bn needs a --batch-per-rank of 2 or more")

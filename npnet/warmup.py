@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import npnet
 from npnet.data.dataset import Images, Split
-from npnet.evaluate import Score
+from npnet.evaluate import Scores
 from npnet.parallel.communicator import Communicator, SerialCommunicator, environment_of_no_rank
 from npnet.recipe import MODERN
 from npnet.results import EpochResult, Summary
@@ -128,6 +128,9 @@ class Grey:
     def size(self, split: Split) -> int:
         return 2
 
+    def digest(self) -> str:
+        return self.name
+
     def read(self, split: Split, indices: NDArray[np.int64]) -> Images:
         n = len(indices)
         return Images(np.full((n, 32, 32, 3), 127, np.uint8), np.zeros(n, np.int64))
@@ -140,6 +143,6 @@ class Silence:
 
     def step_finished(self, epoch: int, step: int, images: int) -> None: ...
 
-    def epoch_finished(self, result: EpochResult, test: Score | None) -> None: ...
+    def epoch_finished(self, results: list[EpochResult], test: Scores | None) -> None: ...
 
     def finished(self, summary: Summary) -> None: ...

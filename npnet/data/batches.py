@@ -1,10 +1,11 @@
-"""From a dataset to a rank's batches: shards, order, augmentation, and the fill of the network.
+"""From a dataset to a worker's batches: shards, order, augmentation, the fill of the network.
 
-The images of a step are fixed for all ranks together: with `total` training images and `steps`
+The images of a step are fixed for all workers together: with `total` training images and `steps`
 steps an epoch, step s takes positions s*total//steps .. (s+1)*total//steps of the epoch's order,
-and rank r of P those positions i with i mod P = r. So every rank makes the same number of steps, no
-image is taken twice, batches differ by at most one image, and under a global shuffle P ranks with
-batch b see at each step just what one rank with batch P*b sees.
+and worker w of P those positions i with i mod P = w. So every worker makes the same number of
+steps, no image is taken twice, batches differ by at most one image, and under a global shuffle P
+workers with batch b see at each step just what one worker with batch P*b sees. Usually a rank is a
+worker (see parallel/workers.py).
 """
 
 from collections.abc import Iterator
@@ -24,13 +25,13 @@ from npnet.seeds import AUGMENTATION, ORDER, generator
 
 @dataclass(frozen=True)
 class Batch:
-    """A rank's images of one step: rows of its shard, and how each is cropped and flipped."""
+    """A worker's images of one step: rows of its shard, and how each is cropped and flipped."""
 
     rows: Ints
     labels: Ints
     shift_yx: Ints
     flip: Bytes
-    everywhere: int  # images of this step on all ranks
+    everywhere: int  # images of this step of all workers
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,7 +59,10 @@ class ImageInput:
 
 
 class TrainingShard:
-    """This rank's part of the training split, as uint8, and its batches epoch by epoch."""
+    """A worker's part of the training split, as uint8, and its batches epoch by epoch.
+
+    `images` are those of the shard, if they were read already.
+    """
 
     def __init__(
         self,
@@ -66,31 +70,32 @@ class TrainingShard:
         recipe: Recipe,
         batch: int,
         seed: int,
-        rank: int,
-        world: int,
+        worker: int,
+        workers: int,
         max_steps: int | None = None,
+        images: Images | None = None,
     ) -> None:
         self.dataset, self.recipe, self.seed = dataset, recipe, seed
-        self.rank, self.world = rank, world
+        self.worker, self.workers = worker, workers
         self.total = dataset.size("train")
-        smallest = self.total // world
+        smallest = self.total // workers
         if not 1 <= batch <= smallest:
             raise NpnetError(
                 f"batch of {batch} images a rank does not fit a shard of {smallest}: "
-                f"{dataset.name} has {self.total} training images for {world} ranks; "
-                "give a smaller --batch-per-rank or start fewer ranks"
+                f"{dataset.name} has {self.total} training images for {workers} "
+                "ranks; give a smaller --batch-per-rank or start fewer ranks"
             )
-        self.full_steps = ceil(ceil(self.total / world) / batch)
+        self.full_steps = ceil(ceil(self.total / workers) / batch)
         self.steps = min(self.full_steps, max_steps or self.full_steps)
-        self.indices: Ints = np.arange(rank, self.total, world)
-        self.images: Images = dataset.read("train", self.indices)
+        self.indices: Ints = np.arange(worker, self.total, workers)
+        self.images: Images = images or dataset.read("train", self.indices)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     @property
     def share(self) -> float:
-        """This rank's part of all training images."""
+        """This worker's part of all training images."""
         return len(self) / self.total
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
@@ -98,7 +103,7 @@ class TrainingShard:
         order = self._deal(epoch)
         flip, shift_yx = self._augmentation(epoch)
         ends = np.arange(self.full_steps + 1) * self.total // self.full_steps
-        local_ends = -((self.rank - ends) // self.world)  # positions r, r+P, ... below each end
+        local_ends = -((self.worker - ends) // self.workers)  # positions w, w+P, ... below each end
         for step in range(self.steps):
             rows = order[local_ends[step] : local_ends[step + 1]]
             samples = self.indices[rows]
@@ -111,12 +116,12 @@ class TrainingShard:
             )
 
     def _deal(self, epoch: int) -> Ints:
-        """The order in which this rank visits its rows; a global shuffle deals a new shard."""
+        """The order in which this worker visits its rows; a global shuffle deals a new shard."""
         if self.recipe.shuffle == "shard":
-            rng = generator(self.seed, ORDER, epoch, self.rank)
+            rng = generator(self.seed, ORDER, epoch, self.worker)
             return rng.permutation(len(self))
         rng = generator(self.seed, ORDER, epoch)
-        self.indices = rng.permutation(self.total)[self.rank :: self.world]
+        self.indices = rng.permutation(self.total)[self.worker :: self.workers]
         self.images = self.dataset.read("train", self.indices)
         return np.arange(len(self))
 
@@ -128,14 +133,50 @@ class TrainingShard:
         return flip, rng.integers(-padding, padding + 1, (self.total, 2))
 
 
+def training_shards(
+    dataset: Dataset,
+    recipe: Recipe,
+    batch: int,
+    seed: int,
+    mine: range,
+    workers: int,
+    max_steps: int | None = None,
+) -> list[TrainingShard]:
+    """The shards of the workers `mine`, read at once."""
+    shares = [np.arange(worker, dataset.size("train"), workers) for worker in mine]
+    images = dataset.read("train", np.concatenate(shares))
+    ends = np.cumsum([len(share) for share in shares])[:-1]
+    parts = zip(np.split(images.pixels, ends), np.split(images.labels, ends), strict=True)
+    return [
+        TrainingShard(dataset, recipe, batch, seed, worker, workers, max_steps, Images(*part))
+        for worker, part in zip(mine, parts, strict=True)
+    ]
+
+
 def plain_batches(
-    dataset: Dataset, split: Split, batch: int, rank: int, world: int
-) -> Iterator[tuple[NDArray[np.uint8], Batch]]:
-    """A rank's part of a split in stored order, not augmented, as (pixels, batch)."""
-    images = dataset.read(split, np.arange(rank, dataset.size(split), world))
-    for start in range(0, len(images), batch):
-        rows = np.arange(start, min(start + batch, len(images)))
-        yield images.pixels, not_augmented(rows, images.labels[rows])
+    dataset: Dataset,
+    split: Split,
+    batch: int,
+    mine: range,
+    workers: int,
+    limit: int | None = None,
+) -> Iterator[tuple[Ints, NDArray[np.uint8], Batch]]:
+    """The parts of a split that fall to the workers `mine`, in stored order, not augmented.
+
+    Yields (indices of the batch's images in the split, pixels, batch). No batch holds images of
+    two workers. With a `limit`, only the first so many images of the split are dealt.
+    """
+    end = min(dataset.size(split), limit or dataset.size(split))
+    shares = [np.arange(worker, end, workers) for worker in mine]
+    indices = np.concatenate(shares)
+    images = dataset.read(split, indices)
+    first = 0
+    for share in shares:
+        last = first + len(share)
+        for start in range(first, last, batch):
+            rows = np.arange(start, min(start + batch, last))
+            yield indices[rows], images.pixels, not_augmented(rows, images.labels[rows])
+        first = last
 
 
 def not_augmented(rows: Ints, labels: Ints) -> Batch:

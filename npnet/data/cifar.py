@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100, read from the files that their authors publish for Python."""
 
+import hashlib
 import os
 import reprlib
 import shlex
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from npnet.data.dataset import Images, Split
+from npnet.data.dataset import SPLITS, Images, Split
 from npnet.data.unpickle import damaged, load
 from npnet.errors import NpnetError
 
@@ -85,12 +86,17 @@ class Cifar:
         self.location = str(folder)
         self._folder = folder
         self._variant = variant(name)
-        self._rows: dict[Split, list[int]] = {}  # images in each file of a split, once counted
+        self._known: dict[Split, list[tuple[int, bytes]]] = {}  # of each file, once it was read
         self.classes: Sequence[str] = _read_classes(folder / self._variant.meta, self._variant)
 
     def size(self, split: Split) -> int:
         """Number of images in a split. The first call reads and checks every file of it."""
-        return sum(self._count_rows(split))
+        return sum(rows for rows, _ in self._contents(split))
+
+    def digest(self) -> str:
+        """A hash of images and labels, not of the files: they can be pickled in several ways."""
+        digests = [digest for split in SPLITS for _, digest in self._contents(split)]
+        return hashlib.sha256(b"".join(digests)).hexdigest()[:16]
 
     def read(self, split: Split, indices: NDArray[np.int64]) -> Images:
         """The images at `indices` (n,), in that order, file after file.
@@ -104,7 +110,7 @@ class Cifar:
         pixels = np.empty((len(indices), _SIDE, _SIDE, 3), np.uint8)
         labels = np.empty(len(indices), np.int64)
         start = 0
-        for path, rows in zip(self._paths(split), self._count_rows(split), strict=True):
+        for path, (rows, _) in zip(self._paths(split), self._contents(split), strict=True):
             here = np.flatnonzero((start <= indices) & (indices < start + rows))
             if len(here):
                 labels[here] = self._copy_rows(path, indices[here] - start, pixels, here)
@@ -125,12 +131,15 @@ class Cifar:
         names = self._variant.train if split == "train" else self._variant.test
         return [self._folder / name for name in names]
 
-    def _count_rows(self, split: Split) -> list[int]:
-        if split not in self._rows:
-            self._rows[split] = [
-                len(_read_batch(path, self._variant)[1]) for path in self._paths(split)
+    def _contents(self, split: Split) -> list[tuple[int, bytes]]:
+        """The number of images in each file of a split, and a hash of them and their labels."""
+        if split not in self._known:
+            batches = (_read_batch(path, self._variant) for path in self._paths(split))
+            self._known[split] = [
+                (len(labels), hashlib.sha256(data.tobytes() + labels.tobytes()).digest())
+                for data, labels in batches
             ]
-        return self._rows[split]
+        return self._known[split]
 
 
 def find(name: str, data_dir: Path | None = None) -> Cifar:

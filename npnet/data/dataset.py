@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Dataset(Protocol):
 
     def size(self, split: Split) -> int:
         """Number of images in a split."""
+
+    def digest(self) -> str:
+        """A hash of all that it holds: two ranks with the same one read the same images."""
 
     def read(self, split: Split, indices: NDArray[np.int64]) -> Images:
         """Read the images at `indices`. Raises NpnetError if the data are not as they should be."""

@@ -72,6 +72,9 @@ class Shapes:
     def size(self, split: Split) -> int:
         return self._sizes[split]
 
+    def digest(self) -> str:
+        return f"seed {self._seed}, {self._sizes}"
+
     def read(self, split: Split, indices: NDArray[np.int64]) -> Images:
         """Draw the images at `indices`, shape (n,). Raises NpnetError if one is out of range."""
         size = self._sizes[split]

@@ -11,7 +11,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, NoReturn, Protocol, TypeVar
+
+import numpy as np
 
 from npnet.errors import NpnetError
 from npnet.kernels.arrays import Floats
@@ -43,8 +46,18 @@ class Communicator(Protocol):
     def sum(self, array: Floats) -> None:
         """Replace `array` on every rank by its sum over the ranks, in place."""
 
-    def mean_by_root(self, array: Floats) -> None:
-        """Gather on rank 0, average there, broadcast: the paper's way (section 3.2.2)."""
+    def sum_in_order(self, rows: Floats) -> Floats:
+        """The sum (n,) of the rows (K,n) of all ranks, rank by rank and row by row.
+
+        The order makes it the same, to the bit, however the rows are spread over ranks. Every rank
+        has K rows.
+        """
+
+    def mean_by_root(self, rows: Floats, mean: Floats) -> None:
+        """Gather all ranks' rows (K,n) on rank 0, average there, broadcast `mean` (n,).
+
+        The paper's way (section 3.2.2).
+        """
 
     def gather(self, value: T) -> list[T]:
         """One small object of each rank, in rank order, on every rank."""
@@ -67,7 +80,11 @@ class SerialCommunicator:
 
     def sum(self, array: Floats) -> None: ...
 
-    def mean_by_root(self, array: Floats) -> None: ...
+    def sum_in_order(self, rows: Floats) -> Floats:
+        return add_in_order(rows)
+
+    def mean_by_root(self, rows: Floats, mean: Floats) -> None:
+        mean[:] = add_in_order(rows) / len(rows)
 
     def gather(self, value: T) -> list[T]:
         return [value]
@@ -95,14 +112,26 @@ class MpiCommunicator:
     def sum(self, array: Floats) -> None:
         self._comm.Allreduce(self._mpi.IN_PLACE, array)
 
-    def mean_by_root(self, array: Floats) -> None:
-        import numpy as np
+    def sum_in_order(self, rows: Floats) -> Floats:
+        """Each rank adds up one part of the vector, from everywhere, then all parts go to all."""
+        count, n = rows.shape
+        ends = [n * rank // self.size for rank in range(self.size + 1)]
+        widths = np.diff(ends)
+        mine = widths[self.rank]
+        outgoing = np.concatenate([rows[:, a:b].ravel() for a, b in pairwise(ends)])
+        incoming = np.empty((self.size * count, mine), rows.dtype)
+        self._comm.Alltoallv([outgoing, count * widths], [incoming, [count * mine] * self.size])
+        total = np.empty(n, rows.dtype)
+        self._comm.Allgatherv(add_in_order(incoming), [total, widths])
+        return total
 
-        gathered = np.empty((self.size, *array.shape), array.dtype) if self.rank == 0 else None
-        self._comm.Gather(array, gathered)
+    def mean_by_root(self, rows: Floats, mean: Floats) -> None:
+        count, n = rows.shape
+        gathered = np.empty((self.size * count, n), rows.dtype) if self.rank == 0 else None
+        self._comm.Gather(rows, gathered)
         if gathered is not None:
-            np.mean(gathered, axis=0, out=array)
-        self._comm.Bcast(array)
+            mean[:] = add_in_order(gathered) / len(gathered)
+        self._comm.Bcast(mean)
 
     def gather(self, value: T) -> list[T]:
         return list(self._comm.allgather(value))
@@ -115,6 +144,14 @@ class MpiCommunicator:
         everyone_is_here = self._comm.Ibarrier()
         while not everyone_is_here.Test():
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def add_in_order(rows: Floats) -> Floats:
+    """The sum (n,) of rows (K,n), one after the other."""
+    total: Floats = rows[0].copy()
+    for row in rows[1:]:
+        total += row
+    return total
 
 
 def connect() -> Communicator:

@@ -1,76 +1,98 @@
-"""How ranks become one: what is averaged over them, and when.
+"""How workers become one: what is averaged over them, and when.
 
-| name           | averaged              | by             | when                       |
-|----------------|-----------------------|----------------|----------------------------|
-| `gradients`    | gradients             | Allreduce      | each step                  |
-| `weights`      | weights, running statistics | Allreduce | each epoch                |
-| `gather-bcast` | weights, running statistics | root      | each epoch (paper, 3.2.2) |
+| name           | averaged                    | by        | at the end of                   |
+|----------------|-----------------------------|-----------|---------------------------------|
+| `gradients`    | gradients                   | Allreduce | each step                       |
+| `weights`      | weights                     | Allreduce | each epoch, or `sync_steps` steps |
+| `gather-bcast` | weights, running statistics | the root  | each epoch (paper, 3.2.2)       |
 
-With `gradients` the ranks walk in step and act as one with a batch of all their images. With the
-other two each rank walks alone for an epoch; the momentum of its optimiser stays its own.
+A round is what each worker does between two meetings. With `gradients` it is a step: the workers
+walk together and act as one with a batch of all their images. With the other two each worker walks
+alone for a round; the momentum of its optimiser stays its own. Running statistics are combined at
+the end of each epoch, before they are tested and saved.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
-import numpy as np
+from npnet.parallel.workers import Worker, Workers
 
-from npnet.kernels.arrays import Floats
-from npnet.parallel.communicator import Communicator
-from npnet.parameters import Parameters
+Update = Callable[[], None]
 
 
 class Synchroniser(Protocol):
-    """A strategy. `share` is this rank's part of the training images."""
+    """A strategy. `update` moves the weights by the gradient in `parameters.shared`."""
 
     name: str
-    every_step: bool  # do ranks meet at each step, and so know of each other's loss?
+    every_step: bool  # do workers meet at each step, and so know of each other's loss?
+
+    def __init__(self, sync_steps: int | None = None) -> None: ...
+
+    def rounds(self, steps: int) -> Iterator[range]:
+        """The steps of an epoch, cut at the workers' meetings."""
 
     def loss_scale(self, local: int, everywhere: int) -> float:
-        """What a step's summed loss is multiplied by, given its images here and on all ranks."""
+        """What a step's summed loss is multiplied by, given its images here and everywhere."""
 
-    def after_backward(self, parameters: Parameters) -> None: ...
+    def after_backward(self, workers: Workers, worker: Worker, update: Update) -> None:
+        """`worker` has made a gradient."""
 
-    def after_epoch(self, parameters: Parameters, share: float) -> None:
-        """Make values and statistics the same on every rank."""
+    def meet(self, workers: Workers, update: Update) -> None:
+        """The workers have done their round: make their weights equal."""
+
+    def after_epoch(self, workers: Workers) -> None:
+        """Make the running statistics equal too."""
 
 
 class Gradients:
-    """Every rank scales its loss by the images of all ranks: the sum of gradients is their mean."""
+    """Every worker scales its loss by the images of all: the sum of gradients is their mean."""
 
     name = "gradients"
     every_step = True
 
-    def __init__(self, comm: Communicator) -> None:
-        self.comm = comm
+    def __init__(self, sync_steps: int | None = None) -> None: ...
+
+    def rounds(self, steps: int) -> Iterator[range]:
+        return (range(step, step + 1) for step in range(steps))
 
     def loss_scale(self, local: int, everywhere: int) -> float:
         return 1 / everywhere
 
-    def after_backward(self, parameters: Parameters) -> None:
-        self.comm.sum(parameters.shared)
+    def after_backward(self, workers: Workers, worker: Worker, update: Update) -> None:
+        workers.keep_gradient(worker)
 
-    def after_epoch(self, parameters: Parameters, share: float) -> None:
-        combine_statistics(parameters, share, self.comm)
+    def meet(self, workers: Workers, update: Update) -> None:
+        workers.sum_gradients()
+        update()
+
+    def after_epoch(self, workers: Workers) -> None:
+        workers.combine_statistics()
 
 
 class Weights:
-    """The mean of the ranks' weights, each counted by its share of the images."""
+    """Local SGD (Stich 2019): the mean of the workers' weights, each counted by its share."""
 
     name = "weights"
     every_step = False
 
-    def __init__(self, comm: Communicator) -> None:
-        self.comm = comm
+    def __init__(self, sync_steps: int | None = None) -> None:
+        self.sync_steps = sync_steps
+
+    def rounds(self, steps: int) -> Iterator[range]:
+        length = self.sync_steps or steps
+        return (range(first, min(first + length, steps)) for first in range(0, steps, length))
 
     def loss_scale(self, local: int, everywhere: int) -> float:
         return 1 / max(local, 1)
 
-    def after_backward(self, parameters: Parameters) -> None: ...
+    def after_backward(self, workers: Workers, worker: Worker, update: Update) -> None:
+        update()
 
-    def after_epoch(self, parameters: Parameters, share: float) -> None:
-        parameters.values *= share
-        self.comm.sum(parameters.values)
-        combine_statistics(parameters, share, self.comm)
+    def meet(self, workers: Workers, update: Update) -> None:
+        workers.average_values()
+
+    def after_epoch(self, workers: Workers) -> None:
+        workers.combine_statistics()
 
 
 class GatherBcast(Weights):
@@ -78,26 +100,10 @@ class GatherBcast(Weights):
 
     name = "gather-bcast"
 
-    def after_epoch(self, parameters: Parameters, share: float) -> None:
-        self.comm.mean_by_root(parameters.values)
-        self.comm.mean_by_root(parameters.statistics)
+    def meet(self, workers: Workers, update: Update) -> None:
+        workers.average_by_root()
 
-
-def combine_statistics(parameters: Parameters, share: float, comm: Communicator) -> None:
-    """Running statistics as if the ranks' running samples lay in one pool, each with its share.
-
-    mean = sum_r share_r*mean_r, variance = sum_r share_r*(variance_r + mean_r^2) - mean^2: from
-    second moments, because a mean of variances forgets how far the ranks' means lie apart.
-    In float64, because squared means of float32 would swallow small variances.
-    """
-    if comm.size == 1:
-        return
-    means, variances = parameters.running_means, parameters.running_variances
-    mean, variance = means.astype(np.float64), variances.astype(np.float64)
-    moments: Floats = share * np.concatenate((mean, variance + mean**2))
-    comm.sum(moments)
-    mean, second = np.split(moments, 2)
-    means[:], variances[:] = mean, np.maximum(second - mean**2, 0)
+    def after_epoch(self, workers: Workers) -> None: ...
 
 
 STRATEGIES: dict[str, type[Gradients] | type[Weights]] = {

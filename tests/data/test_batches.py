@@ -111,7 +111,7 @@ def test_a_batch_must_fit_the_smallest_shard(total, world, batch):
 def test_evaluation_sees_every_test_image_once(world):
     labels = []
     for rank in range(world):
-        for pixels, item in plain_batches(Toy(), "test", 2, rank, world):
+        for indices, pixels, item in plain_batches(Toy(), "test", 2, range(rank, rank + 1), world):
             assert not item.flip.any()
             labels.extend(item.labels)
             assert len(pixels) >= len(item)
@@ -121,7 +121,7 @@ def test_evaluation_sees_every_test_image_once(world):
 def test_input_is_normalised_by_the_recipe():
     recipe = replace(PAPER, mean=(10.0, 20.0, 30.0), std=(1.0, 2.0, 4.0))
     pixels = np.full((1, 32, 32, 3), 50, np.uint8)
-    (_, item) = next(iter(plain_batches(Toy(), "test", 1, 0, 1)))
+    (_, _, item) = next(iter(plain_batches(Toy(), "test", 1, range(1), 1)))
     images = np.empty((1, 40, 40, 3))
     ImageInput(recipe, reference).fill(images, pixels, item)
     assert np.allclose(images, [40.0, 15.0, 5.0])

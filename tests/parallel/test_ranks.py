@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from npnet.architecture import mobilenet_v2
-from npnet.data.batches import TrainingShard
+from npnet.data.batches import TrainingShard, training_shards
 from npnet.errors import NpnetError
+from npnet.evaluate import workers_of
 from npnet.parallel.communicator import (
     CollectiveError,
     SerialCommunicator,
@@ -20,7 +21,8 @@ from npnet.parallel.communicator import (
     environment_of_no_rank,
     together,
 )
-from npnet.parallel.strategies import STRATEGIES, combine_statistics
+from npnet.parallel.strategies import STRATEGIES
+from npnet.parallel.workers import Workers
 from npnet.parameters import Parameters
 from npnet.recipe import MODERN, PAPER
 from npnet.trainer import Settings, Trainer
@@ -39,8 +41,8 @@ class Silent:
 
     def step_finished(self, epoch, step, images): ...
 
-    def epoch_finished(self, result, test):
-        self.results.append(result)
+    def epoch_finished(self, results, test):
+        self.results.extend(results)
 
     def finished(self, summary): ...
 
@@ -68,9 +70,19 @@ class TestCommunicator:
         assert np.array_equal(array, comm.size * np.arange(5) + ranks)
 
     def test_mean_by_root(self, comm):
-        array = np.full(3, comm.rank, np.float32)
-        comm.mean_by_root(array)
-        assert np.allclose(array, (comm.size - 1) / 2)
+        rows, mean = np.full((2, 3), comm.rank, np.float32), np.empty(3, np.float32)
+        rows[1] += 1
+        comm.mean_by_root(rows, mean)
+        assert np.allclose(mean, comm.size / 2)
+
+    @pytest.mark.parametrize("n", [1, 2, 17])
+    def test_sum_in_order_is_that_of_all_rows_one_after_the_other(self, comm, n):
+        everyone = np.random.default_rng(0).standard_normal((3 * comm.size, n)).astype(np.float32)
+        total = everyone[0].copy()
+        for row in everyone[1:]:
+            total += row
+        mine = everyone[3 * comm.rank : 3 * comm.rank + 3]
+        assert np.array_equal(comm.sum_in_order(mine), total)
 
     def test_gather_and_broadcast(self, comm):
         assert comm.gather(comm.rank) == list(range(comm.size))
@@ -112,29 +124,43 @@ class TestCommunicator:
             pass
 
 
+def workers(comm, parameters, per_rank=1):
+    """Workers of a rank for a dataset of 7 images a worker and 3 more."""
+    mine, everywhere = workers_of(comm, per_rank)
+    dataset = Toy(7 * everywhere + 3)
+    shards = training_shards(dataset, MODERN, 4, 5, mine, everywhere)
+    return Workers(shards, parameters, np.zeros_like(parameters.values), comm, True)
+
+
+@pytest.mark.parametrize("per_rank", [1, 3])
 class TestStatistics:
-    def test_combined_as_if_one_batch_norm_had_seen_everything(self, comm):
-        """Uneven ranks whose means lie far apart: a mean of variances would be far off."""
+    def test_combined_as_if_one_batch_norm_had_seen_everything(self, comm, per_rank):
+        """Uneven workers whose means lie far apart: a mean of variances would be far off."""
         parameters = Parameters(mobilenet_v2(0.1, 32, 3), np.float64)
-        counts = [10 + 5 * rank for rank in range(comm.size)]
-        channels = len(parameters.running_means)
+        group = workers(comm, parameters, per_rank)
+        counts = comm.gather([len(worker.shard) for worker in group])
+        counts = [count for some in counts for count in some]
         samples = [
-            np.random.default_rng(rank).standard_normal((count, channels)) + 10 * rank
-            for rank, count in enumerate(counts)
+            np.random.default_rng(number).standard_normal((count, len(parameters.running_means)))
+            + 10 * number
+            for number, count in enumerate(counts)
         ]
-        mine = samples[comm.rank]
-        parameters.running_means[:] = mine.mean(axis=0)
-        parameters.running_variances[:] = mine.var(axis=0)
-        combine_statistics(parameters, counts[comm.rank] / sum(counts), comm)
+        for worker in group:
+            mine = samples[worker.number]
+            group.statistics[worker.row] = np.concatenate((mine.mean(axis=0), mine.var(axis=0)))
+        group.combine_statistics()
         everything = np.concatenate(samples)
         assert np.allclose(parameters.running_means, everything.mean(axis=0))
         assert np.allclose(parameters.running_variances, everything.var(axis=0))
+        assert np.array_equal(group.statistics[-1], parameters.statistics)
 
-    def test_float32_statistics_of_one_distribution_are_left_as_they_are(self, comm):
+    def test_float32_statistics_of_one_distribution_are_left_as_they_are(self, comm, per_rank):
         """A variance of 1e-3 beside a mean of 30: float32 squares would be off by two percent."""
         parameters = Parameters(mobilenet_v2(0.1, 32, 3))
+        group = workers(comm, parameters, per_rank)
         parameters.running_means[:], parameters.running_variances[:] = 30, 1e-3
-        combine_statistics(parameters, 1 / comm.size, comm)
+        group.start_equal()
+        group.combine_statistics()
         assert np.allclose(parameters.running_means, 30, rtol=1e-6)
         assert np.allclose(parameters.running_variances, 1e-3, rtol=1e-6)
 
@@ -182,10 +208,13 @@ class TestGradients:
         """In float32 a value within rounding of a ReLU6's corner costs 1e-3, so one step only."""
         many, one = self.pair(comm, "float32")
         for each in (many, one):
-            batch = next(each.shard.epoch(0))
-            each.image_input.fill(each.network.images, each.shard.images.pixels, batch)
-            each._forward_backward(0, 0, batch)
-            each.synchroniser.after_backward(each.parameters)
+            (worker,) = each.workers
+            worker.begin(0)
+            batch = next(worker.batches)
+            each.image_input.fill(each.network.images, worker.shard.images.pixels, batch)
+            each._forward_backward(worker, 0, 0, batch)
+            each.workers.keep_gradient(worker)
+            each.workers.sum_gradients()
         apart = np.linalg.norm(one.parameters.gradients - many.parameters.gradients)
         assert apart <= 0.01 * np.linalg.norm(one.parameters.gradients)
 
@@ -198,7 +227,7 @@ class TestGradients:
     def test_a_rank_without_an_image_in_a_step_does_not_stop_the_others(self, comm):
         """P+1 images, batch 1: two steps, in one of which some rank has none."""
         each = trainer(comm, MODERN, Toy(comm.size + 1), batch_per_rank=1)
-        result = each.train_epoch(0)
+        (result,) = each.train_epoch(0)
         assert np.isfinite(result.loss)
         assert len(set(comm.gather(each.parameters.digest()))) == 1
 
@@ -212,12 +241,12 @@ class TestWeightAveraging:
         together_.train_epoch(0)
         walks = []
         for rank in range(comm.size):
-            walk = trainer(SerialCommunicator(), recipe, dataset)
-            walk.shard = TrainingShard(dataset, recipe, 4, SETTINGS.seed, rank, comm.size)
-            walk.synchroniser = STRATEGIES["gather-bcast"](SerialCommunicator())
+            walk = trainer(SerialCommunicator(), replace(recipe, sync="gather-bcast"), dataset)
+            shard = TrainingShard(dataset, recipe, 4, SETTINGS.seed, rank, comm.size)
+            walk.workers[0].shard = shard
             walk.train_epoch(0)
             walks.append(walk)
-        shares = [walk.shard.share for walk in walks]
+        shares = [walk.workers[0].shard.share for walk in walks]
         if name == "gather-bcast":
             shares = [1 / comm.size] * comm.size
         expected = sum(
