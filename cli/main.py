@@ -22,6 +22,7 @@ from npnet.cli.gradcheck import gradcheck
 from npnet.cli.info import info
 from npnet.cli.plot import plot
 from npnet.cli.predict import predict
+from npnet.cli.study import study
 from npnet.cli.train import train
 from npnet.cli.warmup import warmup
 from npnet.errors import NpnetError
@@ -47,7 +48,7 @@ def cli() -> None:
     """
 
 
-for command in (train, evaluate, predict, plot, info, data, bench, gradcheck, warmup):
+for command in (train, evaluate, predict, study, plot, info, data, bench, gradcheck, warmup):
     cli.add_command(command)
 
 

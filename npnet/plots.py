@@ -14,6 +14,7 @@ from npnet.data.dataset import Dataset
 from npnet.errors import NpnetError
 from npnet.roofline import Roof
 from npnet.run_folder import RunFolder
+from npnet.study import Row
 
 CURVES = ("loss", "acc", "test_loss", "test_acc")
 
@@ -102,6 +103,35 @@ def roofline(timings: Sequence[Timing], roof: Roof, path: Path) -> None:
     legend = axis.legend(title="circle forward, triangle backward;\narea: part of a step's time")
     for handle in legend.legend_handles:
         handle.set_sizes([60])
+    _save(figure, path)
+
+
+def collapse(rows: Sequence[Row], dataset: str, path: Path) -> None:
+    """Write a picture of test accuracy by number of workers, a line a way to train and test."""
+    lines = (
+        ("published", "published (the paper's Table 3)", "k:s"),
+        ("moving", "the paper's protocol, moving statistics", "C3-o"),
+        ("recalibrated", "the same weights, recalibrated statistics", "C1--o"),
+        ("modern", "modern: gradients averaged every step", "C2-o"),
+    )
+    figure = _figure(figsize=(8, 5))
+    axis = figure.subplots()
+    for name, label, style in lines:
+        points = [(row.np, 100 * getattr(row, name)) for row in rows if getattr(row, name)]
+        if points:
+            axis.plot(*zip(*points, strict=True), style, label=label)
+            for x, y in points:
+                axis.annotate(f"{y:.1f}", (x, y), (0, 6), textcoords="offset points", ha="center")
+    axis.axhline(10, color="grey", linewidth=0.8)
+    axis.set(
+        xlabel="processes",
+        xticks=[row.np for row in rows],
+        ylabel="test accuracy, %",
+        ylim=(0, 100),
+        title=f"MobileNetV2 on {dataset}: the collapse, its cause, and a way round it",
+    )
+    axis.grid(alpha=0.3)
+    axis.legend(loc="center right", fontsize="small")
     _save(figure, path)
 
 

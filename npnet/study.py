@@ -1,0 +1,192 @@
+"""`collapse`: why more ranks learned nothing in the paper, as a table that any cluster can make.
+
+The paper's Table 3 falls from 48.43 % test accuracy at 2 processes to 10.00 %, chance, from 16 on.
+For each number of workers the study trains its protocol, tests the same weights twice, with batch
+norm's moving statistics as they came about and with recalibrated ones, and trains `modern` beside
+it. Workers that outnumber the ranks take turns, so two cores can show what 48 processes learn.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from npnet.checkpoint import Checkpoint, load
+from npnet.data.dataset import Dataset
+from npnet.errors import NpnetError
+from npnet.files import write_atomically
+from npnet.parallel.communicator import Communicator, together
+from npnet.recipe import RECIPES
+from npnet.run_folder import RunFolder
+from npnet.trainer import Reporter, Settings, Trainer
+
+# The paper's Table 3: test accuracy of the final weights by number of processes.
+PAPER_TEST_ACC = {
+    2: 0.4843,
+    4: 0.4259,
+    8: 0.1306,
+    16: 0.1000,
+    24: 0.1000,
+    32: 0.1000,
+    40: 0.1000,
+    48: 0.1000,
+}
+COLUMNS = ("np", "published", "train", "moving", "recalibrated", "modern")
+PLACE = ("workers_per_rank", "ranks_per_node")  # where a run takes place, not what it computes
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of the study: a recipe on so many workers."""
+
+    recipe: str
+    workers: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.recipe}-np{self.workers:02d}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Accuracies (fractions) for one number of workers; None where nothing was run or published.
+
+    `published`: the paper's Table 3. `train`, `moving`, `recalibrated`: the recipe `paper`, its
+    last epoch's training accuracy, and the test accuracy of its weights with either statistics.
+    `modern`: the test accuracy of that recipe.
+    """
+
+    np: int
+    published: float | None
+    train: float | None
+    moving: float | None
+    recalibrated: float | None
+    modern: float | None
+
+
+def cases(counts: Sequence[int], recipes: Sequence[str], comm: Communicator) -> list[Case]:
+    """The runs to make. Raises NpnetError if a count cannot be spread evenly over the ranks."""
+    for count in counts:
+        if count < 1 or count % comm.size:
+            raise NpnetError(
+                f"{count} workers cannot be spread over {comm.size} ranks: give multiples of "
+                f"{comm.size} to --np, or start another number of ranks"
+            )
+    return [Case(recipe, count) for count in counts for recipe in recipes]
+
+
+def collapse(
+    todo: Sequence[Case],
+    dataset: Dataset,
+    settings: Settings,
+    comm: Communicator,
+    folder: Path,
+    reporter: Callable[[Case], Reporter],
+) -> list[Row]:
+    """Train every case that has no result in `folder` yet; a row for each number of workers.
+
+    `settings` are those of all runs but for the workers. A run that was interrupted goes on after
+    its last whole epoch. Writes collapse.csv and, for each case, a run folder.
+    Raises NpnetError, on every rank, if `folder` holds a study with other settings.
+    """
+    for case in todo:
+        run = RunFolder(folder / case.name)
+        here = replace(
+            settings,
+            workers_per_rank=case.workers // comm.size,
+            bn_eval="both" if case.recipe == "paper" else "moving",
+        )
+        finished, checkpoint = False, None
+        with together(comm):
+            if comm.rank == 0:
+                _check_same(run, case, dataset, here)
+                finished = run.summary.exists()
+                checkpoint = None if finished else _last_checkpoint(run, here.epochs)
+        finished, checkpoint = comm.broadcast((finished, checkpoint))
+        if not finished:
+            recipe = RECIPES[case.recipe]
+            Trainer(dataset, recipe, here, comm, reporter(case), run, checkpoint).run()
+    rows = []
+    with together(comm):
+        if comm.rank == 0:
+            rows = table(folder, sorted({case.workers for case in todo}), dataset.name)
+            write_atomically(folder / "collapse.csv", as_csv(rows).encode())
+    return comm.broadcast(rows)
+
+
+def table(folder: Path, counts: Sequence[int], dataset: str) -> list[Row]:
+    """The results that lie in `folder`, beside the paper's if they are of CIFAR-10."""
+    rows = []
+    for count in counts:
+        paper = _summary(folder / Case("paper", count).name)
+        rows.append(
+            Row(
+                np=count,
+                published=PAPER_TEST_ACC.get(count) if dataset == "cifar10" else None,
+                train=paper.get("train_acc"),
+                moving=paper.get("test_acc"),
+                recalibrated=paper.get("recalibrated_test_acc"),
+                modern=_summary(folder / Case("modern", count).name).get("test_acc"),
+            )
+        )
+    return rows
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """The table, accuracies in percent."""
+    lines = [",".join(COLUMNS)]
+    for row in rows:
+        accuracies = [getattr(row, name) for name in COLUMNS[1:]]
+        percents = ["" if value is None else f"{100 * value:.2f}" for value in accuracies]
+        lines.append(",".join([str(row.np), *percents]))
+    return "\n".join(lines) + "\n"
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    path = RunFolder(folder).summary
+    return _read_json(path) if path.exists() else {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NpnetError(f"cannot read {path}: {error}; remove its folder to run anew") from error
+    return content
+
+
+def _check_same(run: RunFolder, case: Case, dataset: Dataset, settings: Settings) -> None:
+    """What lies in a run's folder must be of this very study."""
+    if not run.config.exists():
+        return
+    found, recipe = _read_json(run.config), RECIPES[case.recipe].as_dict()
+    theirs = (found.get("dataset", {}).get("name"), found.get("settings"), found.get("recipe"))
+    mine = json.loads(json.dumps((dataset.name, asdict(settings), recipe)))
+    for name, *both in zip(("dataset", "settings", "recipe"), theirs, mine, strict=True):
+        one, other = map(_what_counts, both)
+        if one != other:
+            raise NpnetError(
+                f"{run.path} holds a run with another {name}, {_difference(one, other)}: choose "
+                "another --out, or remove that folder to run it anew"
+            )
+
+
+def _what_counts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: each for key, each in value.items() if key not in PLACE}
+    return value
+
+
+def _difference(one: Any, other: Any) -> str:
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return f"{one} instead of {other}"
+    keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    return ", ".join(f"{key} {one.get(key)} instead of {other.get(key)}" for key in keys)
+
+
+def _last_checkpoint(run: RunFolder, epochs: int) -> Checkpoint | None:
+    """Where an interrupted run goes on."""
+    paths = [run.epoch(number) for number in range(1, epochs)]
+    existing = [path for path in paths if path.exists()]
+    return load(existing[-1]) if existing else None
