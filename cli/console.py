@@ -76,7 +76,7 @@ class Console:
         left = trainer.initial_statistics_left
         if left > MOST_LEFT and settings.bn_eval == "moving":
             say(
-                f"[WARNING] {100 * left:.2g} % of batch norm's running statistics will still be "
+                f"[WARNING] {100 * left:.1f} % of batch norm's running statistics will still be "
                 f"their initial values at the end ({trainer.recipe.bn_momentum} to the power of "
                 f"{settings.epochs * trainer.steps} steps), which the trained weights do not fit: "
                 "lower --bn-momentum, or test with --bn-eval recalibrated"

@@ -65,6 +65,9 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 )
 @click.option("--lr", type=NOT_NEGATIVE, help="Peak learning rate.  [default: recipe's]")
 @click.option(
+    "--classifier-lr", type=NOT_NEGATIVE, help="Its rate, as a part of --lr.  [default: recipe's]"
+)
+@click.option(
     "--warmup-epochs", type=NOT_NEGATIVE, help="Epochs of linear warm-up.  [default: recipe's]"
 )
 @click.option("--momentum", type=SHARE, help="SGD momentum.  [default: recipe's]")

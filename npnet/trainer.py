@@ -287,6 +287,9 @@ class Trainer:
     def _update(self, epoch: int, step: int) -> None:
         """Move the weights by the gradient in `parameters.shared`."""
         self._check_loss(epoch, step)
+        if self.recipe.classifier_lr != 1:
+            for name in ("classifier.weight", "classifier.bias"):
+                self.parameters.gradient(name)[...] *= self.recipe.classifier_lr
         self.kernels.sgd_update(
             self.parameters.values,
             self.velocity,

@@ -102,9 +102,9 @@ def npnet_run(
             line = command
         elif of_rank:
             parts = [["-n", "1", "env", *_pairs(of_rank[r]), *command] for r in range(ranks)]
-            line = [*_mpiexec(), *functools.reduce(lambda one, two: [*one, ":", *two], parts)]
+            line = [*launcher(), *functools.reduce(lambda one, two: [*one, ":", *two], parts)]
         else:
-            line = [*_mpiexec(), "-n", str(ranks), *command]
+            line = [*launcher(), "-n", str(ranks), *command]
         start = time.monotonic()
         status, stdout, stderr = _run(line, cwd, clean_environment() | added, timeout)
         seconds = time.monotonic() - start
@@ -126,7 +126,7 @@ def _pairs(variables: Mapping[str, str]) -> list[str]:
 
 
 @functools.cache
-def _mpiexec() -> tuple[str, ...]:
+def launcher() -> tuple[str, ...]:
     """The launcher of this Python's MPI, or else of the system's, with its own options."""
     beside = Path(sys.executable).parent / "mpiexec"
     path = str(beside) if beside.exists() else shutil.which("mpiexec")

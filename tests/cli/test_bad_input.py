@@ -95,6 +95,16 @@ def test_the_choices_are_the_engines_own() -> None:
         (["surplus"], ["surplus"]),
         (["--ranks-per-node", "3"], ["1 ranks", "nodes of 3"]),
         (["--batch-per-node", "5", "--batch-per-rank", "2"], ["--batch-per-node 5", "one of"]),
+        (["--sync-bn", "--sync", "weights"], ["--sync-bn", "weights", "--sync gradients"]),
+        (
+            ["--sync-bn", "--workers-per-rank", "2"],
+            ["--workers-per-rank", "--batch-per-rank of 24"],
+        ),
+        (["--sync-bn", "--batch-per-rank", "1"], ["--sync-bn", "2 or more"]),
+        (["--workers-per-rank", "0"], ["--workers-per-rank", ">=1"]),
+        (["--workers-per-rank", "3", "--ranks-per-node", "2"], ["3 ranks", "nodes of 2"]),
+        (["--bn-eval", "none"], ["'none'", "moving", "recalibrated", "both"]),
+        (["--sync-steps", "0"], ["--sync-steps", ">=1"]),
         (["--batch-per-rank", f"{IMAGES + 1}"], [f"batch of {IMAGES + 1}", f"shard of {IMAGES}"]),
     ],
     ids=" ".join,
@@ -227,6 +237,17 @@ def test_a_dataset_damaged_on_one_node(place: Path) -> None:
     assert line.startswith("rank 1 (")
     assert str(other / "data_batch_2") in line
     assert "outside of 0 <= label < 10" in line
+
+
+@pytest.mark.mpi
+def test_another_dataset_on_one_node(place: Path) -> None:
+    """As many images, but one of them is another: nothing else would ever tell."""
+    other = write_cifar(place / "other", seed=1)
+    copies = [{"NPNET_DATA": str(place / copy)} for copy in ("data", "other")]
+    line = refusal(place, ranks=2, of_rank=copies)
+    assert line.startswith("rank 1 (")
+    assert "has dataset digest = " in line
+    assert other.exists()
 
 
 # --- the run folder

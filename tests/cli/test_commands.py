@@ -143,3 +143,74 @@ def test_bench_roofline_draws(tmp_path: Path) -> None:
     assert outcome.status == 0, outcome.stderr
     assert "this core multiplies" in outcome.stdout
     assert (tmp_path / "roof.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_batch_norm_that_will_not_forget_is_told(tmp_path: Path) -> None:
+    """Keras' momentum: after 2 steps 0.998 of the initial statistics are left."""
+    slow = ("train", *TINY, "--epochs", 1, "--bn-momentum", 0.999)
+    outcome = npnet_run(*slow, "--out", "moving", cwd=tmp_path, timeout=300)
+    (warning,) = [line for line in outcome.stdout.splitlines() if "[WARNING]" in line]
+    assert "99.8 % of batch norm's running statistics" in warning
+    assert "--bn-eval recalibrated" in warning
+    for other in (("--bn-eval", "recalibrated"), ("--bn-momentum", 0.05)):
+        outcome = npnet_run(*slow, *other, "--out", other[0], cwd=tmp_path, timeout=300)
+        assert "[WARNING]" not in outcome.stdout
+
+
+def test_both_kinds_of_statistics(tmp_path: Path) -> None:
+    outcome = npnet_run(
+        *("train", *TINY, "--epochs", 2, "--bn-eval", "both", "--workers-per-rank", 2),
+        *("--out", "run"),
+        cwd=tmp_path,
+        timeout=300,
+    )
+    assert "[Rank 0] world=2 workers=0-1 batch/rank=12 shard=5000 samples" in outcome.stdout
+    assert "[Rank 0, 2 workers] Epoch 2/2 loss=" in outcome.stdout
+    assert "[Root] The same weights with recalibrated statistics: test acc: 0." in outcome.stdout
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["world"] == 2
+    assert summary["recalibrated_test_loss"] != summary["test_loss"]
+    rows = (tmp_path / "run" / "log.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 2  # a row for each worker and epoch
+
+
+def test_the_final_checkpoint_holds_the_statistics_that_gave_the_score(tmp_path: Path) -> None:
+    npnet_run(
+        *("train", *TINY, "--epochs", 1, "--bn-eval", "recalibrated", "--out", "run"),
+        cwd=tmp_path,
+        timeout=300,
+    )
+    outcome = npnet_run("evaluate", "run/final.npz", "--json", cwd=tmp_path)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert json.loads(outcome.stdout)["test_loss"] == pytest.approx(summary["test_loss"], rel=1e-5)
+
+
+STUDY = ("study", "collapse", "--budget", "--width", "0.1", "--input-size", "32", "--epochs", 1)
+
+
+def test_study_collapse_makes_table_and_picture_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    few = (*STUDY, "--recipe", "paper", "--out", "study")
+    assert npnet_run(*few, "--np", "24", cwd=tmp_path, timeout=300).status == 0
+    outcome = npnet_run(*few, "--np", "24,48", cwd=tmp_path, timeout=300)
+    assert "Run 1 of 2" not in outcome.stdout  # it lay there already
+    assert "Run 2 of 2: recipe paper, 48 workers" in outcome.stdout
+    header, *rows = (tmp_path / "study" / "collapse.csv").read_text().splitlines()
+    assert header == "np,published,train,moving,recalibrated,modern"
+    assert [row.split(",")[0] for row in rows] == ["24", "48"]
+    for row, count in zip(rows, (24, 48), strict=True):
+        summary = json.loads((tmp_path / f"study/paper-np{count}/summary.json").read_text())
+        assert summary["world"] == count
+        assert float(row.split(",")[3]) == pytest.approx(100 * summary["test_acc"], abs=0.01)
+        assert row.split(",")[5] == ""
+    pytest.importorskip("matplotlib", reason="pictures need the plots extra")
+    assert (tmp_path / "study" / "collapse.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_study_is_not_mixed_with_another(tmp_path: Path) -> None:
+    few = (*STUDY, "--recipe", "paper", "--np", "48", "--out", "study")
+    assert npnet_run(*few, cwd=tmp_path, timeout=300).status == 0
+    outcome = npnet_run(*few, "--seed", 7, cwd=tmp_path)
+    assert "study/paper-np48 holds a run with another settings, seed 42 instead of 7" in (
+        outcome.error
+    )
+    assert "--np 2,x is not a list" in npnet_run(*STUDY, "--np", "2,x", cwd=tmp_path).error

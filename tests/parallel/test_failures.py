@@ -121,6 +121,42 @@ def test_the_loss_of_one_rank_is_not_finite(place: Path, sync: str) -> None:
     assert load(place / "run" / "epoch-001.npz").header.epoch == 1
 
 
+@pytest.mark.mpi
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_drifts_from_the_others(place: Path, rank: int) -> None:
+    """One bit of one weight, as faulty memory would leave it, in the second epoch."""
+    fault = f"""
+train_epoch = Trainer.train_epoch
+def drift(self, epoch):
+    results = train_epoch(self, epoch)
+    if rank == {rank} and epoch == 1:
+        self.parameters.values.view("u4")[7] ^= 1
+    return results
+Trainer.train_epoch = drift
+"""
+    outcome = npnet_run(
+        *("train", *TINY, "--epochs", 3, "--out", "run"), cwd=place, ranks=2, patches=fault
+    )
+    assert "drifted from" in outcome.error
+    assert "in epoch 2" in outcome.error
+    assert "epoch 1 are kept in run/epoch-001.npz" in outcome.error
+    if rank == 1:  # of two, rank 0's weights are taken for the right ones
+        assert "the weights of rank 1 (" in outcome.error
+    assert outcome.statuses == (2, 2)
+
+
+@pytest.mark.mpi
+def test_a_rank_with_other_code(place: Path) -> None:
+    fault = """
+import npnet.telemetry
+npnet.telemetry.source_digest = lambda: f"code of rank {rank}"
+"""
+    outcome = npnet_run("train", *TINY, "--out", "run", cwd=place, ranks=2, patches=fault)
+    assert "rank 1 (" in outcome.error
+    assert "has code = code of rank 1, rank 0 has code of rank 0" in outcome.error
+    assert not (place / "run").exists()
+
+
 def test_the_last_good_epoch_trains_on(place: Path) -> None:
     """The run goes on, into the same folder, from the checkpoint that the message names."""
     fault = DIVERGE.replace("rank == 1", "rank == 0")
