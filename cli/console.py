@@ -74,7 +74,7 @@ class Console:
         if warning:
             say(f"[WARNING] {warning}")
         left = trainer.initial_statistics_left
-        if left > MOST_LEFT and settings.bn_eval == "moving":
+        if left > MOST_LEFT and settings.bn_eval != "recalibrated":
             say(
                 f"[WARNING] {100 * left:.1f} % of batch norm's running statistics will still be "
                 f"their initial values at the end ({trainer.recipe.bn_momentum} to the power of "

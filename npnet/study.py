@@ -167,8 +167,8 @@ def _check_same(run: RunFolder, case: Case, dataset: Dataset, settings: Settings
         one, other = map(_what_counts, both)
         if one != other:
             raise NpnetError(
-                f"{run.path} holds a run with another {name}, {_difference(one, other)}: choose "
-                "another --out, or remove that folder to run it anew"
+                f"{run.path} holds a run of another study, {name} {_difference(one, other)}: "
+                "choose another --out, or remove that folder to run it anew"
             )
 
 

@@ -210,7 +210,6 @@ def test_a_study_is_not_mixed_with_another(tmp_path: Path) -> None:
     few = (*STUDY, "--recipe", "paper", "--np", "48", "--out", "study")
     assert npnet_run(*few, cwd=tmp_path, timeout=300).status == 0
     outcome = npnet_run(*few, "--seed", 7, cwd=tmp_path)
-    assert "study/paper-np48 holds a run with another settings, seed 42 instead of 7" in (
-        outcome.error
-    )
+    words = "study/paper-np48 holds a run of another study, settings seed 42 instead of 7"
+    assert words in outcome.error
     assert "--np 2,x is not a list" in npnet_run(*STUDY, "--np", "2,x", cwd=tmp_path).error

@@ -218,6 +218,25 @@ class TestGradients:
         apart = np.linalg.norm(one.parameters.gradients - many.parameters.gradients)
         assert apart <= 0.01 * np.linalg.norm(one.parameters.gradients)
 
+    def test_ranks_that_share_statistics_are_one_with_a_larger_batch(self, comm):
+        """--sync-bn: an epoch of P ranks x batch 4 against one rank x batch 4P, in float64.
+
+        Batch statistics this time, those of the other ranks included, in both directions.
+        """
+        recipe = replace(MODERN, shuffle="global", lr=1e-3)
+        dataset = Toy(5 * 4 * comm.size + 1)
+        settings = {"input_size": 64, "dtype": "float64", "sync_bn": True}
+        many = trainer(comm, recipe, dataset, **settings)
+        batch = 4 * comm.size
+        one = trainer(SerialCommunicator(), recipe, dataset, batch_per_rank=batch, **settings)
+        start = one.parameters.values.copy()
+        for each in (many, one):
+            each.train_epoch(0)
+        moved = np.linalg.norm(one.parameters.values - start)
+        assert moved > 0.01
+        assert np.linalg.norm(one.parameters.values - many.parameters.values) <= 1e-9 * moved
+        assert np.allclose(one.parameters.statistics, many.parameters.statistics, rtol=1e-9)
+
     @pytest.mark.parametrize("total", [30, 31])
     def test_ranks_stay_the_same_to_the_bit(self, comm, total):
         each = trainer(comm, MODERN, Toy(total * comm.size + 1), epochs=2)
