@@ -16,6 +16,7 @@ from npnet.cli import options
     "--data-dir", type=click.Path(path_type=Path), help="Folder with the dataset's files."
 )
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
+@options.bn_eval
 @click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @options.backend
@@ -25,12 +26,16 @@ def evaluate(
     dataset: str | None,
     data_dir: Path | None,
     split: str,
+    bn_eval: str,
     batch: int,
     as_json: bool,
     backend: str,
     threads: int,
 ) -> None:
-    """Loss and accuracy of CHECKPOINT, such as runs/NAME/final.npz; under mpiexec, shared out."""
+    """Loss and accuracy of CHECKPOINT, such as runs/NAME/final.npz; under mpiexec, shared out.
+
+    Recalibrated statistics are made anew from training images; `moving` are those of the file.
+    """
     import json
     from typing import cast
 
@@ -39,6 +44,7 @@ def evaluate(
     from npnet.data.batches import ImageInput
     from npnet.data.dataset import Split
     from npnet.errors import NpnetError
+    from npnet.evaluate import Score, recalibrate
     from npnet.evaluate import evaluate as score
     from npnet.kernels import backend as kernels_of
     from npnet.parallel.communicator import connect, together
@@ -55,9 +61,22 @@ def evaluate(
             )
         inference = saved.inference(batch, backend)
     image_input = ImageInput(Recipe(**saved.header.recipe), kernels_of(backend))
-    result = score(inference, source, cast(Split, split), image_input, comm)
-    if comm.rank == 0:
-        if as_json:
-            click.echo(json.dumps({f"{split}_loss": result.loss, f"{split}_acc": result.accuracy}))
-        else:
-            click.echo(f"{split} acc: {result.accuracy:.4f} | {split} loss: {result.loss:.4f}")
+    scores: dict[str, Score] = {}
+    if bn_eval != "recalibrated":
+        scores[split] = score(inference, source, cast(Split, split), image_input, comm)
+    if bn_eval != "moving":
+        network = saved.network(batch, backend)
+        statistics = recalibrate(network, source, image_input, comm)
+        inference.parameters.statistics[:] = statistics
+        inference.fold()
+        name = f"recalibrated_{split}" if bn_eval == "both" else split
+        scores[name] = score(inference, source, cast(Split, split), image_input, comm)
+    if comm.rank != 0:
+        return
+    if as_json:
+        keys = {f"{name}_loss": value.loss for name, value in scores.items()}
+        click.echo(json.dumps(keys | {f"{n}_acc": v.accuracy for n, v in scores.items()}))
+        return
+    for name, (loss, accuracy) in scores.items():
+        what = name.replace("_", " ")
+        click.echo(f"{what} acc: {accuracy:.4f} | {what} loss: {loss:.4f}")

@@ -17,6 +17,7 @@ DATASETS = ("shapes", "cifar10", "cifar100")
 RECIPES = ("modern", "paper")
 STRATEGIES = ("gradients", "weights", "gather-bcast")
 BACKENDS = ("numba", "reference")
+BN_EVALUATIONS = ("moving", "recalibrated", "both")
 DTYPES = ("float32", "float64")
 
 
@@ -64,6 +65,16 @@ def model(function: Function) -> Function:
 def batch(function: Function) -> Function:
     return click.option(
         "--batch", type=click.IntRange(min=1), default=12, show_default=True, help="Images a step."
+    )(function)
+
+
+def bn_eval(function: Function) -> Function:
+    return click.option(
+        "--bn-eval",
+        type=click.Choice(BN_EVALUATIONS),
+        default="moving",
+        show_default=True,
+        help="Test with running statistics, with such made anew from training images, or both.",
     )(function)
 
 

@@ -93,12 +93,7 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 @click.option(
     "--sync-bn", is_flag=True, help="Batch statistics of all ranks together, at each step."
 )
-@click.option(
-    "--bn-eval",
-    type=click.Choice(["moving", "recalibrated", "both"]),
-    default="moving",
-    help="Test with running statistics, with such made anew from training images, or both.",
-)
+@options.bn_eval
 @click.option("--freeze-bn", is_flag=True, help="Train with running statistics as they are.")
 @click.option(
     "--flip/--no-flip", default=None, help="Mirror half of the images.  [default: recipe's]"

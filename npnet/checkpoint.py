@@ -19,6 +19,7 @@ from npnet.errors import NpnetError
 from npnet.files import write_atomically
 from npnet.inference import Inference
 from npnet.kernels.arrays import Floats
+from npnet.network import BatchNorm, Network
 from npnet.parameters import Parameters
 
 VERSION = 2
@@ -70,6 +71,13 @@ class Checkpoint:
         self.load_into(parameters)
         epsilon = self.header.recipe["bn_epsilon"]
         return Inference(architecture, parameters, batch, backend, epsilon)
+
+    def network(self, batch: int, backend: str) -> Network:
+        """The trained network as in training, for up to `batch` images at a time."""
+        bn = BatchNorm(self.header.recipe["bn_momentum"], self.header.recipe["bn_epsilon"])
+        network = Network(self.header.build(), batch, backend, bn=bn)
+        self.load_into(network.parameters)
+        return network
 
     def load_into(self, parameters: Parameters) -> None:
         """Copy into a network's vectors. Raises NpnetError where the network is another one."""

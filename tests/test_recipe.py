@@ -1,11 +1,13 @@
 """Schedules and the values of the two recipes."""
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
 from npnet.cli import options
 from npnet.data import DATASETS
+from npnet.evaluate import BatchNormEvaluation
 from npnet.kernels import BACKENDS
 from npnet.parallel.strategies import STRATEGIES
 from npnet.recipe import MODERN, PAPER, RECIPES
@@ -39,4 +41,5 @@ def test_the_command_line_offers_what_the_engine_has():
     assert set(options.STRATEGIES) == set(STRATEGIES)
     assert set(options.BACKENDS) == set(BACKENDS)
     assert set(options.DATASETS) == set(DATASETS)
+    assert set(options.BN_EVALUATIONS) == set(get_args(BatchNormEvaluation))
     assert {recipe.sync for recipe in RECIPES.values()} <= set(STRATEGIES)

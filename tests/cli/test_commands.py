@@ -168,6 +168,11 @@ def test_both_kinds_of_statistics(tmp_path: Path) -> None:
     assert "[Rank 0, 2 workers] Epoch 2/2 loss=" in outcome.stdout
     assert "[Root] The same weights with recalibrated statistics: test acc: 0." in outcome.stdout
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    again = npnet_run(
+        *("evaluate", "run/final.npz", "--bn-eval", "both", "--batch", 12, "--json"), cwd=tmp_path
+    )
+    for name, value in json.loads(again.stdout).items():
+        assert value == pytest.approx(summary[name], abs=0.05)  # cut into other batches
     assert summary["world"] == 2
     assert summary["recalibrated_test_loss"] != summary["test_loss"]
     rows = (tmp_path / "run" / "log.csv").read_text().splitlines()
