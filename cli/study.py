@@ -86,7 +86,7 @@ def collapse(
     from npnet.cli.console import Console, say
     from npnet.data import open_dataset
     from npnet.parallel.communicator import connect, together
-    from npnet.trainer import Settings
+    from npnet.settings import Settings
     from npnet.warmup import prepare
 
     if budget:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from npnet.checkpoint import Checkpoint
     from npnet.parallel.communicator import Communicator
     from npnet.recipe import Recipe
-    from npnet.trainer import Settings
+    from npnet.settings import Settings
 
 POSITIVE = click.IntRange(min=1)
 SHARE = options.Finite(0, 1, max_open=True)
@@ -175,7 +175,7 @@ def choose_recipe(name: str, values: dict[str, Any]) -> "Recipe":
 
 def choose_settings(recipe: "Recipe", comm: "Communicator", values: dict[str, Any]) -> "Settings":
     """Epochs, batch, width and the rest. Raises NpnetError where ranks and batch do not fit."""
-    from npnet.trainer import Settings
+    from npnet.settings import Settings
 
     ranks_per_node = fitting_ranks_per_node(
         values["ranks_per_node"], values["workers_per_rank"], comm

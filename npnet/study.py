@@ -19,7 +19,8 @@ from npnet.files import write_atomically
 from npnet.parallel.communicator import Communicator, together
 from npnet.recipe import RECIPES
 from npnet.run_folder import RunFolder
-from npnet.trainer import Reporter, Settings, Trainer
+from npnet.settings import Settings
+from npnet.trainer import Reporter, Trainer
 
 # The paper's Table 3: test accuracy of the final weights by number of processes.
 PAPER_TEST_ACC = {

@@ -1,7 +1,7 @@
 """Training: the way of one batch, from a shard's bytes to the updated parameters."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,6 @@ from npnet.data.batches import Batch, ImageInput, training_shards
 from npnet.data.dataset import Dataset
 from npnet.errors import NpnetError
 from npnet.evaluate import (
-    BatchNormEvaluation,
     Score,
     Scores,
     evaluate,
@@ -29,7 +28,13 @@ from npnet.kernels import backend as kernels_of
 from npnet.kernels.arrays import Floats
 from npnet.memory import training_bytes
 from npnet.network import BatchNorm, Network
-from npnet.parallel.communicator import CollectiveError, Communicator, agree, together
+from npnet.parallel.communicator import (
+    CollectiveError,
+    Communicator,
+    agree,
+    odd_ranks,
+    together,
+)
 from npnet.parallel.strategies import STRATEGIES
 from npnet.parallel.workers import Worker, Workers
 from npnet.parameters import initialise
@@ -37,33 +42,9 @@ from npnet.recipe import Recipe
 from npnet.results import EpochResult, Summary
 from npnet.run_folder import RunFolder
 from npnet.seeds import DROPOUT, generator
+from npnet.settings import Settings
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run is, beside its recipe and dataset.
-
-    With more than one worker a rank, `batch_per_rank` is the batch of each worker, and
-    `ranks_per_node` counts the ranks that they stand for.
-    """
-
-    epochs: int
-    batch_per_rank: int
-    width: float
-    input_size: int
-    seed: int
-    ranks_per_node: int
-    backend: str = "numba"
-    dtype: str = "float32"
-    freeze_bn: bool = False  # train with running statistics, for fine-tuning
-    evaluate_each_epoch: bool = True
-    max_steps: int | None = None  # of an epoch, to measure speed without a full one
-    workers_per_rank: int = 1
-    deterministic: bool = False  # sums over workers in the order of their numbers
-    sync_bn: bool = False  # batch statistics of all ranks together
-    bn_eval: BatchNormEvaluation = "moving"
 
 
 class Reporter(Protocol):
@@ -98,7 +79,7 @@ class Trainer:
         self.comm, self.reporter, self.folder = comm, reporter, folder
         mine, self.world = workers_of(comm, settings.workers_per_rank)
         with together(comm):
-            check(recipe, settings)
+            settings.check(recipe)
             architecture = mobilenet_v2(
                 settings.width, settings.input_size, len(dataset.classes), recipe.dropout
             )
@@ -342,17 +323,13 @@ class Trainer:
 
         Raises CollectiveError, naming the ranks that differ from most others (or from rank 0).
         """
-        digests = self.comm.gather(self.parameters.digest())
-        if len(set(digests)) == 1:
-            return
-        usual = max(digests, key=digests.count)
-        drifted = [rank for rank, digest in enumerate(digests) if digest != usual]
-        names = ", ".join(f"{rank} ({self.comm.hosts[rank]})" for rank in drifted)
-        raise CollectiveError(
-            f"the weights of rank {names} drifted from the others' in epoch {epoch + 1}: its "
-            "memory may be faulty, or its processor or libraries are not the others'; "
-            + self._kept(epoch)
-        )
+        names = ", ".join(odd_ranks(self.comm, self.parameters.digest()))
+        if names:
+            raise CollectiveError(
+                f"the weights of rank {names} drifted from the others' in epoch {epoch + 1}: its "
+                "memory may be faulty, or its processor or libraries are not the others'; "
+                + self._kept(epoch)
+            )
 
     def _advice(self, what: str, epoch: int) -> str:
         """What to do about a divergence in `epoch`, and where the last good weights are."""
@@ -498,22 +475,3 @@ class Trainer:
         if self.settings.bn_eval == "recalibrated":
             return replace(state, statistics=self.recalibrated)
         return state
-
-
-def check(recipe: Recipe, settings: Settings) -> None:
-    """Raise NpnetError where options contradict each other."""
-    if not settings.sync_bn:
-        return
-    if recipe.sync != "gradients":
-        raise NpnetError(
-            f"--sync-bn is for ranks that meet at each step, not for --sync {recipe.sync}: "
-            "give --sync gradients"
-        )
-    if settings.workers_per_rank > 1:
-        raise NpnetError(
-            "--sync-bn needs all activations at once, --workers-per-rank one worker's: give a "
-            f"--batch-per-rank of {settings.workers_per_rank * settings.batch_per_rank} instead, "
-            "which is the same"
-        )
-    if settings.batch_per_rank < 2:
-        raise NpnetError("--sync-bn needs a --batch-per-rank of 2 or more")

@@ -17,7 +17,8 @@ from npnet.evaluate import Scores
 from npnet.parallel.communicator import Communicator, SerialCommunicator, environment_of_no_rank
 from npnet.recipe import MODERN
 from npnet.results import EpochResult, Summary
-from npnet.trainer import Settings, Trainer
+from npnet.settings import Settings
+from npnet.trainer import Trainer
 
 DTYPES = ("float32", "float64")
 

@@ -14,7 +14,8 @@ from npnet.network import BatchNorm, Network
 from npnet.parallel.communicator import SerialCommunicator
 from npnet.parameters import initialise
 from npnet.recipe import MODERN, PAPER
-from npnet.trainer import Settings, Trainer
+from npnet.settings import Settings
+from npnet.trainer import Trainer
 from npnet.warmup import Silence
 from tests.datasets import Toy
 

@@ -255,3 +255,10 @@ def agree(comm: Communicator, values: Mapping[str, object]) -> None:
                     f"rank {rank} ({comm.hosts[rank]}) has {name} = {value}, rank 0 has "
                     f"{everyone[0].get(name)}: start every rank with the same options and files"
                 )
+
+
+def odd_ranks(comm: Communicator, digest: str) -> list[str]:
+    """The ranks, with their hosts, whose digest is not the one that most have; of two, rank 0's."""
+    digests = comm.gather(digest)
+    usual = max(digests, key=digests.count)
+    return [f"{rank} ({comm.hosts[rank]})" for rank, each in enumerate(digests) if each != usual]

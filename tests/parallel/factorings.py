@@ -13,7 +13,8 @@ from dataclasses import replace
 from npnet.parallel.communicator import connect
 from npnet.parallel.strategies import STRATEGIES
 from npnet.recipe import MODERN
-from npnet.trainer import Settings, Trainer
+from npnet.settings import Settings
+from npnet.trainer import Trainer
 from npnet.warmup import Silence
 from tests.datasets import Toy
 

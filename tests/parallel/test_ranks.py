@@ -25,7 +25,8 @@ from npnet.parallel.strategies import STRATEGIES
 from npnet.parallel.workers import Workers
 from npnet.parameters import Parameters
 from npnet.recipe import MODERN, PAPER
-from npnet.trainer import Settings, Trainer
+from npnet.settings import Settings
+from npnet.trainer import Trainer
 from tests.datasets import Toy
 
 SETTINGS = Settings(epochs=1, batch_per_rank=4, width=0.1, input_size=32, seed=5, ranks_per_node=1)

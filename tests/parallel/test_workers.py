@@ -11,7 +11,8 @@ import pytest
 from npnet.parallel.communicator import SerialCommunicator
 from npnet.parallel.strategies import STRATEGIES
 from npnet.recipe import MODERN, PAPER
-from npnet.trainer import Settings, Trainer
+from npnet.settings import Settings
+from npnet.trainer import Trainer
 from npnet.warmup import Silence
 from tests.datasets import Toy
 from tests.launch import SOURCES, clean_environment, launcher
