@@ -21,10 +21,10 @@ def test_paper_is_the_protocol_of_section_3_2():
 
 
 def test_modern_scales_with_the_global_batch_then_warms_up_and_decays_to_zero():
-    assert MODERN.peak_lr(576) == pytest.approx(0.3)
-    assert MODERN.peak_lr(24) == pytest.approx(0.3 / 24)
+    assert MODERN.peak_lr(576) == pytest.approx(0.6)
+    assert MODERN.peak_lr(24) == pytest.approx(0.6 / 24)
     rates = [MODERN.lr_at(epoch, 10, 576) for epoch in (0, 1, 2, 6, 10)]
-    assert rates == pytest.approx([0, 0.15, 0.3, 0.15, 0])
+    assert rates == pytest.approx([0, 0.3, 0.6, 0.3, 0])
 
 
 def test_a_given_rate_is_not_scaled():
@@ -32,7 +32,7 @@ def test_a_given_rate_is_not_scaled():
 
 
 def test_warm_up_takes_at_most_half_of_a_short_run():
-    assert MODERN.lr_at(0.5, 1, 576) == pytest.approx(0.3)
+    assert MODERN.lr_at(0.5, 1, 576) == pytest.approx(0.6)
 
 
 def test_the_command_line_offers_what_the_engine_has():

@@ -53,7 +53,7 @@ def test_train_leaves_a_run_folder(trained: Path) -> None:
     assert summary["wall_seconds"] > 0
     assert 20e6 < summary["peak_rss_bytes"] < 2e9
     config = json.loads((run / "config.json").read_text())
-    assert config["recipe"]["momentum"] == 0.9
+    assert config["recipe"]["momentum"] == 0.95
     assert config["settings"]["width"] == 0.1
 
 
