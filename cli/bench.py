@@ -154,3 +154,36 @@ def step(
         f"{timing.wall_ms_median:.1f} ms wall, {timing.images_per_second:.1f} images/s, "
         f"peak RSS {timing.peak_rss_bytes / 1e6:.0f} MB"
     )
+
+
+@bench.command(short_help="Time what ranks exchange.")
+@click.option(
+    "--width", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True
+)
+@click.option("--repeats", type=click.IntRange(min=3), default=20, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@options.threads
+def sync(width: float, repeats: int, as_json: bool, threads: int) -> None:
+    """Time, under mpiexec, each strategy's exchange of this model's gradient or weights.
+
+    Beside `npnet bench step` it tells what a step on this network will cost.
+    """
+    from dataclasses import asdict
+
+    from npnet.benchmark import measure_exchanges
+    from npnet.parallel.communicator import connect
+
+    comm = connect()
+    exchanges = measure_exchanges(comm, width, repeats)
+    if comm.rank != 0:
+        return
+    if not as_json:
+        click.echo(f"{comm.size} ranks on {len(set(comm.nodes))} nodes, {repeats} times each")
+    for each in exchanges:
+        if as_json:
+            click.echo(json.dumps(asdict(each)))
+        else:
+            click.echo(
+                f"{each.name:32} {each.bytes / 1e6:6.2f} MB a rank {each.ms_median:9.2f} ms "
+                f"(quartiles {each.ms_spread:.2f} apart)"
+            )

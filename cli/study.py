@@ -103,7 +103,6 @@ def collapse(
         seed=values["seed"],
         ranks_per_node=2,
         backend=values["backend"],
-        evaluate_each_epoch=False,
     )
     console = Console(comm, threads, progress)
 

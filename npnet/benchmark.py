@@ -1,4 +1,4 @@
-"""Timing of kernels on the shapes that a model really has, and of whole steps."""
+"""Timing of kernels on the shapes that a model really has, of steps, and of what ranks exchange."""
 
 import time
 from collections import Counter
@@ -16,6 +16,7 @@ from npnet.kernels.arrays import Floats
 from npnet.kernels.registry import KERNELS, Case, Kernel
 from npnet.memory import aligned_bytes
 from npnet.network import Network
+from npnet.parallel.communicator import Communicator
 from npnet.parameters import Parameters, initialise
 from npnet.recipe import MODERN
 from npnet.telemetry import peak_rss_bytes
@@ -281,3 +282,37 @@ def measure_step(
         images_per_second=1e3 * batch / median(wall),
         peak_rss_bytes=peak_rss_bytes(),
     )
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Wall time of one exchange between ranks, ms: median over repeats of the slowest rank's."""
+
+    name: str
+    bytes: int  # that each rank contributes
+    ms_median: float
+    ms_spread: float  # between the quartiles
+
+
+def measure_exchanges(comm: Communicator, width: float, repeats: int) -> list[Exchange]:
+    """Time what each strategy does between ranks, on vectors of a model's size."""
+    parameters = Parameters(mobilenet_v2(width, 128, 10))
+    vector, mean = parameters.shared, np.empty_like(parameters.shared)
+    rows = vector[None]
+    exchanges: dict[str, Callable[[], object]] = {
+        "gradients, weights: Allreduce": lambda: comm.sum(vector),
+        "the same, --deterministic": lambda: comm.sum_in_order(rows),
+        "gather-bcast": lambda: comm.mean_by_root(rows, mean),
+    }
+    timings = []
+    for name, exchange in exchanges.items():
+        times = []
+        for _ in range(repeats + 1):
+            comm.barrier()
+            start = time.perf_counter()
+            exchange()
+            times.append(1e3 * (time.perf_counter() - start))
+        slowest = np.max(comm.gather(times[1:]), axis=0)
+        low, middle, high = np.percentile(slowest, (25, 50, 75)).tolist()
+        timings.append(Exchange(name, vector.nbytes, middle, high - low))
+    return timings

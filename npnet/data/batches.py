@@ -106,12 +106,11 @@ class TrainingShard:
         local_ends = -((self.worker - ends) // self.workers)  # positions w, w+P, ... below each end
         for step in range(self.steps):
             rows = order[local_ends[step] : local_ends[step + 1]]
-            samples = self.indices[rows]
             yield Batch(
                 rows,
                 self.images.labels[rows],
-                shift_yx[samples],
-                flip[samples],
+                shift_yx[rows],
+                flip[rows],
                 everywhere=int(ends[step + 1] - ends[step]),
             )
 
@@ -126,11 +125,12 @@ class TrainingShard:
         return np.arange(len(self))
 
     def _augmentation(self, epoch: int) -> tuple[Bytes, Ints]:
-        """Flip and shift of every image of the dataset: they do not depend on who trains on it."""
+        """Flip and shift of each image of the shard: they do not depend on who trains on it."""
         rng = generator(self.seed, AUGMENTATION, epoch)
         flip = rng.integers(0, 1 + self.recipe.flip, self.total, dtype=np.uint8)
         padding = self.recipe.crop_padding
-        return flip, rng.integers(-padding, padding + 1, (self.total, 2))
+        shift_yx = rng.integers(-padding, padding + 1, (self.total, 2))
+        return flip[self.indices], shift_yx[self.indices]
 
 
 def training_shards(

@@ -134,12 +134,14 @@ class Cifar:
     def _contents(self, split: Split) -> list[tuple[int, bytes]]:
         """The number of images in each file of a split, and a hash of them and their labels."""
         if split not in self._known:
-            batches = (_read_batch(path, self._variant) for path in self._paths(split))
-            self._known[split] = [
-                (len(labels), hashlib.sha256(data.tobytes() + labels.tobytes()).digest())
-                for data, labels in batches
-            ]
+            self._known[split] = [self._content(path) for path in self._paths(split)]
         return self._known[split]
+
+    def _content(self, path: Path) -> tuple[int, bytes]:
+        data, labels = _read_batch(path, self._variant)
+        digest = hashlib.sha256(np.ascontiguousarray(data).data)
+        digest.update(labels.data)
+        return len(labels), digest.digest()
 
 
 def find(name: str, data_dir: Path | None = None) -> Cifar:

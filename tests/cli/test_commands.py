@@ -190,6 +190,14 @@ def test_the_final_checkpoint_holds_the_statistics_that_gave_the_score(tmp_path:
     assert json.loads(outcome.stdout)["test_loss"] == pytest.approx(summary["test_loss"], rel=1e-5)
 
 
+@pytest.mark.mpi
+def test_bench_sync_times_each_exchange(tmp_path: Path) -> None:
+    outcome = npnet_run("bench", "sync", "--repeats", 3, "--json", cwd=tmp_path, ranks=2)
+    found = [json.loads(line) for line in outcome.stdout.splitlines()]
+    assert len(found) == 3
+    assert all(each["ms_median"] > 0 and each["bytes"] > 2e6 for each in found)
+
+
 STUDY = ("study", "collapse", "--budget", "--width", "0.1", "--input-size", "32", "--epochs", 1)
 
 
