@@ -34,7 +34,8 @@ PAPER_TEST_ACC = {
     48: 0.1000,
 }
 COLUMNS = ("np", "published", "train", "moving", "recalibrated", "modern")
-PLACE = ("workers_per_rank", "ranks_per_node")  # where a run takes place, not what it computes
+# Of a run's settings, those that tell where it takes place, or what it reports on the way.
+INCIDENTAL = ("workers_per_rank", "ranks_per_node", "evaluate_each_epoch")
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def collapse(
             settings,
             workers_per_rank=case.workers // comm.size,
             bn_eval="both",
-            evaluate_each_epoch=case.recipe != "paper",  # which tests once, at the end
+            evaluate_each_epoch=case.recipe != "paper",  # the paper tests once, at the end
         )
         finished, checkpoint = False, None
         with together(comm):
@@ -176,7 +177,7 @@ def _check_same(run: RunFolder, case: Case, dataset: Dataset, settings: Settings
 
 def _what_counts(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: each for key, each in value.items() if key not in PLACE}
+        return {key: each for key, each in value.items() if key not in INCIDENTAL}
     return value
 
 
