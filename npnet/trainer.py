@@ -1,10 +1,7 @@
 """Training: the way of one batch, from a shard's bytes to the updated parameters."""
 
-import math
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import chain
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -23,16 +20,15 @@ from npnet.evaluate import (
     recalibrate,
     workers_of,
 )
+from npnet.guard import Guard
 from npnet.inference import Inference
 from npnet.kernels import backend as kernels_of
 from npnet.kernels.arrays import Floats
 from npnet.memory import training_bytes
 from npnet.network import BatchNorm, Network
 from npnet.parallel.communicator import (
-    CollectiveError,
     Communicator,
     agree,
-    odd_ranks,
     together,
 )
 from npnet.parallel.strategies import STRATEGIES
@@ -130,6 +126,9 @@ class Trainer:
         if checkpoint is not None:
             self._continue_from(checkpoint)
         self.workers.start_equal()
+        self.guard = Guard(
+            self.parameters, self.synchroniser, comm, folder, self.first_epoch, self.resumed_from
+        )
         if folder is not None:
             with together(comm):
                 if comm.rank == 0:
@@ -173,8 +172,7 @@ class Trainer:
             last = epoch + 1 == self.settings.epochs
             if last or self.settings.evaluate_each_epoch:
                 test = self.evaluate()
-            self._check_finite(epoch, test)
-            self._check_drift(epoch)
+            self.guard.check_state(epoch, test.main.loss if test else None)
             self.reporter.epoch_finished(results, test)
             self._save_epoch(epoch, results, test)
         assert test is not None  # the last epoch is always tested
@@ -267,7 +265,7 @@ class Trainer:
 
     def _update(self, epoch: int, step: int) -> None:
         """Move the weights by the gradient in `parameters.shared`."""
-        self._check_loss(epoch, step)
+        self.guard.check_loss(self.workers, epoch, step)
         if self.recipe.classifier_lr != 1:
             for name in ("classifier.weight", "classifier.bias"):
                 self.parameters.gradient(name)[...] *= self.recipe.classifier_lr
@@ -282,69 +280,10 @@ class Trainer:
             self.recipe.nesterov,
         )
 
-    def _check_loss(self, epoch: int, step: int) -> None:
-        """Stop where the loss is not finite, before it reaches the parameters.
-
-        Ranks that meet at each step all see it in the shared loss, and end with one message.
-        """
-        if np.isfinite(self.parameters.shared[-1]):
-            return
-        every_step = self.synchroniser.every_step
-        mine = [(worker.number, worker.loss) for worker in self.workers]
-        losses = self._of_all(mine) if every_step else mine
-        bad = ((number, loss) for number, loss in losses if not math.isfinite(loss))
-        number, loss = next(bad, losses[0])
-        rank = number // self.settings.workers_per_rank
-        what = f"the loss is {loss} on rank {rank}, epoch {epoch + 1}, step {step + 1}"
-        raise (CollectiveError if every_step else NpnetError)(self._advice(what, epoch))
-
-    def _of_all(self, mine: list[T]) -> list[T]:
-        """Something of each worker, from all ranks."""
-        return list(chain.from_iterable(self.comm.gather(mine)))
-
     def _lr(self, epoch: int, step: int) -> float:
         """The rate in the middle of the step: neither the first nor the last step is of rate 0."""
         time = epoch + (step + 0.5) / self.steps
         return self.recipe.lr_at(time, self.settings.epochs, self.global_batch)
-
-    def _check_finite(self, epoch: int, test: Scores | None) -> None:
-        """The epoch's last update may overflow after its last loss: do not save such a state."""
-        state = (self.parameters.values, self.parameters.statistics)
-        with together(self.comm):
-            if not all(np.isfinite(array).all() for array in state):
-                what = f"the weights or statistics after epoch {epoch + 1} are not finite"
-                raise NpnetError(self._advice(what, epoch))
-            if test is not None and not math.isfinite(test.main.loss):
-                what = f"the test loss after epoch {epoch + 1} is {test.main.loss}"
-                raise NpnetError(self._advice(what, epoch))
-
-    def _check_drift(self, epoch: int) -> None:
-        """After an epoch all ranks hold the same weights and statistics, or one of them is broken.
-
-        Raises CollectiveError, naming the ranks that differ from most others (or from rank 0).
-        """
-        names = ", ".join(odd_ranks(self.comm, self.parameters.digest()))
-        if names:
-            raise CollectiveError(
-                f"the weights of rank {names} drifted from the others' in epoch {epoch + 1}: its "
-                "memory may be faulty, or its processor or libraries are not the others'; "
-                + self._kept(epoch)
-            )
-
-    def _advice(self, what: str, epoch: int) -> str:
-        """What to do about a divergence in `epoch`, and where the last good weights are."""
-        return f"{what}: lower --lr or lengthen --warmup-epochs; {self._kept(epoch)}"
-
-    def _kept(self, epoch: int) -> str:
-        """Where the weights from before `epoch` are."""
-        kept: Path | str | None = None
-        if epoch > self.first_epoch and self.folder is not None:
-            kept = self.folder.epoch(epoch)
-        elif epoch == self.first_epoch:
-            kept = self.resumed_from
-        return (
-            f"the weights of epoch {epoch} are kept in {kept}" if kept else "no epoch was finished"
-        )
 
     def _what_ranks_share(self, checkpoint: Checkpoint | None) -> dict[str, object]:
         """What must be the same on every rank, or they would wait for each other or train apart."""
@@ -416,7 +355,7 @@ class Trainer:
             if test.recalibrated is not None:
                 loss, accuracy = test.recalibrated
                 columns |= {"recalibrated_test_loss": loss, "recalibrated_test_acc": accuracy}
-        rows = self._of_all([asdict(result) | columns for result in results])
+        rows = self.comm.of_all([asdict(result) | columns for result in results])
         if self.folder is None:
             return
         with together(self.comm):
@@ -432,7 +371,7 @@ class Trainer:
         images, training = zip(
             *self.comm.gather((self.trained_images, self.training_seconds)), strict=True
         )
-        workers = self._of_all([(result.loss, result.acc) for result in results])
+        workers = self.comm.of_all([(result.loss, result.acc) for result in results])
         loss, acc = zip(*workers, strict=True)
         settings, recalibrated = self.settings, test.recalibrated
         return Summary(

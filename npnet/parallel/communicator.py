@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
@@ -62,6 +62,9 @@ class Communicator(Protocol):
     def gather(self, value: T) -> list[T]:
         """One small object of each rank, in rank order, on every rank."""
 
+    def of_all(self, mine: list[T]) -> list[T]:
+        """Some small objects of each rank in one list, in rank order, on every rank."""
+
     def broadcast(self, value: T) -> T:
         """Rank 0's object on every rank."""
 
@@ -88,6 +91,9 @@ class SerialCommunicator:
 
     def gather(self, value: T) -> list[T]:
         return [value]
+
+    def of_all(self, mine: list[T]) -> list[T]:
+        return mine
 
     def broadcast(self, value: T) -> T:
         return value
@@ -135,6 +141,9 @@ class MpiCommunicator:
 
     def gather(self, value: T) -> list[T]:
         return list(self._comm.allgather(value))
+
+    def of_all(self, mine: list[T]) -> list[T]:
+        return list(chain.from_iterable(self.gather(mine)))
 
     def broadcast(self, value: T) -> T:
         result: T = self._comm.bcast(value)
