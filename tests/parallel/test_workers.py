@@ -18,7 +18,7 @@ from tests.datasets import Toy
 from tests.launch import SOURCES, clean_environment, launcher
 from tests.parallel.factorings import WORKERS
 
-SETTINGS = Settings(epochs=2, batch_per_rank=3, width=0.1, input_size=32, seed=5, ranks_per_node=1)
+SETTINGS = Settings(epochs=2, batch_per_rank=3, width=0.1, input_size=64, seed=5, ranks_per_node=1)
 
 
 @pytest.fixture(scope="module")
