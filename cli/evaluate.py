@@ -59,6 +59,8 @@ def evaluate(
                 f"{checkpoint} tells {len(saved.header.classes)} classes apart, "
                 f"{source.name} has {len(source.classes)}: give the --dataset it was trained on"
             )
+        for needed in (split, *(["train"] if bn_eval != "moving" else [])):
+            source.size(cast(Split, needed))  # damaged files come to light here, on every rank
         inference = saved.inference(batch, backend)
     image_input = ImageInput(Recipe(**saved.header.recipe), kernels_of(backend))
     scores: dict[str, Score] = {}

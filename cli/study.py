@@ -9,6 +9,7 @@ import click
 from npnet.cli import options
 
 if TYPE_CHECKING:
+    from npnet.data.dataset import Dataset
     from npnet.study import Case, Row
 
 COUNTS = "2,4,8,16,24,32,40,48"  # the paper's
@@ -80,7 +81,8 @@ def collapse(
 
     The same weights of the paper's protocol are tested twice: with batch norm's moving statistics,
     and with recalibrated ones. Under mpiexec the ranks share the workers out: any even numbers of
-    workers on two ranks. An interrupted study goes on when it is started again.
+    workers on two ranks. An interrupted study goes on, after the last whole epoch, when it is
+    started again; runs of the paper's protocol then start with new momenta.
     """
     from npnet import study as studies
     from npnet.cli.console import Console, say
@@ -93,11 +95,11 @@ def collapse(
         values = with_budget(context, values)
     comm, chosen = connect(), recipes or ("paper", "modern")
     with together(comm):
-        todo = studies.cases(numbers(values["counts"]), chosen, comm)
         source = open_dataset(values["dataset"], data_dir)
+        todo = studies.cases(numbers(values["counts"]), chosen, source.size("train"), comm)
     settings = Settings(
         epochs=values["epochs"],
-        batch_per_rank=12,
+        batch_per_rank=studies.BATCH,
         width=values["width"],
         input_size=values["input_size"],
         seed=values["seed"],
@@ -118,7 +120,7 @@ def collapse(
     if comm.rank == 0:
         print_table(rows)
         click.echo(f"[STUDY] Table: {values['out'] / 'collapse.csv'}")
-        draw(rows, source.name, values["out"] / "collapse.png")
+        draw(rows, source, values["out"] / "collapse.png")
 
 
 def with_budget(context: click.Context, values: dict[str, Any]) -> dict[str, Any]:
@@ -149,7 +151,7 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
-def draw(rows: "Sequence[Row]", dataset: str, path: Path) -> None:
+def draw(rows: "Sequence[Row]", dataset: "Dataset", path: Path) -> None:
     """The picture, or a word on why there is none: the table is made all the same."""
     from npnet.errors import NpnetError
     from npnet.plots import collapse as picture

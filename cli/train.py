@@ -61,11 +61,13 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 @click.option(
     "--deterministic",
     is_flag=True,
-    help="Add up in the order of workers: the same to the bit on any number of ranks.",
+    help="Add up in the order of workers: the same to the bit, however ranks share them.",
 )
 @click.option("--lr", type=NOT_NEGATIVE, help="Peak learning rate.  [default: recipe's]")
 @click.option(
-    "--classifier-lr", type=NOT_NEGATIVE, help="Its rate, as a part of --lr.  [default: recipe's]"
+    "--classifier-gradient",
+    type=NOT_NEGATIVE,
+    help="What the classifier's gradient is multiplied by.  [default: recipe's]",
 )
 @click.option(
     "--warmup-epochs", type=NOT_NEGATIVE, help="Epochs of linear warm-up.  [default: recipe's]"

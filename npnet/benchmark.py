@@ -16,7 +16,7 @@ from npnet.kernels.arrays import Floats
 from npnet.kernels.registry import KERNELS, Case, Kernel
 from npnet.memory import aligned_bytes
 from npnet.network import Network
-from npnet.parallel.communicator import Communicator
+from npnet.parallel.communicator import Communicator, together
 from npnet.parameters import Parameters, initialise
 from npnet.recipe import MODERN
 from npnet.telemetry import peak_rss_bytes
@@ -296,7 +296,9 @@ class Exchange:
 
 def measure_exchanges(comm: Communicator, width: float, repeats: int) -> list[Exchange]:
     """Time what each strategy does between ranks, on vectors of a model's size."""
-    parameters = Parameters(mobilenet_v2(width, 128, 10))
+    with together(comm):
+        architecture = mobilenet_v2(width, 128, 10)
+    parameters = Parameters(architecture)
     vector, mean = parameters.shared, np.empty_like(parameters.shared)
     rows = vector[None]
     exchanges: dict[str, Callable[[], object]] = {

@@ -10,7 +10,7 @@ from npnet.inference import Inference
 from npnet.kernels.arrays import Floats
 from npnet.network import Network
 from npnet.parallel.communicator import Communicator
-from npnet.parallel.workers import statistics_of
+from npnet.parallel.workers import statistics_of, workers_of
 
 BatchNormEvaluation = Literal["moving", "recalibrated", "both"]
 RECALIBRATION_IMAGES = 5000
@@ -78,7 +78,9 @@ def recalibrate(
     kept = parameters.statistics.copy()
     mine, workers = workers_of(comm, workers_per_rank)
     rows = np.zeros((len(mine), 1 + len(kept)))  # images; of each channel mean, second moment
-    batches = plain_batches(dataset, "train", network.batch, mine, workers, RECALIBRATION_IMAGES)
+    images = min(RECALIBRATION_IMAGES, dataset.size("train"))
+    images -= images % workers  # as many for each: batch norms that meet do so equally often
+    batches = plain_batches(dataset, "train", network.batch, mine, workers, images or None)
     for indices, pixels, batch in batches:
         image_input.fill(network.images, pixels, batch)
         network.forward(len(batch), training=True)
@@ -87,10 +89,4 @@ def recalibrate(
         row += len(batch) * np.concatenate(([1], mean, variance + mean**2))
     parameters.statistics[:] = kept
     count, *moments = comm.sum_in_order(rows)
-    return statistics_of(np.array(moments) / count)
-
-
-def workers_of(comm: Communicator, workers_per_rank: int) -> tuple[range, int]:
-    """The numbers of this rank's workers, and how many there are on all ranks."""
-    first = comm.rank * workers_per_rank
-    return range(first, first + workers_per_rank), comm.size * workers_per_rank
+    return statistics_of(np.array(moments) / count).astype(kept.dtype)

@@ -106,7 +106,7 @@ def roofline(timings: Sequence[Timing], roof: Roof, path: Path) -> None:
     _save(figure, path)
 
 
-def collapse(rows: Sequence[Row], dataset: str, path: Path) -> None:
+def collapse(rows: Sequence[Row], dataset: Dataset, path: Path) -> None:
     """Write a picture of test accuracy by number of workers, a line a way to train and test."""
     lines = (
         ("published", "published (the paper's Table 3)", "k:s"),
@@ -117,18 +117,19 @@ def collapse(rows: Sequence[Row], dataset: str, path: Path) -> None:
     figure = _figure(figsize=(8, 5))
     axis = figure.subplots()
     for name, label, style in lines:
-        points = [(row.np, 100 * getattr(row, name)) for row in rows if getattr(row, name)]
+        found = [(row.np, getattr(row, name)) for row in rows]
+        points = [(count, 100 * value) for count, value in found if value is not None]
         if points:
             axis.plot(*zip(*points, strict=True), style, label=label)
             for x, y in points:
                 axis.annotate(f"{y:.1f}", (x, y), (0, 6), textcoords="offset points", ha="center")
-    axis.axhline(10, color="grey", linewidth=0.8)
+    axis.axhline(100 / len(dataset.classes), color="grey", linewidth=0.8)  # chance
     axis.set(
         xlabel="processes",
         xticks=[row.np for row in rows],
         ylabel="test accuracy, %",
         ylim=(0, 100),
-        title=f"MobileNetV2 on {dataset}: the collapse, its cause, and a way round it",
+        title=f"MobileNetV2 on {dataset.name}: the collapse, its cause, and a way round it",
     )
     axis.grid(alpha=0.3)
     axis.legend(loc="center right", fontsize="small")

@@ -18,9 +18,7 @@ class Recipe:
     batch_per_rank: int
     lr: float | None  # peak learning rate; None: lr_base for each 256 images of the global batch
     lr_base: float
-    classifier_lr: (
-        float  # times the rate: that of the classifier, which has no batch norm behind it
-    )
+    classifier_gradient: float  # what its gradient is multiplied by; not so its weight decay
     warmup_epochs: float  # the rate climbs from 0
     decay: Literal["none", "linear"]  # linear: down to 0 at the end
     momentum: float
@@ -67,7 +65,7 @@ PAPER = Recipe(
     batch_per_rank=12,
     lr=5e-4,
     lr_base=0.0,
-    classifier_lr=1.0,
+    classifier_gradient=1.0,
     warmup_epochs=0,
     decay="none",
     momentum=0.9,
@@ -98,7 +96,7 @@ MODERN = Recipe(
     batch_per_rank=12,
     lr=None,
     lr_base=0.6 * 256 / 576,
-    classifier_lr=0.1,
+    classifier_gradient=0.1,
     warmup_epochs=2,
     decay="linear",
     momentum=0.95,

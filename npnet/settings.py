@@ -33,6 +33,8 @@ class Settings:
 
     def check(self, recipe: Recipe) -> None:
         """Raise NpnetError where options contradict each other."""
+        if recipe.sync_steps is not None and recipe.sync != "weights":
+            raise NpnetError(f"--sync-steps is for --sync weights, not for --sync {recipe.sync}")
         if not self.sync_bn:
             return
         if recipe.sync != "gradients":
@@ -43,8 +45,7 @@ class Settings:
         if self.workers_per_rank > 1:
             raise NpnetError(
                 "--sync-bn needs all activations at once, --workers-per-rank one worker's: give a "
-                f"--batch-per-rank of {self.workers_per_rank * self.batch_per_rank} instead, "
-                "which is the same"
+                f"--batch-per-rank of {self.workers_per_rank * self.batch_per_rank} instead"
             )
         if self.batch_per_rank < 2:
             raise NpnetError("--sync-bn needs a --batch-per-rank of 2 or more")

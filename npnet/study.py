@@ -22,6 +22,8 @@ from npnet.run_folder import RunFolder
 from npnet.settings import Settings
 from npnet.trainer import Reporter, Trainer
 
+BATCH = 12  # images a worker and step, as in the paper
+
 # The paper's Table 3: test accuracy of the final weights by number of processes.
 PAPER_TEST_ACC = {
     2: 0.4843,
@@ -67,9 +69,20 @@ class Row:
     modern: float | None
 
 
-def cases(counts: Sequence[int], recipes: Sequence[str], comm: Communicator) -> list[Case]:
-    """The runs to make. Raises NpnetError if a count cannot be spread evenly over the ranks."""
+def cases(
+    counts: Sequence[int], recipes: Sequence[str], images: int, comm: Communicator
+) -> list[Case]:
+    """The runs to make on so many training images.
+
+    Raises NpnetError if a count cannot be spread evenly over the ranks, or leaves a worker less
+    than a batch.
+    """
     for count in counts:
+        if count > images // BATCH:
+            raise NpnetError(
+                f"{count} workers have less than a batch of {BATCH} each of {images} training "
+                f"images: give at most {images // BATCH} to --np"
+            )
         if count < 1 or count % comm.size:
             raise NpnetError(
                 f"{count} workers cannot be spread over {comm.size} ranks: give multiples of "
@@ -89,21 +102,20 @@ def collapse(
     """Train every case that has no result in `folder` yet; a row for each number of workers.
 
     `settings` are those of all runs but for the workers. A run that was interrupted goes on after
-    its last whole epoch. Writes collapse.csv and, for each case, a run folder.
-    Raises NpnetError, on every rank, if `folder` holds a study with other settings.
+    its last whole epoch; under `paper`, where momenta are the workers' own and not saved, these
+    begin anew. Writes collapse.csv, of all that lies in `folder`, and a run folder for each case.
+    Raises NpnetError, on every rank and before any run, if `folder` holds another study.
     """
+    with together(comm):
+        if comm.rank == 0:
+            for case in (*todo, *_cases_in(folder)):
+                check = _settings_of(case, settings, comm)
+                _check_same(RunFolder(folder / case.name), case, dataset, check)
     for case in todo:
-        run = RunFolder(folder / case.name)
-        here = replace(
-            settings,
-            workers_per_rank=case.workers // comm.size,
-            bn_eval="both",
-            evaluate_each_epoch=case.recipe != "paper",  # the paper tests once, at the end
-        )
+        run, here = RunFolder(folder / case.name), _settings_of(case, settings, comm)
         finished, checkpoint = False, None
         with together(comm):
             if comm.rank == 0:
-                _check_same(run, case, dataset, here)
                 finished = run.summary.exists()
                 checkpoint = None if finished else _last_checkpoint(run, here.epochs)
         finished, checkpoint = comm.broadcast((finished, checkpoint))
@@ -113,15 +125,31 @@ def collapse(
     rows = []
     with together(comm):
         if comm.rank == 0:
-            rows = table(folder, sorted({case.workers for case in todo}), dataset.name)
+            rows = table(folder, dataset.name)
             write_atomically(folder / "collapse.csv", as_csv(rows).encode())
     return comm.broadcast(rows)
 
 
-def table(folder: Path, counts: Sequence[int], dataset: str) -> list[Row]:
+def _settings_of(case: Case, settings: Settings, comm: Communicator) -> Settings:
+    """As in the paper, a run is tested once, at its end; but with both kinds of statistics."""
+    return replace(
+        settings,
+        workers_per_rank=max(1, case.workers // comm.size),
+        bn_eval="both",
+        evaluate_each_epoch=False,
+    )
+
+
+def _cases_in(folder: Path) -> list[Case]:
+    """What lies in the folder of a study."""
+    names = [path.parent.name.split("-np") for path in folder.glob("*-np*/config.json")]
+    return [Case(recipe, int(count)) for recipe, count in names if recipe in RECIPES]
+
+
+def table(folder: Path, dataset: str) -> list[Row]:
     """The results that lie in `folder`, beside the paper's if they are of CIFAR-10."""
     rows = []
-    for count in counts:
+    for count in sorted({case.workers for case in _cases_in(folder)}):
         paper = _summary(folder / Case("paper", count).name)
         rows.append(
             Row(

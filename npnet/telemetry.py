@@ -79,9 +79,10 @@ def commit() -> str | None:
 
 def source_digest() -> str:
     """A hash of npnet's source files: ranks must run the same code, whatever its version."""
-    root = Path(npnet.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(path for path in root.rglob("*.py") if "__pycache__" not in path.parts):
+    root, digest = Path(npnet.__file__).parent, hashlib.sha256()
+    folders = os.walk(root, followlinks=True)  # kernels and cli are links, but not in a wheel
+    paths = [Path(folder, name) for folder, _, names in folders for name in names]
+    for path in sorted(path for path in paths if path.suffix == ".py"):
         digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from npnet.evaluate import (
     Scores,
     evaluate,
     recalibrate,
-    workers_of,
 )
 from npnet.guard import Guard
 from npnet.inference import Inference
@@ -32,15 +31,13 @@ from npnet.parallel.communicator import (
     together,
 )
 from npnet.parallel.strategies import STRATEGIES
-from npnet.parallel.workers import Worker, Workers
+from npnet.parallel.workers import Worker, Workers, workers_of
 from npnet.parameters import initialise
 from npnet.recipe import Recipe
 from npnet.results import EpochResult, Summary
 from npnet.run_folder import RunFolder
 from npnet.seeds import DROPOUT, generator
 from npnet.settings import Settings
-
-T = TypeVar("T")
 
 
 class Reporter(Protocol):
@@ -156,9 +153,13 @@ class Trainer:
 
     @property
     def initial_statistics_left(self) -> float:
-        """Which part of the running statistics will still be their initial value at the end."""
-        updates = 0 if self.settings.freeze_bn else self.settings.epochs * self.steps
-        return self.recipe.bn_momentum**updates
+        """Which part of the running statistics will still be their initial value at the end.
+
+        0 where they are not meant to change, or were formed by another run before.
+        """
+        if self.settings.freeze_bn or self.first_epoch:
+            return 0.0
+        return self.recipe.bn_momentum ** (self.settings.epochs * self.steps)
 
     @np.errstate(over="ignore", invalid="ignore")  # a divergence is told in one line, at the loss
     def run(self) -> Summary:
@@ -266,9 +267,9 @@ class Trainer:
     def _update(self, epoch: int, step: int) -> None:
         """Move the weights by the gradient in `parameters.shared`."""
         self.guard.check_loss(self.workers, epoch, step)
-        if self.recipe.classifier_lr != 1:
+        if self.recipe.classifier_gradient != 1:
             for name in ("classifier.weight", "classifier.bias"):
-                self.parameters.gradient(name)[...] *= self.recipe.classifier_lr
+                self.parameters.gradient(name)[...] *= self.recipe.classifier_gradient
         self.kernels.sgd_update(
             self.parameters.values,
             self.velocity,

@@ -63,8 +63,8 @@ class Workers(Sequence[Worker]):
     one worker a rank nothing is copied.
 
     `deterministic`: sums over workers are made in the order of their numbers, so that they come out
-    the same to the bit however the workers are spread over ranks. Each worker's gradient then has
-    a row too.
+    the same to the bit however the workers are spread over ranks. Where gradients are summed, each
+    worker's has a row then; else they are added up in one.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Workers(Sequence[Worker]):
         self.values = _rows(parameters.values, count if own_weights else 1)
         self.velocities = _rows(velocity, count if own_weights else 1)
         self.gradients = parameters.shared[None]
-        if count > 1:
+        if count > 1 and not own_weights:
             kept = count if deterministic else 1
             self.gradients = np.zeros((kept, len(parameters.shared)), parameters.shared.dtype)
         self._kept = (
@@ -107,8 +107,8 @@ class Workers(Sequence[Worker]):
     @property
     def nbytes(self) -> int:
         """What the rows take beside the network's own vectors."""
-        matrices = (self.gradients, *(matrix for matrix, _ in self._kept))
-        return sum(matrix.nbytes for matrix in matrices) if len(self) > 1 else 0
+        pairs = ((self.gradients, self.parameters.shared), *self._kept)
+        return sum(rows.nbytes for rows, own in pairs if not np.shares_memory(rows, own))
 
     def start_equal(self) -> None:
         """Give every worker the network's present numbers."""
@@ -173,6 +173,12 @@ class Workers(Sequence[Worker]):
         if len(self) > 1:
             np.sum(rows, axis=0, out=total)
         self.comm.sum(total)
+
+
+def workers_of(comm: Communicator, workers_per_rank: int) -> tuple[range, int]:
+    """The numbers of this rank's workers, and how many there are on all ranks."""
+    first = comm.rank * workers_per_rank
+    return range(first, first + workers_per_rank), comm.size * workers_per_rank
 
 
 def statistics_of(moments: Floats) -> Floats:

@@ -220,9 +220,19 @@ def test_study_collapse_makes_table_and_picture_and_goes_on_where_it_was(tmp_pat
 
 
 def test_a_study_is_not_mixed_with_another(tmp_path: Path) -> None:
-    few = (*STUDY, "--recipe", "paper", "--np", "48", "--out", "study")
-    assert npnet_run(*few, cwd=tmp_path, timeout=300).status == 0
-    outcome = npnet_run(*few, "--seed", 7, cwd=tmp_path)
+    """Nor are its two recipes; and nothing is run before all of it was looked at."""
+    few = (*STUDY, "--np", "48", "--out", "study")
+    assert npnet_run(*few, "--recipe", "paper", cwd=tmp_path, timeout=300).status == 0
+    outcome = npnet_run(*few, "--recipe", "modern", "--seed", 7, cwd=tmp_path)
     words = "study/paper-np48 holds a run of another study, settings seed 42 instead of 7"
     assert words in outcome.error
+    assert "[STUDY] Run" not in outcome.stdout
     assert "--np 2,x is not a list" in npnet_run(*STUDY, "--np", "2,x", cwd=tmp_path).error
+    assert "give at most 833 to --np" in npnet_run(*STUDY, "--np", "2,900", cwd=tmp_path).error
+
+
+def test_frozen_statistics_are_no_cause_for_a_warning(tmp_path: Path) -> None:
+    frozen = ("train", *TINY, "--epochs", 1, "--bn-momentum", 0.999, "--freeze-bn", "--out", "run")
+    outcome = npnet_run(*frozen, cwd=tmp_path, timeout=300)
+    assert outcome.status == 0, outcome.stderr
+    assert "[WARNING]" not in outcome.stdout

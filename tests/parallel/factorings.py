@@ -40,7 +40,8 @@ def main() -> None:
                     deterministic=deterministic,
                     bn_eval="both",
                 )
-                recipe = replace(MODERN, sync=sync, sync_steps=2, lr=0.01, dropout=0.1)
+                steps = 2 if sync == "weights" else None
+                recipe = replace(MODERN, sync=sync, sync_steps=steps, lr=0.01, dropout=0.1)
                 dataset = Toy(7 * workers + 2)  # uneven shards
                 trainer = Trainer(dataset, recipe, settings, comm, Silence())
                 summary = trainer.run()

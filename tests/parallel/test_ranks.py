@@ -12,7 +12,6 @@ import pytest
 from npnet.architecture import mobilenet_v2
 from npnet.data.batches import TrainingShard, training_shards
 from npnet.errors import NpnetError
-from npnet.evaluate import workers_of
 from npnet.parallel.communicator import (
     CollectiveError,
     SerialCommunicator,
@@ -22,7 +21,7 @@ from npnet.parallel.communicator import (
     together,
 )
 from npnet.parallel.strategies import STRATEGIES
-from npnet.parallel.workers import Workers
+from npnet.parallel.workers import Workers, workers_of
 from npnet.parameters import Parameters
 from npnet.recipe import MODERN, PAPER
 from npnet.settings import Settings
@@ -237,6 +236,15 @@ class TestGradients:
         assert moved > 0.01
         assert np.linalg.norm(one.parameters.values - many.parameters.values) <= 1e-9 * moved
         assert np.allclose(one.parameters.statistics, many.parameters.statistics, rtol=1e-9)
+
+    def test_shared_statistics_can_be_recalibrated_where_shards_are_uneven(self, comm, monkeypatch):
+        """Batch norms that meet do so equally often on every rank, or they would wait for ever."""
+        monkeypatch.setattr("npnet.evaluate.RECALIBRATION_IMAGES", 4 * comm.size + 1)
+        dataset = Toy(5 * comm.size + 1)
+        each = trainer(comm, MODERN, dataset, sync_bn=True, bn_eval="both", input_size=64)
+        summary = each.run()
+        assert np.isfinite(summary.recalibrated_test_loss)
+        assert each.recalibrated.dtype == each.parameters.statistics.dtype
 
     @pytest.mark.parametrize("total", [30, 31])
     def test_ranks_stay_the_same_to_the_bit(self, comm, total):

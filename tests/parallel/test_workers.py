@@ -68,8 +68,10 @@ def test_memory_grows_by_weights_not_by_activations():
     assert one[activations] == six[activations]
     parameters = trainer(PAPER).parameters
     kept = 2 * parameters.values.nbytes + parameters.statistics.nbytes  # weights, momentum
-    assert six["rows of workers"] == 6 * kept + parameters.shared.nbytes
+    assert six["rows of workers"] == 6 * kept
     assert "rows of workers" not in one
+    together = trainer(MODERN, workers_per_rank=6).planned_bytes["rows of workers"]
+    assert together == 6 * parameters.statistics.nbytes + parameters.shared.nbytes
 
 
 def test_each_worker_keeps_its_own_momentum_and_statistics():
