@@ -6,11 +6,13 @@ from typing import get_args
 import pytest
 
 from npnet.cli import options
+from npnet.cli.study import COUNTS, numbers
 from npnet.data import DATASETS
 from npnet.evaluate import BatchNormEvaluation
 from npnet.kernels import BACKENDS
 from npnet.parallel.strategies import STRATEGIES
 from npnet.recipe import MODERN, PAPER, RECIPES
+from npnet.study import PAPER_TEST_ACC
 
 
 def test_paper_is_the_protocol_of_section_3_2():
@@ -41,5 +43,6 @@ def test_the_command_line_offers_what_the_engine_has():
     assert set(options.STRATEGIES) == set(STRATEGIES)
     assert set(options.BACKENDS) == set(BACKENDS)
     assert set(options.DATASETS) == set(DATASETS)
+    assert numbers(COUNTS) == sorted(PAPER_TEST_ACC)
     assert set(options.BN_EVALUATIONS) == set(get_args(BatchNormEvaluation))
     assert {recipe.sync for recipe in RECIPES.values()} <= set(STRATEGIES)
