@@ -238,7 +238,9 @@ def prefetch(typing: Any, a: Any, i: Any, c: Any) -> Any:
         pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [pointer.type] + [INT32] * 3)
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [pointer, INT32(0), INT32(3), INT32(1)])  # read, keep, data
+        # To read; keep in the second level; data. What comes ahead of its time, a tile or some
+        # rows, is as large as the first level and would drive out what is in use there.
+        builder.call(function, [pointer, INT32(0), INT32(2), INT32(1)])
         return context.get_dummy_value()
 
     return types.void(a, types.intp, types.intp), emit
