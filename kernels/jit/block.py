@@ -6,6 +6,7 @@ and adds to row r the product with a[r,k], repeated in all lanes:
     out[i+r, j:j+V*lanes] = sum_k a[i+r, k] * b[k, j:j+V*lanes]       r = 0 .. R-1
 
 Arrays may have any strides for rows and k, so the same block multiplies with a transposed `a`.
+Several pairs of factors, in tuples, make one sum: a0 b0 + a1 b1 + ...
 """
 
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from npnet.kernels.jit.vector import (
     element,
     instructions,
     lanes,
+    line,
     prefetch,
     read,
     splat,
@@ -32,137 +34,195 @@ from npnet.kernels.jit.vector import (
     write,
 )
 
+Factor = Floats | tuple[Floats, ...]
+
 
 def _register_block(
-    out: Floats, a: Floats, b: Floats, i: int, j: int, tail: int | None,
-    rows: int, vectors: int, add: bool,
+    out: Floats, a: Factor, b: Factor, i: int, j: int, tail: int | None,
+    rows: int, vectors: int, part: int, add: bool,
 ) -> None:  # fmt: skip
-    place = slice(i, i + rows), slice(j, j + vectors * (TARGET.vector_bytes // out.itemsize))
-    product = a[place[0]] @ b[:, place[1]]
+    place = (
+        slice(i, i + rows),
+        slice(j, j + vectors * (TARGET.vector_bytes // out.itemsize // part)),
+    )
+    lefts, rights = (a, b) if isinstance(a, tuple) else ((a,), (b,))
+    pairs: Any = zip(lefts, rights, strict=True)
+    product = sum(left[place[0]] @ right[:, place[1]] for left, right in pairs)
     out[place] = out[place] + product if add else product
 
 
 @instructions(_register_block)
 def register_block(
     typing: Any, out: Any, a: Any, b: Any, i: Any, j: Any, tail: Any,
-    rows: Any, vectors: Any, add: Any,
+    rows: Any, vectors: Any, part: Any, add: Any,
 ) -> Any:  # fmt: skip
-    """`rows`, `vectors` and `add` (add to `out`) are literals; `tail` concerns the last vector."""
-    if not all(isinstance(n, types.Literal) for n in (rows, vectors, add)):
+    """`rows`, `vectors` and `add` (add to `out`) are literals; `tail` concerns the last vector.
+
+    So is `part`: 2 for vectors of half a register.
+    """
+    if not all(isinstance(n, types.Literal) for n in (rows, vectors, part, add)):
         return None
-    kind, count = VectorType(out.dtype).ir, VectorType(out.dtype).lanes
+    vector = VectorType(out.dtype)
+    count = vector.lanes // part.literal_value
+    kind = ir.VectorType(vector.ir.element, count)
     high, wide, adds = rows.literal_value, vectors.literal_value, add.literal_value
+    places = [(r, v) for r in range(high) for v in range(wide)]
+    zero = ir.Constant(kind, [0.0] * count)
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        arrays = list(zip(signature.args[:3], values[:3], strict=True))
-        first_row, first_column, left = values[3], values[4], tail_value(signature, values, 5)
+        outs, left, right, first_row, first_column, *_ = values
+        last = tail_value(signature, values, 5)
 
-        def at(which: int, row: Any, column: Any) -> Any:
-            return element(context, builder, *arrays[which], row, column)
-
-        def column(v: int) -> Any:
-            return builder.add(first_column, INT64(v * count))
+        def at(array_type: Any, array: Any, row: Any, column: Any) -> Any:
+            return element(context, builder, array_type, array, row, column)
 
         def cut(v: int) -> Any:
-            return left if v == wide - 1 else None
+            return last if v == wide - 1 else None
 
-        places = [(r, v) for r in range(high) for v in range(wide)]
-        row_number = [builder.add(first_row, INT64(r)) for r in range(high)]
-        zero = ir.Constant(kind, [0.0] * count)
-        length = context.make_array(arrays[1][0])(context, builder, arrays[1][1]).shape
-        length = cgutils.unpack_tuple(builder, length)[1]
-
-        before, loop, after = (
-            builder.block,
-            builder.append_basic_block("k"),
-            builder.append_basic_block("done"),
+        row = [builder.add(first_row, INT64(r)) for r in range(high)]
+        column = [builder.add(first_column, INT64(v * count)) for v in range(wide)]
+        sums = dict.fromkeys(places, zero)
+        pairs = zip(
+            _arrays(builder, signature.args[1], left),
+            _arrays(builder, signature.args[2], right),
+            strict=True,
         )
-        builder.cbranch(builder.icmp_signed(">", length, INT64(0)), loop, after)
-        builder.position_at_end(loop)
-        k = builder.phi(INT64)
-        k.add_incoming(INT64(0), before)
-        sums = {place: builder.phi(kind) for place in places}
-        loaded = [read(builder, kind, at(2, k, column(v)), cut(v)) for v in range(wide)]
-        new = {}
-        for r in range(high):
-            factor = splat(builder, kind, builder.load(at(1, row_number[r], k)))
-            for v in range(wide):
-                new[r, v] = call(builder, "fma", factor, loaded[v], sums[r, v])
-        following = builder.add(k, INT64(1))
-        k.add_incoming(following, loop)
-        for place in places:
-            sums[place].add_incoming(zero, before)
-            sums[place].add_incoming(new[place], loop)
-        builder.cbranch(builder.icmp_signed("<", following, length), loop, after)
+        for a_part, b_part in pairs:
+            length = context.make_array(a_part[0])(context, builder, a_part[1]).shape
+            length = cgutils.unpack_tuple(builder, length)[1]
+            before = builder.block
+            loop, after = builder.append_basic_block("k"), builder.append_basic_block("done")
+            builder.cbranch(builder.icmp_signed(">", length, INT64(0)), loop, after)
 
-        builder.position_at_end(after)
-        totals = {place: builder.phi(kind) for place in places}
-        for r, v in places:
-            totals[r, v].add_incoming(zero, before)
-            totals[r, v].add_incoming(new[r, v], loop)
-        pointers = {(r, v): at(0, row_number[r], column(v)) for r, v in places}
+            builder.position_at_end(loop)
+            k = builder.phi(INT64)
+            running = {place: builder.phi(kind) for place in places}
+            loaded = [read(builder, kind, at(*b_part, k, column[v]), cut(v)) for v in range(wide)]
+            new = {}
+            for r in range(high):
+                factor = splat(builder, kind, builder.load(at(*a_part, row[r], k)))
+                for v in range(wide):
+                    new[r, v] = call(builder, "fma", factor, loaded[v], running[r, v])
+            following = builder.add(k, INT64(1))
+            k.add_incoming(INT64(0), before)
+            k.add_incoming(following, loop)
+            for place in places:
+                running[place].add_incoming(sums[place], before)
+                running[place].add_incoming(new[place], loop)
+            builder.cbranch(builder.icmp_signed("<", following, length), loop, after)
+
+            builder.position_at_end(after)
+            totals = {place: builder.phi(kind) for place in places}
+            for place in places:
+                totals[place].add_incoming(sums[place], before)
+                totals[place].add_incoming(new[place], loop)
+            sums = totals
+        pointers = {(r, v): at(signature.args[0], outs, row[r], column[v]) for r, v in places}
         if adds:  # first all loads: a masked store would block the next row's, if it is near
             for r, v in places:
                 before_it = read(builder, kind, pointers[r, v], cut(v))
-                totals[r, v] = builder.fadd(totals[r, v], before_it)
+                sums[r, v] = builder.fadd(sums[r, v], before_it)
         for r, v in places:
-            write(builder, totals[r, v], pointers[r, v], cut(v))
+            write(builder, sums[r, v], pointers[r, v], cut(v))
         return context.get_dummy_value()
 
-    signature = types.void(out, a, b, types.intp, types.intp, tail_type(tail), rows, vectors, add)
+    signature = types.void(
+        out, a, b, types.intp, types.intp, tail_type(tail), rows, vectors, part, add
+    )
     return signature, emit
 
 
-def _panel(rows: int, vectors: int, add: bool, stream: bool) -> Callable[..., None]:
-    """Columns j .. j+vectors*lanes of the product, from the first row to the last.
+def _arrays(builder: Any, factor_type: Any, factor: Any) -> list[tuple[Any, Any]]:
+    """A matrix, or several in a tuple, as (type, value)."""
+    if hasattr(factor_type, "ndim"):
+        return [(factor_type, factor)]
+    return list(zip(factor_type, cgutils.unpack_tuple(builder, factor), strict=True))
+
+
+def _panel(rows: int, vectors: int, part: int, add: bool, stream: bool) -> Callable[..., None]:
+    """Columns from `j` on of the product, from the first row to the last.
 
     What is left below the last block is done row by row: tiles have a multiple of 8 pixels.
     """
 
-    def panel(out: Floats, a: Floats, b: Floats, j: int, tail: int | None) -> None:
+    def panel(
+        out: Floats, a: Factor, b: Factor, j: int, tail: int | None,
+        others: tuple[Floats, ...], number: int, panels: int,
+    ) -> None:  # fmt: skip
         height = len(out)
+        share = (rows - 1) // panels + 1  # of the rows below: with those of all panels, all
+        asked = height + number * (height // rows) * share
         i = 0
         while height - i >= rows:
             if stream:
                 for r in range(rows):
                     for v in range(vectors):
                         prefetch(out, i + height + r, j + v * lanes(out))
-            register_block(out, a, b, i, j, tail, rows, vectors, add)
+                for other in others:
+                    ask_for_rows(other, asked, min(asked + share, 2 * height))
+                asked += share
+            register_block(out, a, b, i, j, tail, rows, vectors, part, add)
             i += rows
         while i < height:
-            register_block(out, a, b, i, j, tail, 1, vectors, add)
+            register_block(out, a, b, i, j, tail, 1, vectors, part, add)
             i += 1
 
-    panel.__qualname__ = f"panel_{rows}x{vectors}{'_add' * add}{'_stream' * stream}"
+    panel.__qualname__ = f"panel_{rows}x{vectors}/{part}{'_add' * add}{'_stream' * stream}"
     return inline(panel)
 
 
-def _product(add: bool, stream: bool) -> Callable[[Floats, Floats, Floats], None]:
-    widest = len(TARGET.blocks)
-    wide = _panel(TARGET.blocks[-1], widest, add, stream)
-    two = _panel(TARGET.blocks[1], 2, add, stream)
-    one = _panel(TARGET.blocks[0], 1, add, stream)
+@inline
+def ask_for_rows(a: Floats, first: int, stop: int) -> None:
+    """Ask memory for some rows, which may lie below the end of `a`."""
+    for i in range(first, stop):
+        for c in range(0, a.shape[1], line(a)):
+            prefetch(a, i, c)
 
-    def product(out: Floats, a: Floats, b: Floats) -> None:
+
+def _product(add: bool, stream: bool) -> Callable[..., None]:
+    widest = len(TARGET.blocks)
+    wide = _panel(TARGET.blocks[-1], widest, 1, add, stream)
+    two = _panel(TARGET.blocks[1], 2, 1, add, stream)
+    one = _panel(TARGET.blocks[0], 1, 1, add, stream)
+    half = _panel(2 * TARGET.blocks[0], 1, 2, add, stream)
+
+    def product(out: Floats, a: Factor, b: Factor, others: tuple[Floats, ...]) -> None:
         columns, step = out.shape[1], lanes(out)
-        j = 0
+        panels = (columns - 1) // (widest * step) + 1
+        j = number = 0
         while columns - j >= widest * step:
-            wide(out, a, b, j, None)
+            wide(out, a, b, j, None, others, number, panels)
             j += widest * step
+            number += 1
         if columns - j >= 2 * step:
-            two(out, a, b, j, None)
+            two(out, a, b, j, None, others, number, panels)
             j += 2 * step
         if columns - j >= step:
-            one(out, a, b, j, None)
+            one(out, a, b, j, None, others, number, panels)
             j += step
-        if j < columns:
-            one(out, a, b, j, columns - j)
+        if columns - j == step // 2:
+            half(out, a, b, j, None, others, number, panels)
+        elif j < columns:
+            one(out, a, b, j, columns - j, others, number, panels)
 
     product.__qualname__ = f"product{'_add' * add}{'_stream' * stream}"
     return inline(product)
 
 
-multiply = _product(add=False, stream=False)  # out = a @ b
-multiply_accumulate = _product(add=True, stream=False)  # out += a @ b
-# out = a @ b for a tile of a large matrix: asks memory for the rows below, which come next.
+_multiply = _product(add=False, stream=False)
+_multiply_accumulate = _product(add=True, stream=False)
+# out = a @ b for a tile of a large matrix: asks memory for the rows below it, which come next, and
+# for those below `others`, tiles of as many rows.
 multiply_stream = _product(add=False, stream=True)
+
+
+@inline
+def multiply(out: Floats, a: Factor, b: Factor) -> None:
+    """out = a @ b."""
+    _multiply(out, a, b, (out,))
+
+
+@inline
+def multiply_accumulate(out: Floats, a: Factor, b: Factor) -> None:
+    """out += a @ b."""
+    _multiply_accumulate(out, a, b, (out,))

@@ -93,7 +93,7 @@ def ring_channels(width: int, like: Floats) -> int:
     """How many channels the ring holds: whole cache lines, see TARGET."""
     line = max(64 // like.itemsize, lanes(like))
     fit = TARGET.ring_bytes // (3 * (width + 2) * like.itemsize)  # the row of zeros is rarely read
-    return max(line, fit - fit % line)
+    return int(max(line, fit - fit % line))
 
 
 @inline

@@ -14,7 +14,7 @@ from npnet.kernels.jit.depthwise_unit import Nine, Row, activate_row, new_ring, 
 from npnet.kernels.jit.options import inline, kernel
 from npnet.kernels.jit.target import TARGET
 from npnet.kernels.jit.tiles import activate, matrix, scratch
-from npnet.kernels.jit.unit import stem_row
+from npnet.kernels.jit.unit import new_bands, stem_row
 from npnet.kernels.jit.vector import clip, lanes, load, store
 
 
@@ -24,7 +24,7 @@ def stem3x3_inference(y: Floats, x: Floats, w: Floats, b: Floats) -> None:
     n_images, ho, wo, co = y.shape
     _, h, width, channels = x.shape
     images, outputs, weights = x.reshape(n_images, h, -1), matrix(y), w.reshape(3, -1, co)
-    bands, norm = np.zeros((3, (width + 2) * channels), x.dtype), bias(b, 0, 6)
+    bands, norm = new_bands(width, channels, x), bias(b, 0, 6)
     for n in range(n_images):
         for i in range(ho):
             row = slice((n * ho + i) * wo, (n * ho + i + 1) * wo)

@@ -2,16 +2,13 @@
 
 A tile is a matrix of pixels by channels. `norm` (6,C) says how a convolution's output x becomes an
 activation, see `npnet.kernels.arrays`; `pqr` (3,C) how a gradient passes back through batch norm.
-
-Each loop also asks memory for the same place of the next tile, which comes next: the products
-between two tiles then run while it comes.
 """
 
 import numpy as np
 
 from npnet.kernels.arrays import HIGH, LOW, MEAN, RSTD, SCALE, SHIFT, Floats
 from npnet.kernels.jit.options import inline
-from npnet.kernels.jit.vector import clip, inside, lanes, load, prefetch, store, zeros_like
+from npnet.kernels.jit.vector import clip, inside, lanes, load, store, zeros_like
 
 # So many pixels are summed in single precision before they are added to sums in double: their
 # rounding then stays below that of the numbers themselves.
@@ -29,18 +26,26 @@ def scratch(rows: int, columns: int, like: Floats) -> Floats:
 
 @inline
 def set_zero(a: Floats) -> None:
-    """a = 0, a matrix, in a loop: Numba fills and copies slices ten times slower."""
-    for i in range(a.shape[0]):
-        for c in range(a.shape[1]):
-            a[i, c] = 0
+    """a = 0, a matrix whose columns lie side by side. By vectors: loops may remain scalar."""
+    columns, step = a.shape[1], lanes(a)
+    tail = columns % step
+    for i in range(len(a)):
+        for c in range(0, columns - tail, step):
+            store(a, i, c, zeros_like(load(a, i, c, None)), None)
+        if tail > 0:
+            store(a, i, columns - tail, zeros_like(load(a, i, columns - tail, tail)), tail)
 
 
 @inline
 def copy(out: Floats, x: Floats) -> None:
-    """out = x, both (pixels,C), likewise."""
+    """out = x, likewise."""
+    columns, step = x.shape[1], lanes(x)
+    tail = columns % step
     for i in range(len(x)):
-        for c in range(x.shape[1]):
-            out[i, c] = x[i, c]
+        for c in range(0, columns - tail, step):
+            store(out, i, c, load(x, i, c, None), None)
+        if tail > 0:
+            store(out, i, columns - tail, load(x, i, columns - tail, tail), tail)
 
 
 @inline
@@ -60,7 +65,6 @@ def activate_strip(out: Floats, x: Floats, norm: Floats, c: int, tail: int | Non
     low, high = load(norm, LOW, c, tail), load(norm, HIGH, c, tail)
     pixels = len(x)
     for i in range(pixels):
-        prefetch(x, i + pixels, c)
         store(out, i, c, clip(scale * load(x, i, c, tail) + shift, low, high), tail)
 
 
@@ -82,8 +86,6 @@ def through_batchnorm_strip(
     p, q, r = load(pqr, 0, c, tail), load(pqr, 1, c, tail), load(pqr, 2, c, tail)
     pixels = len(y)
     for i in range(pixels):
-        prefetch(y, i + pixels, c)
-        prefetch(dz, i + pixels, c)
         affine = q * load(y, i, c, tail) + r
         store(dy, i, c, p * load(dz, i, c, tail) + affine, tail)
 
@@ -101,15 +103,15 @@ def deactivate(dz: Floats, sums: Floats, x: Floats, norm: Floats) -> None:
     for start in range(0, pixels, SINGLE):
         part = slice(start, min(start + SINGLE, pixels))
         for c in range(0, whole, step):
-            deactivate_vector(dz[part], partial, x[part], norm, pixels, c, None)
+            deactivate_vector(dz[part], partial, x[part], norm, c, None)
         if whole < channels:
-            deactivate_vector(dz[part], partial, x[part], norm, pixels, whole, channels - whole)
+            deactivate_vector(dz[part], partial, x[part], norm, whole, channels - whole)
         flush(sums, partial)
 
 
 @inline
 def deactivate_vector(
-    dz: Floats, partial: Floats, x: Floats, norm: Floats, ahead: int, c: int, tail: int | None
+    dz: Floats, partial: Floats, x: Floats, norm: Floats, c: int, tail: int | None
 ) -> None:
     scale, shift = load(norm, SCALE, c, tail), load(norm, SHIFT, c, tail)
     mean, low, high = load(norm, MEAN, c, tail), load(norm, LOW, c, tail), load(norm, HIGH, c, tail)
@@ -120,7 +122,6 @@ def deactivate_vector(
         value = load(x, i, c, tail)
         gradient = inside(scale * value + shift, low, high, arriving)
         arriving = load(dz, min(i + 1, last), c, tail)  # a masked store may hold up what follows it
-        prefetch(dz, i + ahead, c)
         store(dz, i, c, gradient, tail)
         total = total + gradient
         product = product + gradient * (value - mean)
@@ -142,9 +143,9 @@ def add_statistics(sums: Floats, y: Floats, origin: Floats) -> None:
     for start in range(0, pixels, SINGLE):
         part = y[start : min(start + SINGLE, pixels)]
         for c in range(0, whole, step):
-            add_statistics_vector(partial, part, origin, pixels, c, None)
+            add_statistics_vector(partial, part, origin, c, None)
         if whole < channels:
-            add_statistics_vector(partial, part, origin, pixels, whole, channels - whole)
+            add_statistics_vector(partial, part, origin, whole, channels - whole)
         flush(sums, partial)
 
 
@@ -160,7 +161,7 @@ def set_origin(origin: Floats, y: Floats) -> None:
 
 @inline
 def add_statistics_vector(
-    partial: Floats, y: Floats, origin: Floats, ahead: int, c: int, tail: int | None
+    partial: Floats, y: Floats, origin: Floats, c: int, tail: int | None
 ) -> None:
     middle = load(origin, 0, c, tail)
     total = square = zeros_like(middle)

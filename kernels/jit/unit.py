@@ -22,8 +22,10 @@ from npnet.kernels.jit.tiles import (
     matrix,
     scratch,
     set_origin,
+    set_zero,
     through_batchnorm,
 )
+from npnet.kernels.jit.vector import lanes, prefetch
 
 
 @inline
@@ -70,7 +72,7 @@ def pointwise_unit_forward(
         stop = min(start + rows, pixels)
         tile, a = slice(start, stop), active[: stop - start]
         activate(a, inputs[tile], norm)
-        multiply_stream(outputs[tile], a, w)
+        multiply_stream(outputs[tile], a, w, (inputs[tile],))
         if start == 0:
             set_origin(origin, outputs[tile])
         add_statistics(sums, outputs[tile], origin)
@@ -105,18 +107,18 @@ def pointwise_unit_backward(
         through_batchnorm(dy, dout[tile], outputs[tile], pqr)
         activate(a, inputs[tile], norm)
         multiply_accumulate(dw, a.T, dy)
-        multiply_stream(din[tile], dy, turned)
+        multiply_stream(din[tile], dy, turned, (inputs[tile], outputs[tile], dout[tile]))
         deactivate(din[tile], sums, inputs[tile], norm)
     finish_backward(dgamma, dbeta, sums, norm)
 
 
 @kernel
 def stem3x3_unit_forward(y: Floats, mean: Floats, variance: Floats, x: Floats, w: Floats) -> None:
-    """As reference.stem3x3_unit_forward: for each row of the filter a matrix product."""
+    """As reference.stem3x3_unit_forward, a row at a time as a matrix product."""
     n_images, ho, wo, co = y.shape
     _, h, width, channels = x.shape
     images, outputs, weights = x.reshape(n_images, h, -1), matrix(y), w.reshape(3, -1, co)
-    bands = np.zeros((3, (width + 2) * channels), x.dtype)
+    bands = new_bands(width, channels, x)
     sums, origin = np.zeros((2, co), np.float64), np.empty((1, co), x.dtype)
     for n in range(n_images):
         for i in range(ho):
@@ -135,13 +137,13 @@ def stem3x3_unit_backward(dw: Floats, dv: Floats, y: Floats, pqr: Floats, x: Flo
     _, h, width, channels = x.shape
     images, outputs, dout = x.reshape(n_images, h, -1), matrix(y), matrix(dv)
     dweights = dw.reshape(3, -1, co)
-    bands = np.zeros((3, (width + 2) * channels), x.dtype)
+    bands = new_bands(width, channels, x)
     dy = scratch(wo, co, x)
     dw[:] = 0
     for n in range(n_images):
         for i in range(ho):
             row = slice((n * ho + i) * wo, (n * ho + i + 1) * wo)
-            pad_rows(bands, images[n], 2 * i - 1, channels)
+            fill_bands(bands, images[n], 2 * i - 1)
             through_batchnorm(dy, dout[row], outputs[row], pqr)
             for k in range(3):
                 multiply_accumulate(dweights[k], windows(bands[k], wo, channels).T, dy)
@@ -149,36 +151,41 @@ def stem3x3_unit_backward(dw: Floats, dv: Floats, y: Floats, pqr: Floats, x: Flo
 
 @inline
 def stem_row(y: Floats, bands: Floats, image: Floats, top: int, weights: Floats) -> None:
-    """A row of outputs from three rows of an image, `top` and below: a product for each.
+    """A row of outputs from three rows of an image, `top` and below: a sum of three products.
 
-    y (Wo,Co), bands (3,(W+2)*C), image (H,W*C), weights (3,3*C,Co).
+    y (Wo,Co), bands as new_bands makes them, image (H,W*C), weights (3,3*C,Co).
     """
     wo, channels = len(y), weights.shape[1] // 3
-    pad_rows(bands, image, top, channels)
-    multiply_stream(y, windows(bands[0], wo, channels), weights[0])
-    multiply_accumulate(y, windows(bands[1], wo, channels), weights[1])
-    multiply_accumulate(y, windows(bands[2], wo, channels), weights[2])
+    fill_bands(bands, image, top)
+    a0, a1, a2 = bands[0], bands[1], bands[2]
+    rows = windows(a0, wo, channels), windows(a1, wo, channels), windows(a2, wo, channels)
+    multiply_stream(y, rows, (weights[0], weights[1], weights[2]), (y,))
 
 
 @inline
-def pad_rows(bands: Floats, image: Floats, top: int, channels: int) -> None:
-    """Three rows of an image from `top` on, a zero pixel at either end, zeros outside.
+def new_bands(width: int, channels: int, like: Floats) -> Floats:
+    """Zeros for three rows of an image, each from place lanes(like) on, so that it is aligned."""
+    step = lanes(like)
+    bands = scratch(3, step + (width + 1) * channels + step - 1 & -step, like)
+    set_zero(bands)
+    return bands
 
-    bands (3,(W+2)*C), image (H,W*C).
-    """
-    height, length = image.shape
-    for k in range(3):  # in loops: Numba copies slices ten times slower
-        band, row = bands[k], top + k
-        if 0 <= row < height:
-            for j in range(length):
-                band[channels + j] = image[row, j]
-        else:
-            for j in range(length):
-                band[channels + j] = 0
+
+@inline
+def fill_bands(bands: Floats, image: Floats, top: int) -> None:
+    """Rows `top` to top+2 of an image (H,W*C); zeros outside of it."""
+    (height, length), start = image.shape, lanes(image)
+    inside = slice(max(0, -top), min(3, height - top))
+    for k in range(3, 5):  # what is new in the next three
+        for c in range(0, length, start):
+            prefetch(image, top + k, c)
+    set_zero(bands[: inside.start])
+    set_zero(bands[inside.stop :])
+    copy(bands[inside, start : start + length], image[top + inside.start : top + inside.stop])
 
 
 @inline
 def windows(band: Floats, wo: int, channels: int) -> Floats:
-    """The three pixels that each output of stride 2 sees in a padded row: a view (Wo,3*C)."""
-    size = band.itemsize
-    return as_strided(band, (wo, 3 * channels), (2 * channels * size, size))
+    """The three pixels that each output of stride 2 sees in a row: a view (Wo,3*C)."""
+    size, first = band.itemsize, lanes(band) - channels
+    return as_strided(band[first:], (wo, 3 * channels), (2 * channels * size, size))

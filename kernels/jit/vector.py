@@ -1,5 +1,6 @@
 """One vector register as a value inside a kernel: channels side by side, one instruction for all.
 
+    lanes(a), line(a)            how many elements of `a` fill a register, a line of the cache
     v = load(a, i, c, tail)      the lanes a[i, c:c+lanes(a)] of a matrix
     store(a, i, c, v, tail)      and back
     u * v + w,  -v ...           arithmetic; a product and a sum become one fused instruction
@@ -26,10 +27,11 @@ from numba.core.datamodel import models
 from numba.extending import intrinsic, overload, register_model
 
 from npnet.kernels.arrays import Floats
-from npnet.kernels.jit.options import config, inline
+from npnet.kernels.jit.options import config
 from npnet.kernels.jit.target import TARGET
 
 CONTRACT = ("contract", "nsz")
+LINE_BYTES = 64  # what memory sends at once
 INT32, INT64 = ir.IntType(32), ir.IntType(64)
 
 
@@ -134,10 +136,12 @@ def tail_value(signature: Any, values: Any, at: int) -> Any:
     return None if signature.args[at] == types.none else values[at]
 
 
-@inline
-def lanes(a: Floats) -> int:
-    """How many elements of `a` fill a register."""
+def _lanes(a: Floats) -> int:
     return TARGET.vector_bytes // a.itemsize
+
+
+def _line(a: Floats) -> int:
+    return LINE_BYTES // a.itemsize
 
 
 def _load(a: Floats, i: int, c: int, tail: int | None) -> Floats:
@@ -176,6 +180,16 @@ def _inside(z: Floats, low: Floats, high: Floats, g: Floats) -> Floats:
 
 def _prefetch(a: Floats, i: int, c: int) -> None:
     pass
+
+
+@instructions(_lanes)
+def lanes(typing: Any, a: Any) -> Any:
+    return types.intp(a), lambda *_: INT64(VectorType(a.dtype).lanes)
+
+
+@instructions(_line)
+def line(typing: Any, a: Any) -> Any:
+    return types.intp(a), lambda *_: INT64(LINE_BYTES * 8 // a.dtype.bitwidth)
 
 
 @instructions(_load)
