@@ -26,10 +26,10 @@ def stem3x3_inference(y: Floats, x: Floats, w: Floats, b: Floats) -> None:
     images, outputs, weights = x.reshape(n_images, h, -1), matrix(y), w.reshape(3, -1, co)
     bands, norm = new_bands(width, channels, x), bias(b, 0, 6)
     for n in range(n_images):
+        image = outputs[n * ho * wo : (n + 1) * ho * wo]
         for i in range(ho):
-            row = slice((n * ho + i) * wo, (n * ho + i + 1) * wo)
-            stem_row(outputs[row], bands, images[n], 2 * i - 1, weights)
-            activate(outputs[row], outputs[row], norm)
+            stem_row(image[i * wo : (i + 1) * wo], bands, images[n], 2 * i - 1, weights)
+        activate(image, image, norm)  # a row alone would be read while it is still being stored
 
 
 @kernel
@@ -112,16 +112,29 @@ def head_inference(features: Floats, x: Floats, w: Floats, b: Floats) -> None:
         mean[:] = 0
         for i in range(pixels):
             for c in range(len(mean)):
-                mean[c] += maps[i, c] / pixels
+                mean[c] += maps[i, c]
+        for c in range(len(mean)):
+            mean[c] /= pixels
 
 
 @inline
 def project(y: Floats, a: Floats, w: Floats, b: Floats) -> None:
     """y = a w + b.   y (pixels,Co), a (pixels,C), w (C,Co), b (Co,)."""
-    for i in range(len(y)):
-        for c in range(len(b)):
-            y[i, c] = b[c]
+    columns, step, biases = len(b), lanes(y), b.reshape(1, -1)
+    tail = columns % step
+    for c in range(0, columns - tail, step):
+        fill(y, biases, c, None)
+    if tail > 0:
+        fill(y, biases, columns - tail, tail)
     multiply_accumulate(y, a, w)
+
+
+@inline
+def fill(y: Floats, b: Floats, c: int, tail: int | None) -> None:
+    """A vector of b (1,C) into every row of y."""
+    value = load(b, 0, c, tail)
+    for i in range(len(y)):
+        store(y, i, c, value, tail)
 
 
 @inline
