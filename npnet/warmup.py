@@ -95,7 +95,7 @@ def compile_here(dtype: str) -> None:
         rehearse(dtype)
     folder = place()
     if folder is not None:
-        names = sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.nb[ci]"))
+        names = sorted(path.name for path in folder.glob("*.nb[ci]"))
         _list_of_files(folder, dtype).write_text("\n".join(names))
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from numba.core.caching import IndexDataCacheFile
 
 # File systems of other machines, as of a cluster's home folders: all ranks would load their code
 # through one server, at the same time.
@@ -94,12 +95,16 @@ class GuardedCache:
     """Numba's cache of one kernel. A file that is damaged or cannot be written costs a compilation.
 
     Behind the contents of each file stands their SHA-256, where unpickling does not look. A flipped
-    bit in machine code would otherwise be run.
+    bit in machine code would otherwise be run. Numba asks where the sources lie and of what date
+    they are; here neither counts, because `folder` is named after what they say: a second clone of
+    npnet loads what the first compiled.
     """
 
     def __init__(self, numbas_own: Any, folder: str) -> None:
         self._cache, self._folder = numbas_own, folder
-        self._files = files = numbas_own._cache_file
+        numbas_own._impl.locator._cache_path = folder
+        files = IndexDataCacheFile(folder, numbas_own._impl.filename_base, source_stamp=None)
+        self._files = numbas_own._cache_file = files
         self._pickle, self._unpickle = files._dump, files._load_data
         files._dump, files._load_data = self._sealed, self._unsealed
 

@@ -49,7 +49,7 @@ def test_train_leaves_a_run_folder(trained: Path) -> None:
     assert 0 <= summary["train_acc"] <= 1
     assert summary["train_loss"] > 1
     assert summary["test_loss"] > 1
-    assert summary["images_per_second"] > 1
+    assert summary["images_per_second"] > 0
     assert summary["wall_seconds"] > 0
     assert 20e6 < summary["peak_rss_bytes"] < 2e9
     config = json.loads((run / "config.json").read_text())

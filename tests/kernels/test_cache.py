@@ -12,6 +12,7 @@ import pytest
 
 from npnet.kernels.jit import block, cache, options
 from npnet.kernels.jit.target import TARGETS
+from tests.launch import SOURCES
 
 SCRIPT = """
 import numpy as np
@@ -32,11 +33,13 @@ IndexDataCacheFile._save_data = full
 """
 
 
-def run(folder, before=""):
+def run(folder, before="", sources=SOURCES):
     environment = os.environ | {"NPNET_CACHE": str(folder)}
     environment.pop("NUMBA_DISABLE_JIT", None)
     command = [sys.executable, "-c", before + SCRIPT]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return subprocess.run(
+        command, cwd=sources, env=environment, capture_output=True, text=True, check=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,15 @@ class TestMachineCode:
         assert first.stdout.startswith(str(folder))
         assert first.stderr == second.stderr == ""
 
+    def test_a_second_clone_loads_it_too(self, compiled, tmp_path):
+        """Other place, other dates, same words."""
+        for package in ("npnet", "kernels", "cli"):
+            shutil.copytree(SOURCES / package, tmp_path / package, copy_function=shutil.copyfile)
+        told = "import npnet; print(npnet.__file__)"  # of the working folder, the first place
+        result = run(compiled[0], told, tmp_path)
+        assert result.stdout.startswith(str(tmp_path))
+        assert result.stdout.endswith(LOADED)
+
     def test_without_a_folder_it_compiles_anew_and_says_so(self, tmp_path):
         occupied = tmp_path / "a file"
         occupied.touch()
@@ -95,7 +107,7 @@ class TestMachineCode:
     def test_a_damaged_file_is_compiled_anew(self, compiled, tmp_path, kind, damage):
         """Once, and with a warning; the next start loads again."""
         root = shutil.copytree(compiled[0], tmp_path / "copy")
-        (file,) = root.glob(f"*/*/*relu6_forward*.{kind}")
+        (file,) = root.glob(f"*/*relu6_forward*.{kind}")
         data = bytearray(file.read_bytes())
         if damage == "one bit":
             data[len(data) // 2] ^= 1
