@@ -11,6 +11,7 @@ import llvmlite.binding as llvm
 import numba
 
 from npnet.kernels.jit.cache import GuardedCache, open_folder
+from npnet.kernels.jit.helper import HelperCompiler
 from npnet.kernels.jit.target import TARGET
 
 config: Any = numba.core.config  # its settings appear at run time
@@ -26,7 +27,11 @@ def kernel(function: Function) -> Function:
     """Compile `function` at its first call; keep the machine code on disk if a place is found."""
     directory = cache_directory()
     compiled = numba.njit(
-        cache=directory is not None, fastmath=FASTMATH, error_model="numpy", nogil=True
+        cache=directory is not None,
+        fastmath=FASTMATH,
+        error_model="numpy",
+        nogil=True,
+        no_cfunc_wrapper=True,
     )
     # Numba reads the folder's name when it decorates; other users of Numba keep their own.
     before, config.CACHE_DIR = config.CACHE_DIR, directory or ""
@@ -47,9 +52,15 @@ def inline(function: Function) -> Function:
     then call each other's. So two helpers made by one factory must not share a name, either.
     """
     assert "<locals>" not in function.__qualname__, f"give {function.__qualname__} its own name"
-    return cast(
-        Function, numba.njit(fastmath=FASTMATH, error_model="numpy", forceinline=True)(function)
+    compiled = numba.njit(
+        fastmath=FASTMATH,
+        error_model="numpy",
+        forceinline=True,
+        no_cpython_wrapper=True,
+        no_cfunc_wrapper=True,
+        pipeline_class=HelperCompiler,
     )
+    return cast(Function, compiled(function))
 
 
 @cache
