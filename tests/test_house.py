@@ -80,7 +80,8 @@ def test_click_is_the_command_line_s_alone():
 def test_numba_is_the_kernels_own():
     assert importers("numba", "npnet", "cli") == set()
     emitters = {"kernels/jit/vector.py", "kernels/jit/block.py"}
-    assert importers("numba", "kernels") == {"kernels/jit/options.py"} | emitters
+    compilation = {f"kernels/jit/{name}.py" for name in ("options", "helper", "cache")}
+    assert importers("numba", "kernels") == compilation | emitters
 
 
 def test_only_the_allowed_libraries_are_imported():
