@@ -98,7 +98,7 @@ def pointwise_unit_backward(
     rows = tile_rows(ci + co, x.itemsize)
     active, gradient = scratch(rows, ci, x), scratch(rows, co, x)
     turned = scratch(co, ci, x)
-    turned[:] = w.T
+    transpose(turned, w)
     sums = np.zeros((2, ci), np.float64)
     dw[:] = 0
     for start in range(0, pixels, rows):
@@ -147,6 +147,14 @@ def stem3x3_unit_backward(dw: Floats, dv: Floats, y: Floats, pqr: Floats, x: Flo
             through_batchnorm(dy, dout[row], outputs[row], pqr)
             for k in range(3):
                 multiply_accumulate(dweights[k], windows(bands[k], wo, channels).T, dy)
+
+
+@inline
+def transpose(out: Floats, w: Floats) -> None:
+    """out = w^T. Numba's own assignment takes three times as long, 1 % of a step."""
+    for j in range(len(out)):
+        for k in range(len(w)):
+            out[j, k] = w[k, j]
 
 
 @inline
