@@ -126,6 +126,7 @@ def test_gradients_add_up_over_parts_of_a_batch_when_frozen():
     assert np.allclose(total, network.parameters.gradients, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.compiled  # 200 steps take six minutes without the compiler
 def test_memory_does_not_grow_from_step_to_step():
     network, labels = small_network()
     for _ in range(20):
