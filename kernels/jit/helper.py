@@ -36,5 +36,6 @@ class HelperCompiler(Compiler):  # type: ignore[misc]
     """Numba's compiler, filling a `HelperLibrary`."""
 
     def __init__(self, typing: Any, target: Any, library: Any, *rest: Any) -> None:
-        super().__init__(typing, target, HelperLibrary(target.codegen(), "helper"), *rest)
-        self.state.library.enable_object_caching()
+        part = HelperLibrary(target.codegen(), "helper")
+        part.enable_object_caching()
+        super().__init__(typing, target, part, *rest)
