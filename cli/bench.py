@@ -10,8 +10,8 @@ import click
 from npnet.cli import options
 
 if TYPE_CHECKING:  # the engine is loaded by the command that measures
-    from npnet.benchmark import Timing
-    from npnet.roofline import Roof
+    from npnet.measure.benchmark import Timing
+    from npnet.measure.roofline import Roof
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -43,8 +43,8 @@ def kernels(op: str | None, as_json: bool, threads: int, **measured: Any) -> Non
 
     The roof is what this core could reach at best, see `npnet bench roofline`.
     """
-    from npnet.benchmark import measure_kernels
-    from npnet.roofline import measure_roof
+    from npnet.measure.benchmark import measure_kernels
+    from npnet.measure.roofline import measure_roof
 
     roof = measure_roof()
     _print_kernels(measure_kernels(name=op or "", **measured), roof, as_json, op)
@@ -66,8 +66,8 @@ def roofline(
     first-level cache, the bandwidth of a copy of large arrays, both on one core. Only kernels that
     a training step runs are listed; the last line adds them up, each as often as the step runs it.
     """
-    from npnet.benchmark import measure_kernels
-    from npnet.roofline import measure_roof, total
+    from npnet.measure.benchmark import measure_kernels
+    from npnet.measure.roofline import measure_roof, total
 
     roof = measure_roof()
     if as_json:
@@ -86,7 +86,7 @@ def roofline(
             f"{step.roof_percent:.0f}%"
         )
     if picture is not None:
-        from npnet import plots
+        from npnet.study import plots
 
         plots.roofline(timings, roof, picture)
         click.echo(f"wrote {picture}", err=as_json)
@@ -143,7 +143,7 @@ def step(
     """
     from dataclasses import asdict
 
-    from npnet.benchmark import measure_step
+    from npnet.measure.benchmark import measure_step
 
     timing = measure_step(backend, batch, width, input_size, steps, inference)
     if as_json:
@@ -170,7 +170,7 @@ def sync(width: float, repeats: int, as_json: bool, threads: int) -> None:
     """
     from dataclasses import asdict
 
-    from npnet.benchmark import measure_exchanges
+    from npnet.measure.benchmark import measure_exchanges
     from npnet.parallel.communicator import connect
 
     comm = connect()

@@ -9,12 +9,12 @@ from typing import Any, TextIO
 import click
 import psutil
 
-from npnet import telemetry, threads
-from npnet.evaluate import Scores
+from npnet.machine import telemetry, threads
 from npnet.parallel.communicator import Communicator
 from npnet.parallel.workers import Workers
-from npnet.results import EpochResult, Summary
-from npnet.trainer import Trainer
+from npnet.training.evaluate import Scores
+from npnet.training.results import EpochResult, Summary
+from npnet.training.trainer import Trainer
 
 SECONDS_BETWEEN_LINES = 30
 MOST_LEFT = 0.01  # of the initial statistics, without a word

@@ -48,7 +48,7 @@ def fetch(name: str, data_dir: Path, url: str | None) -> None:
 def preview(dataset: str, data_dir: Path | None, out: Path | None) -> None:
     """Draw some training images of each class into a picture."""
     from npnet.data import open_dataset
-    from npnet.plots import contact_sheet
+    from npnet.study.plots import contact_sheet
 
     path = out or Path(f"{dataset}.png")
     contact_sheet(open_dataset(dataset, data_dir), path)

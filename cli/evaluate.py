@@ -39,16 +39,16 @@ def evaluate(
     import json
     from typing import cast
 
-    from npnet import checkpoint as checkpoints
     from npnet.data import open_dataset
     from npnet.data.batches import ImageInput
     from npnet.data.dataset import Split
     from npnet.errors import NpnetError
-    from npnet.evaluate import Score, recalibrate
-    from npnet.evaluate import evaluate as score
     from npnet.kernels import backend as kernels_of
     from npnet.parallel.communicator import connect, together
-    from npnet.recipe import Recipe
+    from npnet.training import checkpoint as checkpoints
+    from npnet.training.evaluate import Score, recalibrate
+    from npnet.training.evaluate import evaluate as score
+    from npnet.training.recipe import Recipe
 
     comm = connect()
     with together(comm):

@@ -13,7 +13,7 @@ from npnet.cli import options
 def gradcheck(backend: str, verbose: bool) -> None:
     """Check every backward pass against finite differences, in float64."""
     from npnet.errors import NpnetError
-    from npnet.gradcheck import BOUND, Check, check_network, check_operations
+    from npnet.measure.gradcheck import BOUND, Check, check_network, check_operations
 
     worst: dict[str, Check] = {}
     failed = count = 0

@@ -14,8 +14,8 @@ from npnet.cli import options
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where to look for datasets too.")
 def info(width: float, input_size: int, batch: int, classes: int, data_dir: Path | None) -> None:
     """The model, operation by operation; its memory; the machine, MPI, and the datasets found."""
-    from npnet.architecture import mobilenet_v2
-    from npnet.memory import training_bytes
+    from npnet.model.memory import training_bytes
+    from npnet.model.mobilenet_v2 import mobilenet_v2
 
     architecture = mobilenet_v2(width, input_size, classes)
     click.echo(f"MobileNetV2 width={width} input={input_size} classes={classes}\n")
@@ -46,7 +46,7 @@ def shape(sizes: tuple[int, ...]) -> str:
 
 
 def machine() -> dict[str, str]:
-    from npnet.telemetry import machine as describe
+    from npnet.machine.telemetry import machine as describe
 
     values = describe()
     memory = f"{values.pop('memory_bytes') / 2**30:.1f} GiB"

@@ -26,7 +26,7 @@ from npnet.cli.study import study
 from npnet.cli.train import train
 from npnet.cli.warmup import warmup
 from npnet.errors import NpnetError
-from npnet.threads import limit_threads
+from npnet.machine.threads import limit_threads
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
 

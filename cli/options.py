@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from npnet.threads import limit_threads
+from npnet.machine.threads import limit_threads
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -12,7 +12,7 @@ import click
 )
 def plot(runs: tuple[Path, ...], out: Path | None) -> None:
     """Draw the training curves of one or more RUNS, such as runs/NAME, into one picture."""
-    from npnet.plots import training_curves
+    from npnet.study.plots import training_curves
 
     path = out or runs[0] / "curves.png"
     training_curves(runs, path)

@@ -30,7 +30,7 @@ def predict(
     import json
 
     from npnet.parallel.communicator import connect, together
-    from npnet.predict import predict_pictures
+    from npnet.training.predict import predict_pictures
 
     comm = connect()
     with together(comm):

@@ -10,7 +10,7 @@ from npnet.cli import options
 
 if TYPE_CHECKING:
     from npnet.data.dataset import Dataset
-    from npnet.study import Case, Row
+    from npnet.study.collapse import Case, Row
 
 COUNTS = "2,4,8,16,24,32,40,48"  # the paper's
 BUDGET: dict[str, Any] = {
@@ -84,12 +84,12 @@ def collapse(
     workers on two ranks. An interrupted study goes on, after the last whole epoch, when it is
     started again; runs of the paper's protocol then start with new momenta.
     """
-    from npnet import study as studies
     from npnet.cli.console import Console, say
     from npnet.data import open_dataset
     from npnet.parallel.communicator import connect, together
-    from npnet.settings import Settings
-    from npnet.warmup import prepare
+    from npnet.study import collapse as studies
+    from npnet.training.settings import Settings
+    from npnet.training.warmup import prepare
 
     if budget:
         values = with_budget(context, values)
@@ -154,7 +154,7 @@ def percent(value: float | None) -> str:
 def draw(rows: "Sequence[Row]", dataset: "Dataset", path: Path) -> None:
     """The picture, or a word on why there is none: the table is made all the same."""
     from npnet.errors import NpnetError
-    from npnet.plots import collapse as picture
+    from npnet.study.plots import collapse as picture
 
     try:
         picture(rows, dataset, path)

@@ -9,10 +9,10 @@ import click
 from npnet.cli import options
 
 if TYPE_CHECKING:
-    from npnet.checkpoint import Checkpoint
     from npnet.parallel.communicator import Communicator
-    from npnet.recipe import Recipe
-    from npnet.settings import Settings
+    from npnet.training.checkpoint import Checkpoint
+    from npnet.training.recipe import Recipe
+    from npnet.training.settings import Settings
 
 POSITIVE = click.IntRange(min=1)
 SHARE = options.Finite(0, 1, max_open=True)
@@ -139,9 +139,9 @@ def train(
     from npnet.cli.console import Console
     from npnet.data import open_dataset
     from npnet.parallel.communicator import connect, together
-    from npnet.run_folder import RunFolder
-    from npnet.trainer import Trainer
-    from npnet.warmup import prepare
+    from npnet.training.run_folder import RunFolder
+    from npnet.training.trainer import Trainer
+    from npnet.training.warmup import prepare
 
     comm = connect()
     with together(comm):
@@ -164,7 +164,7 @@ def train(
 
 def choose_recipe(name: str, values: dict[str, Any]) -> "Recipe":
     """The recipe called `name`, with the values that were given on the command line."""
-    from npnet.recipe import RECIPES
+    from npnet.training.recipe import RECIPES
 
     recipe = RECIPES[name]
     given = {
@@ -177,7 +177,7 @@ def choose_recipe(name: str, values: dict[str, Any]) -> "Recipe":
 
 def choose_settings(recipe: "Recipe", comm: "Communicator", values: dict[str, Any]) -> "Settings":
     """Epochs, batch, width and the rest. Raises NpnetError where ranks and batch do not fit."""
-    from npnet.settings import Settings
+    from npnet.training.settings import Settings
 
     ranks_per_node = fitting_ranks_per_node(
         values["ranks_per_node"], values["workers_per_rank"], comm
@@ -246,8 +246,8 @@ def load_checkpoint(
 
     What may well change on the way, such as a learning rate that was too high, is not compared.
     """
-    from npnet.checkpoint import load
     from npnet.errors import NpnetError
+    from npnet.training.checkpoint import load
 
     checkpoint = load(path)
     header = checkpoint.header

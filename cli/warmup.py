@@ -25,7 +25,7 @@ def warmup(dtype: str, threads: int) -> None:
     from npnet.cli.console import Console, say
     from npnet.errors import NpnetError
     from npnet.parallel.communicator import connect, together
-    from npnet.warmup import is_warm, place, prepare
+    from npnet.training.warmup import is_warm, place, prepare
 
     comm = connect()
     with together(comm):

@@ -6,7 +6,7 @@ Every kernel stands twice, under one name and one signature:
     jit/         Numba machine code; the text that runs fast
 
 Some are plain operations, such as depthwise3x3_forward. The network runs their fused forms, the
-units: a convolution with the batch norms before and behind it, such as depthwise3x3_unit_forward,
+units: a convolution with the batch norms before and behind it, such as activation_depthwise3x3_stats_forward,
 whose twins in reference/unit.py are composed of the plain ones.
 
 `backend("numba")` and `backend("reference")` hand out the two sets; nothing else in npnet chooses.

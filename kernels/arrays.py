@@ -10,7 +10,7 @@ Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
 
 
-# A convolution's output x and the activation made of it, an array `norm` (6,C) between them:
+# A convolution's output x and the activation made of it, an array `affine` (6,C) between them:
 #     z = scale*x + shift,   activation = clip(z, low, high),   scale = gamma*rstd,  and so on
 # Batch norm followed by ReLU6 has the bounds 0 and 6, batch norm alone none. What is an activation
 # already has IDENTITY. The rows:

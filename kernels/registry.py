@@ -110,13 +110,13 @@ def _probabilities(rng: np.random.Generator, shape: Shape, case: Case) -> Floats
     return rng.dirichlet(np.ones(shape[1]), shape[0])
 
 
-def _norm(rng: np.random.Generator, shape: Shape, case: Case) -> Floats:
+def _affine(rng: np.random.Generator, shape: Shape, case: Case) -> Floats:
     """ReLU6 behind even channels, nothing behind odd ones; as the network has both."""
-    norm = _normal(rng, shape, case)
-    norm[RSTD] = rng.uniform(0.5, 2, shape[1])
-    norm[LOW, 0::2], norm[HIGH, 0::2] = 0, 6
-    norm[LOW, 1::2], norm[HIGH, 1::2] = -np.inf, np.inf
-    return norm
+    affine = _normal(rng, shape, case)
+    affine[RSTD] = rng.uniform(0.5, 2, shape[1])
+    affine[LOW, 0::2], affine[HIGH, 0::2] = 0, 6
+    affine[LOW, 1::2], affine[HIGH, 1::2] = -np.inf, np.inf
+    return affine
 
 
 # Arguments that are not float arrays of the call's dtype, and those that are not normal draws.
@@ -132,7 +132,7 @@ DTYPES: Mapping[str, type[np.generic]] = {
     "shift_yx": np.int64,
 }
 DRAWS: Mapping[str, Callable[[np.random.Generator, Shape, Case], Floats]] = {
-    "norm": _norm,
+    "affine": _affine,
     "rstd": lambda rng, shape, case: rng.uniform(0.5, 2, shape),
     "variance": lambda rng, shape, case: rng.uniform(0.5, 2, shape),
     "running_variance": lambda rng, shape, case: rng.uniform(0.5, 2, shape),
@@ -245,13 +245,13 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel(
         "batchnorm_fold", "batchnorm", 1,
-        lambda c: {"norm": (6, c.ci)}
+        lambda c: {"affine": (6, c.ci)}
         | _channelwise((), ("mean", "variance", "gamma", "beta"))(c),
-        lambda c: 6 * c.ci, 2e-6, lambda c: {"epsilon": 1e-3}, updates=("norm",),
+        lambda c: 6 * c.ci, 2e-6, lambda c: {"epsilon": 1e-3}, updates=("affine",),
     ),
     Kernel(
         "batchnorm_fold_backward", "batchnorm", 1,
-        lambda c: {"pqr": (3, c.ci), "norm": (6, c.ci), "dgamma": (c.ci,), "dbeta": (c.ci,)},
+        lambda c: {"affine_backward": (3, c.ci), "affine": (6, c.ci), "dgamma": (c.ci,), "dbeta": (c.ci,)},
         lambda c: 7 * c.ci, 5e-6, lambda c: {"samples": 7.0},
     ),
     Kernel(
@@ -280,50 +280,50 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel(
         "activation_forward", "batchnorm", 1,
-        lambda c: {"a": c.maps, "x": c.maps, "norm": (6, c.ci)}, _flops_elementwise(4), 2e-6,
+        lambda c: {"a": c.maps, "x": c.maps, "affine": (6, c.ci)}, _flops_elementwise(4), 2e-6,
     ),
     Kernel(
         "activation_backward", "batchnorm", 3,
         lambda c: {"dz": c.maps, "dgamma": (c.ci,), "dbeta": (c.ci,), "da": c.maps, "x": c.maps,
-                   "norm": (6, c.ci)},
+                   "affine": (6, c.ci)},
         _flops_elementwise(8), 5e-6,
     ),
     Kernel(
-        "stem3x3_unit_forward", "stem", 3,
+        "stem3x3_stats_forward", "stem", 3,
         lambda c: {"y": c.filtered, "mean": (c.co,), "variance": (c.co,), "x": c.maps,
                    "w": (3, 3, c.ci, c.co)},
         _flops_stem, 5e-6,
     ),
     Kernel(
-        "stem3x3_unit_backward", "stem", 1,
-        lambda c: {"dw": (3, 3, c.ci, c.co), "dv": c.filtered, "y": c.filtered, "pqr": (3, c.co),
+        "stem3x3_stats_backward", "stem", 1,
+        lambda c: {"dw": (3, 3, c.ci, c.co), "dz_next": c.filtered, "y": c.filtered, "affine_backward": (3, c.co),
                    "x": c.maps},
         _flops_stem, 1e-5,
     ),
     Kernel(
-        "pointwise_unit_forward", "pointwise", 3,
+        "activation_pointwise_stats_forward", "pointwise", 3,
         lambda c: {"y": c.mixed, "mean": (c.co,), "variance": (c.co,), "x": c.maps,
-                   "norm": (6, c.ci), "w": (c.ci, c.co)},
+                   "affine": (6, c.ci), "w": (c.ci, c.co)},
         _flops_matmul, 5e-6,
     ),
     Kernel(
-        "pointwise_unit_backward", "pointwise", 4,
+        "activation_pointwise_stats_backward", "pointwise", 4,
         lambda c: {"dz": c.maps, "dw": (c.ci, c.co), "dgamma": (c.ci,), "dbeta": (c.ci,),
-                   "dv": c.mixed, "y": c.mixed, "pqr": (3, c.co), "x": c.maps, "norm": (6, c.ci),
+                   "dz_next": c.mixed, "y": c.mixed, "affine_backward": (3, c.co), "x": c.maps, "affine": (6, c.ci),
                    "w": (c.ci, c.co)},
         lambda c: 2 * _flops_matmul(c), 1e-5,
     ),
     Kernel(
-        "depthwise3x3_unit_forward", "depthwise", 3,
+        "activation_depthwise3x3_stats_forward", "depthwise", 3,
         lambda c: {"y": c.filtered, "mean": (c.co,), "variance": (c.co,), "x": c.maps,
-                   "norm": (6, c.ci), "w": (3, 3, c.ci)},
+                   "affine": (6, c.ci), "w": (3, 3, c.ci)},
         _flops_3x3, 5e-6, _stride,
     ),
     Kernel(
-        "depthwise3x3_unit_backward", "depthwise", 4,
+        "activation_depthwise3x3_stats_backward", "depthwise", 4,
         lambda c: {"dz": c.maps, "dw": (3, 3, c.ci), "dgamma": (c.ci,), "dbeta": (c.ci,),
-                   "dv": c.filtered, "y": c.filtered, "pqr": (3, c.ci), "x": c.maps,
-                   "norm": (6, c.ci), "w": (3, 3, c.ci)},
+                   "dz_next": c.filtered, "y": c.filtered, "affine_backward": (3, c.ci), "x": c.maps,
+                   "affine": (6, c.ci), "w": (3, 3, c.ci)},
         lambda c: 2 * _flops_3x3(c), 1e-5, _stride,
     ),
     Kernel(

@@ -48,8 +48,8 @@ except SystemExit as leaving:
 _ENGINE_FIRST = """
 import npnet.cli.main, npnet.cli.options
 npnet.cli.main.limit_threads = npnet.cli.options.limit_threads = lambda threads=None: 1
-from npnet.network import Network
-from npnet.trainer import Trainer
+from npnet.model.network import Network
+from npnet.training.trainer import Trainer
 """
 
 

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from npnet.architecture import Architecture, mobilenet_v2
 from npnet.kernels import backend as kernels_of
 from npnet.kernels.arrays import Floats, Ints
-from npnet.network import Network
-from npnet.parameters import Parameters, initialise
+from npnet.model.mobilenet_v2 import Architecture, mobilenet_v2
+from npnet.model.network import Network
+from npnet.model.parameters import Parameters, initialise
 
 SMOOTHING = 0.1
 

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from npnet import gradcheck
 from npnet.kernels import reference, registry
 from npnet.kernels.registry import Case
+from npnet.measure import gradcheck
 from tests.guarded import Guarded
 from tests.kernels.test_twins import compare
 
@@ -50,10 +50,10 @@ def test_gradient_check_sees_a_wrong_batch_norm(monkeypatch):
 
     def forgets_the_mean(dz, dw, dgamma, dbeta, dv, y, pqr, *inputs):
         pq0 = pqr * np.array([[1], [1], [0]])
-        reference.pointwise_unit_backward(dz, dw, dgamma, dbeta, dv, y, pq0, *inputs)
+        reference.activation_pointwise_stats_backward(dz, dw, dgamma, dbeta, dv, y, pq0, *inputs)
 
-    faulty = with_fault("pointwise_unit_backward", forgets_the_mean)
-    monkeypatch.setattr("npnet.network.kernels_of", lambda _: faulty)
+    faulty = with_fault("activation_pointwise_stats_backward", forgets_the_mean)
+    monkeypatch.setattr("npnet.model.network.kernels_of", lambda _: faulty)
     assert any(not check.passed for check in gradcheck.check_network())
     # Frozen statistics have no such term: there the fault does not show.
     assert all(check.passed for check in gradcheck.check_network(frozen=True))

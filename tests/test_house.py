@@ -64,7 +64,7 @@ def test_imports_run_one_way():
     ("package", "users"),
     [
         ("mpi4py", {"npnet/parallel/communicator.py"}),
-        ("matplotlib", {"npnet/plots.py"}),
+        ("matplotlib", {"npnet/study/plots.py"}),
         ("PIL", {"npnet/data/pictures.py"}),
         ("pickle", set()),
     ],
@@ -110,7 +110,9 @@ def test_importing_the_command_line_loads_nothing_heavy():
 
 
 def test_importing_the_engine_starts_neither_mpi_nor_the_compiler():
-    code = "import sys, npnet.trainer, npnet.kernels.jit as j; print('mpi4py' in sys.modules)"
+    code = (
+        "import sys, npnet.training.trainer, npnet.kernels.jit as j; print('mpi4py' in sys.modules)"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -3,7 +3,7 @@
 from bench.peers.task import Task
 from bench.peers.worker import Contestant
 from npnet import __version__
-from npnet.benchmark import InferenceStep, TrainingStep
+from npnet.measure.benchmark import InferenceStep, TrainingStep
 
 
 def training(task: Task, backend: str = "numba") -> Contestant:

@@ -9,10 +9,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from bench.peers.layout import to_torch_layout
 from bench.peers.task import Task
 from bench.peers.worker import Contestant
-from npnet.architecture import Block, Operation
 from npnet.kernels.arrays import Floats
-from npnet.network import BatchNorm
-from npnet.parameters import Parameters
+from npnet.model.mobilenet_v2 import Block, Operation
+from npnet.model.network import BatchNorm
+from npnet.model.parameters import Parameters
 
 
 class Graph:

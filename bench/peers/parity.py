@@ -39,10 +39,10 @@ from bench.peers.torch_mobilenet import (
     read_gradients,
     read_parameters,
 )
-from npnet.architecture import Architecture, mobilenet_v2
 from npnet.kernels.arrays import Floats, Ints
-from npnet.network import Network
-from npnet.parameters import Parameters, initialise
+from npnet.model.mobilenet_v2 import Architecture, mobilenet_v2
+from npnet.model.network import Network
+from npnet.model.parameters import Parameters, initialise
 from tests import parity_cases as cases
 from tests.parity_cases import Curve, Run, relative_error, tensor_errors
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from bench.peers.task import Task, draw_task
 from bench.peers.worker import INFERENCE, TRAINING
-from npnet.threads import VARIABLES
+from npnet.machine.threads import VARIABLES
 
 TOLERANCE = 1e-3  # of the first loss or the logits, relative to npnet's largest
 

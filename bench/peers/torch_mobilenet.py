@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.peers.layout import to_npnet_layout, to_torch_layout
-from npnet.architecture import Architecture, Block, Operation
 from npnet.kernels.arrays import Floats
-from npnet.network import BatchNorm
-from npnet.parameters import Parameters
+from npnet.model.mobilenet_v2 import Architecture, Block, Operation
+from npnet.model.network import BatchNorm
+from npnet.model.parameters import Parameters
 
 
 def convolution_unit(operation: Operation, bn: BatchNorm) -> nn.Sequential:

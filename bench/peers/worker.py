@@ -24,7 +24,7 @@ import numpy as np
 
 from bench.peers.task import Task
 from npnet.kernels.arrays import Floats
-from npnet.telemetry import peak_rss_bytes
+from npnet.machine.telemetry import peak_rss_bytes
 
 WARM_UP = 3  # steps before the first that may be timed
 

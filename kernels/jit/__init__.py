@@ -24,7 +24,10 @@ from npnet.kernels.jit.depthwise import (
     depthwise3x3_backward_weight,
     depthwise3x3_forward,
 )
-from npnet.kernels.jit.depthwise_unit import depthwise3x3_unit_backward, depthwise3x3_unit_forward
+from npnet.kernels.jit.depthwise_unit import (
+    activation_depthwise3x3_stats_backward,
+    activation_depthwise3x3_stats_forward,
+)
 from npnet.kernels.jit.head import (
     average_pool_backward,
     average_pool_forward,
@@ -51,15 +54,19 @@ from npnet.kernels.jit.stem import stem3x3_backward_weight, stem3x3_forward
 from npnet.kernels.jit.unit import (
     activation_backward,
     activation_forward,
-    pointwise_unit_backward,
-    pointwise_unit_forward,
-    stem3x3_unit_backward,
-    stem3x3_unit_forward,
+    activation_pointwise_stats_backward,
+    activation_pointwise_stats_forward,
+    stem3x3_stats_backward,
+    stem3x3_stats_forward,
 )
 
 __all__ = [
     "activation_backward",
+    "activation_depthwise3x3_stats_backward",
+    "activation_depthwise3x3_stats_forward",
     "activation_forward",
+    "activation_pointwise_stats_backward",
+    "activation_pointwise_stats_forward",
     "affine_forward",
     "affine_relu6_backward_sums",
     "affine_relu6_forward",
@@ -74,8 +81,6 @@ __all__ = [
     "depthwise3x3_backward_input",
     "depthwise3x3_backward_weight",
     "depthwise3x3_forward",
-    "depthwise3x3_unit_backward",
-    "depthwise3x3_unit_forward",
     "dropout_backward",
     "dropout_forward",
     "head_inference",
@@ -87,8 +92,6 @@ __all__ = [
     "pointwise_backward_input",
     "pointwise_backward_weight",
     "pointwise_forward",
-    "pointwise_unit_backward",
-    "pointwise_unit_forward",
     "relu6_backward",
     "relu6_forward",
     "residual_backward_accumulate",
@@ -100,6 +103,6 @@ __all__ = [
     "stem3x3_backward_weight",
     "stem3x3_forward",
     "stem3x3_inference",
-    "stem3x3_unit_backward",
-    "stem3x3_unit_forward",
+    "stem3x3_stats_backward",
+    "stem3x3_stats_forward",
 ]

@@ -49,25 +49,29 @@ def batchnorm_track(
 
 @kernel
 def batchnorm_fold(
-    norm: Floats, mean: Floats, variance: Floats, gamma: Floats, beta: Floats, epsilon: float
+    affine: Floats, mean: Floats, variance: Floats, gamma: Floats, beta: Floats, epsilon: float
 ) -> None:
     """As reference.batchnorm_fold."""
     for c in range(len(mean)):
         rstd = 1 / np.sqrt(variance[c] + epsilon)
         scale = gamma[c] * rstd
-        norm[MEAN, c], norm[RSTD, c] = mean[c], rstd
-        norm[SCALE, c], norm[SHIFT, c] = scale, beta[c] - scale * mean[c]
+        affine[MEAN, c], affine[RSTD, c] = mean[c], rstd
+        affine[SCALE, c], affine[SHIFT, c] = scale, beta[c] - scale * mean[c]
 
 
 @kernel
 def batchnorm_fold_backward(
-    pqr: Floats, norm: Floats, dgamma: Floats, dbeta: Floats, samples: float
+    affine_backward: Floats, affine: Floats, dgamma: Floats, dbeta: Floats, samples: float
 ) -> None:
     """As reference.batchnorm_fold_backward."""
     for c in range(len(dgamma)):
-        p, share = norm[SCALE, c], 1 / samples
-        q = -p * norm[RSTD, c] * dgamma[c] * share
-        pqr[0, c], pqr[1, c], pqr[2, c] = p, q, -p * dbeta[c] * share - q * norm[MEAN, c]
+        p, share = affine[SCALE, c], 1 / samples
+        q = -p * affine[RSTD, c] * dgamma[c] * share
+        affine_backward[0, c], affine_backward[1, c], affine_backward[2, c] = (
+            p,
+            q,
+            -p * dbeta[c] * share - q * affine[MEAN, c],
+        )
 
 
 @kernel

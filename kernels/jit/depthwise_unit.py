@@ -40,16 +40,16 @@ Row = tuple[int, int]
 
 
 @kernel
-def depthwise3x3_unit_forward(
-    y: Floats, mean: Floats, variance: Floats, x: Floats, norm: Floats, w: Floats, stride: int
+def activation_depthwise3x3_stats_forward(
+    y: Floats, mean: Floats, variance: Floats, x: Floats, affine: Floats, w: Floats, stride: int
 ) -> None:
-    """As reference.depthwise3x3_unit_forward."""
+    """As reference.activation_depthwise3x3_stats_forward."""
     n_images, h, width, channels = x.shape
     inputs, outputs, taps = matrix(x), matrix(y), w.reshape(9, channels)
     group = ring_channels(width, x)
     for start in range(0, channels, group):
         c = slice(start, min(start + group, channels))
-        arrays = outputs[:, c], inputs[:, c], norm[:, c], taps[:, c]
+        arrays = outputs[:, c], inputs[:, c], affine[:, c], taps[:, c]
         if stride == 1:
             forward(arrays, mean[c], variance[c], (n_images, h, width), 1)
         else:
@@ -65,7 +65,7 @@ def forward(
     stride: int,
 ) -> None:
     """For the channels that the ring holds."""
-    (outputs, inputs, norm, taps), (n_images, h, width) = arrays, shape
+    (outputs, inputs, affine, taps), (n_images, h, width) = arrays, shape
     channels, span = inputs.shape[1], width + 2
     ho, wo = (h - 1) // stride + 1, (width - 1) // stride + 1
     ring = new_ring(span, inputs)
@@ -75,7 +75,7 @@ def forward(
         ready = 0
         for i in range(ho):
             while ready < min(stride * i + 2, h):
-                activate_row(ring, ready, inputs, ((n * h + ready) * width, width), norm)
+                activate_row(ring, ready, inputs, ((n * h + ready) * width, width), affine)
                 ready += 1
             row = ((n * ho + i) * wo, wo)
             filter_row(outputs, row, ring, (stride * i, h, span), taps, stride)
@@ -122,23 +122,23 @@ def slot_of(row: int, height: int, span: int, base: int) -> int:
 
 
 @inline
-def activate_row(ring: Floats, number: int, x: Floats, row: Row, norm: Floats) -> None:
+def activate_row(ring: Floats, number: int, x: Floats, row: Row, affine: Floats) -> None:
     """Row `number` of clip(scale*x + shift, low, high) into the ring."""
     channels, step, span = x.shape[1], lanes(x), row[1] + 2
     for c in range(0, channels, step):
         at = (c // step * 4 + number % 3) * span + 1
         if c + step <= channels:
-            activate_vector(ring, at, x, row, norm, c, None)
+            activate_vector(ring, at, x, row, affine, c, None)
         else:
-            activate_vector(ring, at, x, row, norm, c, channels - c)
+            activate_vector(ring, at, x, row, affine, c, channels - c)
 
 
 @inline
 def activate_vector(
-    ring: Floats, at: int, x: Floats, row: Row, norm: Floats, c: int, tail: int | None
+    ring: Floats, at: int, x: Floats, row: Row, affine: Floats, c: int, tail: int | None
 ) -> None:
-    scale, shift = load(norm, SCALE, c, tail), load(norm, SHIFT, c, tail)
-    low, high = load(norm, LOW, c, tail), load(norm, HIGH, c, tail)
+    scale, shift = load(affine, SCALE, c, tail), load(affine, SHIFT, c, tail)
+    low, high = load(affine, LOW, c, tail), load(affine, HIGH, c, tail)
     first, width = row
     for j in range(width):
         prefetch(x, first + j + 2 * width, c)  # the row after the next
@@ -217,40 +217,46 @@ def window(ring: Floats, rows: tuple[int, int, int], left: int, weights: Nine) -
 
 
 @kernel
-def depthwise3x3_unit_backward(
+def activation_depthwise3x3_stats_backward(
     dz: Floats,
     dw: Floats,
     dgamma: Floats,
     dbeta: Floats,
-    dv: Floats,
+    dz_next: Floats,
     y: Floats,
-    pqr: Floats,
+    affine_backward: Floats,
     x: Floats,
-    norm: Floats,
+    affine: Floats,
     w: Floats,
     stride: int,
 ) -> None:
-    """As reference.depthwise3x3_unit_backward: dx and dw from the same numbers; a ring of dy."""
+    """As reference.activation_depthwise3x3_stats_backward: dx and dw from the same numbers; a ring of dy."""
     n_images, h, width, channels = x.shape
     taps, dtaps, wo = w.reshape(9, channels), dw.reshape(9, channels), y.shape[2]
-    outputs, dout, inputs, din = matrix(y), matrix(dv), matrix(x), matrix(dz)
+    outputs, dout, inputs, din = matrix(y), matrix(dz_next), matrix(x), matrix(dz)
     group, sums = ring_channels(wo, x), np.zeros((11, channels), np.float64)
     for start in range(0, channels, group):
         c = slice(start, min(start + group, channels))
         arrays = din[:, c], inputs[:, c], outputs[:, c], dout[:, c]
         backward(
-            arrays, sums[:, c], pqr[:, c], norm[:, c], taps[:, c], (n_images, h, width), stride
+            arrays,
+            sums[:, c],
+            affine_backward[:, c],
+            affine[:, c],
+            taps[:, c],
+            (n_images, h, width),
+            stride,
         )
     dtaps[:] = sums[:9]
-    finish_backward(dgamma, dbeta, sums[9:], norm)
+    finish_backward(dgamma, dbeta, sums[9:], affine)
 
 
 @inline
 def backward(
     arrays: tuple[Floats, Floats, Floats, Floats],
     sums: Floats,
-    pqr: Floats,
-    norm: Floats,
+    affine_backward: Floats,
+    affine: Floats,
     taps: Floats,
     shape: tuple[int, int, int],
     stride: int,
@@ -264,10 +270,10 @@ def backward(
         set_zero(partial)
         for i in range(h):
             while ready < ho and stride * ready <= i + 1:
-                pass_row(ring, ready, dout, outputs, ((n * ho + ready) * wo, wo), pqr)
+                pass_row(ring, ready, dout, outputs, ((n * ho + ready) * wo, wo), affine_backward)
                 ready += 1
             row = ((n * h + i) * width, width)
-            backward_row(din, inputs, row, partial, ring, norm, taps, (i, ho, wo + 2), stride)
+            backward_row(din, inputs, row, partial, ring, affine, taps, (i, ho, wo + 2), stride)
         add_sums(sums, partial)
 
 
@@ -280,28 +286,41 @@ def add_sums(sums: Floats, partial: Floats) -> None:
 
 
 @inline
-def pass_row(ring: Floats, number: int, dv: Floats, y: Floats, row: Row, pqr: Floats) -> None:
-    """Row `number` of dy = p*dv + q*y + r into the ring."""
+def pass_row(
+    ring: Floats, number: int, dz_next: Floats, y: Floats, row: Row, affine_backward: Floats
+) -> None:
+    """Row `number` of dy = p*dz_next + q*y + r into the ring."""
     channels, step, span = y.shape[1], lanes(y), row[1] + 2
     for c in range(0, channels, step):
         at = (c // step * 4 + number % 3) * span + 1
         if c + step <= channels:
-            pass_vector(ring, at, dv, y, row, pqr, c, None)
+            pass_vector(ring, at, dz_next, y, row, affine_backward, c, None)
         else:
-            pass_vector(ring, at, dv, y, row, pqr, c, channels - c)
+            pass_vector(ring, at, dz_next, y, row, affine_backward, c, channels - c)
 
 
 @inline
 def pass_vector(
-    ring: Floats, at: int, dv: Floats, y: Floats, row: Row, pqr: Floats, c: int, tail: int | None
+    ring: Floats,
+    at: int,
+    dz_next: Floats,
+    y: Floats,
+    row: Row,
+    affine_backward: Floats,
+    c: int,
+    tail: int | None,
 ) -> None:
-    p, q, r = load(pqr, 0, c, tail), load(pqr, 1, c, tail), load(pqr, 2, c, tail)
+    p, q, r = (
+        load(affine_backward, 0, c, tail),
+        load(affine_backward, 1, c, tail),
+        load(affine_backward, 2, c, tail),
+    )
     first, width = row
     for j in range(first, first + width):
         prefetch(y, j + 2 * width, c)
-        prefetch(dv, j + 2 * width, c)
+        prefetch(dz_next, j + 2 * width, c)
         affine = q * load(y, j, c, tail) + r
-        put(ring, at + j - first, p * load(dv, j, c, tail) + affine)
+        put(ring, at + j - first, p * load(dz_next, j, c, tail) + affine)
 
 
 @inline
@@ -311,7 +330,7 @@ def backward_row(
     row: Row,
     partial: Floats,
     ring: Floats,
-    norm: Floats,
+    affine: Floats,
     taps: Floats,
     middle: tuple[int, int, int],
     stride: int,
@@ -322,16 +341,16 @@ def backward_row(
     (i, outputs' height, span).
     """
     if stride == 1:
-        backward_vectors(dz, x, row, partial, ring, norm, taps, middle, 1, 0)
+        backward_vectors(dz, x, row, partial, ring, affine, taps, middle, 1, 0)
     elif middle[0] % 2 == 0:
-        backward_vectors(dz, x, row, partial, ring, norm, taps, middle, 2, 0)
+        backward_vectors(dz, x, row, partial, ring, affine, taps, middle, 2, 0)
     else:
-        backward_vectors(dz, x, row, partial, ring, norm, taps, middle, 2, 1)
+        backward_vectors(dz, x, row, partial, ring, affine, taps, middle, 2, 1)
     tail = x.shape[1] % lanes(x)
     if tail > 0:  # rare, so one slower piece of code does for all strides and rows
         c, parity = x.shape[1] - tail, (stride, middle[0] % stride)
         rows = slots_backward(middle, c // lanes(x), stride)
-        backward_vector(dz, x, row, partial, ring, rows, norm, taps, parity, c, tail)
+        backward_vector(dz, x, row, partial, ring, rows, affine, taps, parity, c, tail)
 
 
 @inline
@@ -341,7 +360,7 @@ def backward_vectors(
     row: Row,
     partial: Floats,
     ring: Floats,
-    norm: Floats,
+    affine: Floats,
     taps: Floats,
     middle: tuple[int, int, int],
     stride: int,
@@ -351,7 +370,7 @@ def backward_vectors(
     step = lanes(x)
     for c in range(0, x.shape[1] - step + 1, step):
         rows = slots_backward(middle, c // step, stride)
-        backward_vector(dz, x, row, partial, ring, rows, norm, taps, (stride, odd_row), c, None)
+        backward_vector(dz, x, row, partial, ring, rows, affine, taps, (stride, odd_row), c, None)
 
 
 @inline
@@ -374,7 +393,7 @@ def backward_vector(
     partial: Floats,
     ring: Floats,
     rows: tuple[int, int, int],
-    norm: Floats,
+    affine: Floats,
     taps: Floats,
     parity: tuple[int, int],
     c: int,
@@ -383,8 +402,8 @@ def backward_vector(
     stride = parity[0]
     weights = nine(taps, c, tail)
     folded = (
-        load(norm, SCALE, c, tail), load(norm, SHIFT, c, tail),
-        load(norm, LOW, c, tail), load(norm, HIGH, c, tail),
+        load(affine, SCALE, c, tail), load(affine, SHIFT, c, tail),
+        load(affine, LOW, c, tail), load(affine, HIGH, c, tail),
     )  # fmt: skip
     zero = zeros_like(folded[0])
     dw = (zero, zero, zero, zero, zero, zero, zero, zero, zero)
@@ -418,7 +437,7 @@ def backward_vector(
     add_to(partial, 7, c, d21, tail)
     add_to(partial, 8, c, d22, tail)
     add_to(partial, 9, c, total, tail)
-    add_to(partial, 10, c, product - load(norm, MEAN, c, tail) * total, tail)
+    add_to(partial, 10, c, product - load(affine, MEAN, c, tail) * total, tail)
 
 
 @inline

@@ -24,12 +24,12 @@ def stem3x3_inference(y: Floats, x: Floats, w: Floats, b: Floats) -> None:
     n_images, ho, wo, co = y.shape
     _, h, width, channels = x.shape
     images, outputs, weights = x.reshape(n_images, h, -1), matrix(y), w.reshape(3, -1, co)
-    bands, norm = new_bands(width, channels, x), bias(b, 0, 6)
+    bands, affine = new_bands(width, channels, x), bias(b, 0, 6)
     for n in range(n_images):
         image = outputs[n * ho * wo : (n + 1) * ho * wo]
         for i in range(ho):
             stem_row(image[i * wo : (i + 1) * wo], bands, images[n], 2 * i - 1, weights)
-        activate(image, image, norm)  # a row alone would be read while it is still being stored
+        activate(image, image, affine)  # a row alone would be read while it is still being stored
 
 
 @kernel
@@ -48,7 +48,7 @@ def separable_inference(
     _, ho, wo, _ = y.shape
     inputs, outputs, taps = matrix(x), matrix(y), w2.reshape(9, channels)
     ring, filtered = new_ring(width + 2, inputs), scratch(ho * wo, channels, x)
-    as_it_is, norm2 = bias(np.zeros(channels, x.dtype), -np.inf, np.inf), bias(b2, 0, 6)
+    as_it_is, affine2 = bias(np.zeros(channels, x.dtype), -np.inf, np.inf), bias(b2, 0, 6)
     for n in range(n_images):
         ready = 0
         for i in range(ho):
@@ -56,7 +56,7 @@ def separable_inference(
                 activate_row(ring, ready, inputs, ((n * h + ready) * width, width), as_it_is)
                 ready += 1
             middle = stride * i, h, width + 2
-            filter_row_relu6(filtered, (i * wo, wo), ring, middle, taps, norm2, stride)
+            filter_row_relu6(filtered, (i * wo, wo), ring, middle, taps, affine2, stride)
         project(outputs[n * ho * wo : (n + 1) * ho * wo], filtered, w3, b3)
     if shortcut:
         residual_forward(y, y, x)
@@ -81,7 +81,7 @@ def inverted_residual_inference(
     inputs, outputs, taps = matrix(x), matrix(y), w2.reshape(9, channels)
     band = max(1, min(h, TARGET.tile_rows // width))
     filtered, expanded = scratch(ho * wo, channels, x), scratch(band * width, channels, x)
-    ring, norm1, norm2 = new_ring(width + 2, expanded), bias(b1, 0, 6), bias(b2, 0, 6)
+    ring, affine1, affine2 = new_ring(width + 2, expanded), bias(b1, 0, 6), bias(b2, 0, 6)
     for n in range(n_images):
         ready = 0
         for i in range(ho):
@@ -90,10 +90,10 @@ def inverted_residual_inference(
                     first = (n * h + ready) * width
                     last = first + min(band, h - ready) * width
                     multiply(expanded[: last - first], inputs[first:last], w1)
-                activate_row(ring, ready, expanded, (ready % band * width, width), norm1)
+                activate_row(ring, ready, expanded, (ready % band * width, width), affine1)
                 ready += 1
             middle = stride * i, h, width + 2
-            filter_row_relu6(filtered, (i * wo, wo), ring, middle, taps, norm2, stride)
+            filter_row_relu6(filtered, (i * wo, wo), ring, middle, taps, affine2, stride)
         project(outputs[n * ho * wo : (n + 1) * ho * wo], filtered, w3, b3)
     if shortcut:
         residual_forward(y, y, x)
@@ -104,10 +104,10 @@ def head_inference(features: Floats, x: Floats, w: Floats, b: Floats) -> None:
     """As reference.head_inference."""
     n_images, h, width, _ = x.shape
     inputs, pixels = matrix(x), h * width
-    maps, norm = scratch(pixels, len(b), x), bias(b, 0, 6)
+    maps, affine = scratch(pixels, len(b), x), bias(b, 0, 6)
     for n in range(n_images):
         multiply(maps, inputs[n * pixels : (n + 1) * pixels], w)
-        activate(maps, maps, norm)
+        activate(maps, maps, affine)
         mean = features[n]
         mean[:] = 0
         for i in range(pixels):
@@ -139,11 +139,11 @@ def fill(y: Floats, b: Floats, c: int, tail: int | None) -> None:
 
 @inline
 def bias(b: Floats, low: float, high: float) -> Floats:
-    """The `norm` (6,C) of clip(x + b, low, high), see kernels/arrays.py: all of batch norm left."""
-    norm = np.zeros((6, len(b)), b.dtype)
+    """The `affine` (6,C) of clip(x + b, low, high), see kernels/arrays.py: all of batch norm left."""
+    affine = np.zeros((6, len(b)), b.dtype)
     for c in range(len(b)):
-        norm[SCALE, c], norm[SHIFT, c], norm[LOW, c], norm[HIGH, c] = 1, b[c], low, high
-    return norm
+        affine[SCALE, c], affine[SHIFT, c], affine[LOW, c], affine[HIGH, c] = 1, b[c], low, high
+    return affine
 
 
 @inline
@@ -153,7 +153,7 @@ def filter_row_relu6(
     ring: Floats,
     middle: tuple[int, int, int],
     taps: Floats,
-    norm: Floats,
+    affine: Floats,
     stride: int,
 ) -> None:
     """As depthwise_unit's filter_row, but clip(filter + shift, low, high)."""
@@ -162,11 +162,11 @@ def filter_row_relu6(
         rows = slots(i, h, span, c // step * 4 * span)
         if c + step > channels:
             tail = channels - c
-            filter_vector_relu6(y, row, ring, rows, nine(taps, c, tail), norm, stride, c, tail)
+            filter_vector_relu6(y, row, ring, rows, nine(taps, c, tail), affine, stride, c, tail)
         elif stride == 1:
-            filter_vector_relu6(y, row, ring, rows, nine(taps, c, None), norm, 1, c, None)
+            filter_vector_relu6(y, row, ring, rows, nine(taps, c, None), affine, 1, c, None)
         else:
-            filter_vector_relu6(y, row, ring, rows, nine(taps, c, None), norm, 2, c, None)
+            filter_vector_relu6(y, row, ring, rows, nine(taps, c, None), affine, 2, c, None)
 
 
 @inline
@@ -176,12 +176,16 @@ def filter_vector_relu6(
     ring: Floats,
     rows: tuple[int, int, int],
     weights: Nine,
-    norm: Floats,
+    affine: Floats,
     stride: int,
     c: int,
     tail: int | None,
 ) -> None:
-    b, zero, six = load(norm, SHIFT, c, tail), load(norm, LOW, c, tail), load(norm, HIGH, c, tail)
+    b, zero, six = (
+        load(affine, SHIFT, c, tail),
+        load(affine, LOW, c, tail),
+        load(affine, HIGH, c, tail),
+    )
     first, outputs = row
     fours = outputs - outputs % 4
     for j in range(0, fours, 4):

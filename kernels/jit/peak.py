@@ -1,7 +1,7 @@
 """How fast this core can multiply at all: the register block of block.py, and nothing else.
 
 No kernel of the network and therefore not in the registry: it has no twin, and nobody wants what it
-computes. It is the loop by whose rate the others are judged, see npnet/roofline.py.
+computes. It is the loop by whose rate the others are judged, see npnet/measure/roofline.py.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """What happens to a tile of pixels while it is in the cache, on the way in and on the way out.
 
-A tile is a matrix of pixels by channels. `norm` (6,C) says how a convolution's output x becomes an
-activation, see `npnet.kernels.arrays`; `pqr` (3,C) how a gradient passes back through batch norm.
+A tile is a matrix of pixels by channels. `affine` (6,C) says how a convolution's output x becomes an
+activation, see `npnet.kernels.arrays`; `affine_backward` (3,C) how a gradient passes back through batch norm.
 """
 
 import numpy as np
@@ -49,41 +49,45 @@ def copy(out: Floats, x: Floats) -> None:
 
 
 @inline
-def activate(out: Floats, x: Floats, norm: Floats) -> None:
+def activate(out: Floats, x: Floats, affine: Floats) -> None:
     """out = clip(scale*x + shift, low, high).   out, x (pixels,C)."""
     channels, step = x.shape[1], lanes(x)
     whole = channels - channels % step
     for c in range(0, whole, step):
-        activate_strip(out, x, norm, c, None)
+        activate_strip(out, x, affine, c, None)
     if whole < channels:
-        activate_strip(out, x, norm, whole, channels - whole)
+        activate_strip(out, x, affine, whole, channels - whole)
 
 
 @inline
-def activate_strip(out: Floats, x: Floats, norm: Floats, c: int, tail: int | None) -> None:
-    scale, shift = load(norm, SCALE, c, tail), load(norm, SHIFT, c, tail)
-    low, high = load(norm, LOW, c, tail), load(norm, HIGH, c, tail)
+def activate_strip(out: Floats, x: Floats, affine: Floats, c: int, tail: int | None) -> None:
+    scale, shift = load(affine, SCALE, c, tail), load(affine, SHIFT, c, tail)
+    low, high = load(affine, LOW, c, tail), load(affine, HIGH, c, tail)
     pixels = len(x)
     for i in range(pixels):
         store(out, i, c, clip(scale * load(x, i, c, tail) + shift, low, high), tail)
 
 
 @inline
-def through_batchnorm(dy: Floats, dz: Floats, y: Floats, pqr: Floats) -> None:
+def through_batchnorm(dy: Floats, dz: Floats, y: Floats, affine_backward: Floats) -> None:
     """dy = p*dz + q*y + r.   dy, dz, y (pixels,C)."""
     channels, step = y.shape[1], lanes(y)
     whole = channels - channels % step
     for c in range(0, whole, step):
-        through_batchnorm_strip(dy, dz, y, pqr, c, None)
+        through_batchnorm_strip(dy, dz, y, affine_backward, c, None)
     if whole < channels:
-        through_batchnorm_strip(dy, dz, y, pqr, whole, channels - whole)
+        through_batchnorm_strip(dy, dz, y, affine_backward, whole, channels - whole)
 
 
 @inline
 def through_batchnorm_strip(
-    dy: Floats, dz: Floats, y: Floats, pqr: Floats, c: int, tail: int | None
+    dy: Floats, dz: Floats, y: Floats, affine_backward: Floats, c: int, tail: int | None
 ) -> None:
-    p, q, r = load(pqr, 0, c, tail), load(pqr, 1, c, tail), load(pqr, 2, c, tail)
+    p, q, r = (
+        load(affine_backward, 0, c, tail),
+        load(affine_backward, 1, c, tail),
+        load(affine_backward, 2, c, tail),
+    )
     pixels = len(y)
     for i in range(pixels):
         affine = q * load(y, i, c, tail) + r
@@ -91,7 +95,7 @@ def through_batchnorm_strip(
 
 
 @inline
-def deactivate(dz: Floats, sums: Floats, x: Floats, norm: Floats) -> None:
+def deactivate(dz: Floats, sums: Floats, x: Floats, affine: Floats) -> None:
     """In place: dz where low < scale*x + shift < high, else 0; and its sums, into float64.
 
     sums[0] += sum dz, sums[1] += sum dz*(x-mean) over the tile.   dz, x (pixels,C), sums (2,C).
@@ -103,18 +107,22 @@ def deactivate(dz: Floats, sums: Floats, x: Floats, norm: Floats) -> None:
     for start in range(0, pixels, SINGLE):
         part = slice(start, min(start + SINGLE, pixels))
         for c in range(0, whole, step):
-            deactivate_vector(dz[part], partial, x[part], norm, c, None)
+            deactivate_vector(dz[part], partial, x[part], affine, c, None)
         if whole < channels:
-            deactivate_vector(dz[part], partial, x[part], norm, whole, channels - whole)
+            deactivate_vector(dz[part], partial, x[part], affine, whole, channels - whole)
         flush(sums, partial)
 
 
 @inline
 def deactivate_vector(
-    dz: Floats, partial: Floats, x: Floats, norm: Floats, c: int, tail: int | None
+    dz: Floats, partial: Floats, x: Floats, affine: Floats, c: int, tail: int | None
 ) -> None:
-    scale, shift = load(norm, SCALE, c, tail), load(norm, SHIFT, c, tail)
-    mean, low, high = load(norm, MEAN, c, tail), load(norm, LOW, c, tail), load(norm, HIGH, c, tail)
+    scale, shift = load(affine, SCALE, c, tail), load(affine, SHIFT, c, tail)
+    mean, low, high = (
+        load(affine, MEAN, c, tail),
+        load(affine, LOW, c, tail),
+        load(affine, HIGH, c, tail),
+    )
     total = product = zeros_like(scale)
     last = len(x) - 1
     arriving = load(dz, 0, c, tail)
@@ -192,11 +200,11 @@ def finish_statistics(
 
 
 @inline
-def finish_backward(dgamma: Floats, dbeta: Floats, sums: Floats, norm: Floats) -> None:
+def finish_backward(dgamma: Floats, dbeta: Floats, sums: Floats, affine: Floats) -> None:
     """The gradients of gamma and beta from deactivate's sums."""
     for c in range(len(dgamma)):
         dbeta[c] = sums[0, c]
-        dgamma[c] = sums[1, c] * norm[RSTD, c]
+        dgamma[c] = sums[1, c] * affine[RSTD, c]
 
 
 @inline

@@ -36,14 +36,14 @@ def tile_rows(channels: int, itemsize: int) -> int:
 
 
 @kernel
-def activation_forward(a: Floats, x: Floats, norm: Floats) -> None:
+def activation_forward(a: Floats, x: Floats, affine: Floats) -> None:
     """As reference.activation_forward."""
-    activate(matrix(a), matrix(x), norm)
+    activate(matrix(a), matrix(x), affine)
 
 
 @kernel
 def activation_backward(
-    dz: Floats, dgamma: Floats, dbeta: Floats, da: Floats, x: Floats, norm: Floats
+    dz: Floats, dgamma: Floats, dbeta: Floats, da: Floats, x: Floats, affine: Floats
 ) -> None:
     """As reference.activation_backward."""
     gradients, inputs = matrix(dz), matrix(x)
@@ -54,15 +54,15 @@ def activation_backward(
         copy(gradients, matrix(da))
     for start in range(0, pixels, rows):
         tile = slice(start, min(start + rows, pixels))
-        deactivate(gradients[tile], sums, inputs[tile], norm)
-    finish_backward(dgamma, dbeta, sums, norm)
+        deactivate(gradients[tile], sums, inputs[tile], affine)
+    finish_backward(dgamma, dbeta, sums, affine)
 
 
 @kernel
-def pointwise_unit_forward(
-    y: Floats, mean: Floats, variance: Floats, x: Floats, norm: Floats, w: Floats
+def activation_pointwise_stats_forward(
+    y: Floats, mean: Floats, variance: Floats, x: Floats, affine: Floats, w: Floats
 ) -> None:
-    """As reference.pointwise_unit_forward."""
+    """As reference.activation_pointwise_stats_forward."""
     inputs, outputs = matrix(x), matrix(y)
     pixels, (ci, co) = len(inputs), w.shape
     rows = tile_rows(ci + co, x.itemsize)
@@ -71,7 +71,7 @@ def pointwise_unit_forward(
     for start in range(0, pixels, rows):
         stop = min(start + rows, pixels)
         tile, a = slice(start, stop), active[: stop - start]
-        activate(a, inputs[tile], norm)
+        activate(a, inputs[tile], affine)
         multiply_stream(outputs[tile], a, w, (inputs[tile],))
         if start == 0:
             set_origin(origin, outputs[tile])
@@ -80,20 +80,20 @@ def pointwise_unit_forward(
 
 
 @kernel
-def pointwise_unit_backward(
+def activation_pointwise_stats_backward(
     dz: Floats,
     dw: Floats,
     dgamma: Floats,
     dbeta: Floats,
-    dv: Floats,
+    dz_next: Floats,
     y: Floats,
-    pqr: Floats,
+    affine_backward: Floats,
     x: Floats,
-    norm: Floats,
+    affine: Floats,
     w: Floats,
 ) -> None:
-    """As reference.pointwise_unit_backward: both products while dy is in the cache."""
-    inputs, outputs, din, dout = matrix(x), matrix(y), matrix(dz), matrix(dv)
+    """As reference.activation_pointwise_stats_backward: both products while dy is in the cache."""
+    inputs, outputs, din, dout = matrix(x), matrix(y), matrix(dz), matrix(dz_next)
     pixels, (ci, co) = len(inputs), w.shape
     rows = tile_rows(ci + co, x.itemsize)
     active, gradient = scratch(rows, ci, x), scratch(rows, co, x)
@@ -104,17 +104,17 @@ def pointwise_unit_backward(
     for start in range(0, pixels, rows):
         stop = min(start + rows, pixels)
         tile, a, dy = slice(start, stop), active[: stop - start], gradient[: stop - start]
-        through_batchnorm(dy, dout[tile], outputs[tile], pqr)
-        activate(a, inputs[tile], norm)
+        through_batchnorm(dy, dout[tile], outputs[tile], affine_backward)
+        activate(a, inputs[tile], affine)
         multiply_accumulate(dw, a.T, dy)
         multiply_stream(din[tile], dy, turned, (inputs[tile], outputs[tile], dout[tile]))
-        deactivate(din[tile], sums, inputs[tile], norm)
-    finish_backward(dgamma, dbeta, sums, norm)
+        deactivate(din[tile], sums, inputs[tile], affine)
+    finish_backward(dgamma, dbeta, sums, affine)
 
 
 @kernel
-def stem3x3_unit_forward(y: Floats, mean: Floats, variance: Floats, x: Floats, w: Floats) -> None:
-    """As reference.stem3x3_unit_forward, a row at a time as a matrix product."""
+def stem3x3_stats_forward(y: Floats, mean: Floats, variance: Floats, x: Floats, w: Floats) -> None:
+    """As reference.stem3x3_stats_forward, a row at a time as a matrix product."""
     n_images, ho, wo, co = y.shape
     _, h, width, channels = x.shape
     images, outputs, weights = x.reshape(n_images, h, -1), matrix(y), w.reshape(3, -1, co)
@@ -131,11 +131,13 @@ def stem3x3_unit_forward(y: Floats, mean: Floats, variance: Floats, x: Floats, w
 
 
 @kernel
-def stem3x3_unit_backward(dw: Floats, dv: Floats, y: Floats, pqr: Floats, x: Floats) -> None:
-    """As reference.stem3x3_unit_backward."""
+def stem3x3_stats_backward(
+    dw: Floats, dz_next: Floats, y: Floats, affine_backward: Floats, x: Floats
+) -> None:
+    """As reference.stem3x3_stats_backward."""
     n_images, ho, wo, co = y.shape
     _, h, width, channels = x.shape
-    images, outputs, dout = x.reshape(n_images, h, -1), matrix(y), matrix(dv)
+    images, outputs, dout = x.reshape(n_images, h, -1), matrix(y), matrix(dz_next)
     dweights = dw.reshape(3, -1, co)
     bands = new_bands(width, channels, x)
     dy = scratch(wo, co, x)
@@ -144,7 +146,7 @@ def stem3x3_unit_backward(dw: Floats, dv: Floats, y: Floats, pqr: Floats, x: Flo
         for i in range(ho):
             row = slice((n * ho + i) * wo, (n * ho + i + 1) * wo)
             fill_bands(bands, images[n], 2 * i - 1)
-            through_batchnorm(dy, dout[row], outputs[row], pqr)
+            through_batchnorm(dy, dout[row], outputs[row], affine_backward)
             for k in range(3):
                 multiply_accumulate(dweights[k], windows(bands[k], wo, channels).T, dy)
 

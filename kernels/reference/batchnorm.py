@@ -42,29 +42,33 @@ def batchnorm_track(
 
 
 def batchnorm_fold(
-    norm: Floats, mean: Floats, variance: Floats, gamma: Floats, beta: Floats, epsilon: float
+    affine: Floats, mean: Floats, variance: Floats, gamma: Floats, beta: Floats, epsilon: float
 ) -> None:
     """The map that normalises: rstd = 1/sqrt(variance+epsilon), scale = gamma*rstd,
     shift = beta - scale*mean.
 
-    norm (6,C), of which the bounds stay as they are; mean, variance float64 (C,), gamma, beta (C,).
+    affine (6,C), of which the bounds stay as they are; mean, variance float64 (C,), gamma, beta (C,).
     """
-    norm[MEAN], norm[RSTD] = mean, 1 / np.sqrt(variance + epsilon)
-    norm[SCALE] = gamma / np.sqrt(variance + epsilon)
-    norm[SHIFT] = beta - gamma / np.sqrt(variance + epsilon) * mean
+    affine[MEAN], affine[RSTD] = mean, 1 / np.sqrt(variance + epsilon)
+    affine[SCALE] = gamma / np.sqrt(variance + epsilon)
+    affine[SHIFT] = beta - gamma / np.sqrt(variance + epsilon) * mean
 
 
 def batchnorm_fold_backward(
-    pqr: Floats, norm: Floats, dgamma: Floats, dbeta: Floats, samples: float
+    affine_backward: Floats, affine: Floats, dgamma: Floats, dbeta: Floats, samples: float
 ) -> None:
-    """The map of the gradient, dy = p*dv + q*y + r (section 3, collected in y).
+    """The map of the gradient, dy = p*dz_next + q*y + r (section 3, collected in y).
 
     p = scale, q = -p*rstd*dgamma/M, r = -p*dbeta/M - q*mean, M = `samples`; infinitely many where
-    the statistics are frozen, as then no image changes them.   pqr (3,C), norm (6,C).
+    the statistics are frozen, as then no image changes them.   affine_backward (3,C), affine (6,C).
     """
-    p, rstd = norm[SCALE], norm[RSTD]
+    p, rstd = affine[SCALE], affine[RSTD]
     q = -p * rstd * dgamma / samples
-    pqr[0], pqr[1], pqr[2] = p, q, -p * dbeta / samples - q * norm[MEAN]
+    affine_backward[0], affine_backward[1], affine_backward[2] = (
+        p,
+        q,
+        -p * dbeta / samples - q * affine[MEAN],
+    )
 
 
 def affine_forward(y: Floats, x: Floats, scale: Floats, shift: Floats) -> None:

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npnet.data.dataset import Dataset, Images, Split
+from npnet.data.seeds import AUGMENTATION, ORDER, generator
 from npnet.errors import NpnetError
 from npnet.kernels.arrays import Bytes, Floats, Ints
-from npnet.recipe import Recipe
-from npnet.seeds import AUGMENTATION, ORDER, generator
+from npnet.training.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ Update = Callable[[], None]
 
 
 class Synchroniser(Protocol):
-    """A strategy. `update` moves the weights by the gradient in `parameters.shared`."""
+    """A strategy. `update` moves the weights by the gradient in `parameters.gradients_and_loss`."""
 
     name: str
     every_step: bool  # do workers meet at each step, and so know of each other's loss?

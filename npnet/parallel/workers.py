@@ -17,8 +17,8 @@ import numpy as np
 
 from npnet.data.batches import Batch, TrainingShard
 from npnet.kernels.arrays import Floats
+from npnet.model.parameters import Parameters
 from npnet.parallel.communicator import Communicator
-from npnet.parameters import Parameters
 
 
 @dataclass
@@ -84,10 +84,12 @@ class Workers(Sequence[Worker]):
         self.statistics = _rows(parameters.statistics, count)
         self.values = _rows(parameters.values, count if own_weights else 1)
         self.velocities = _rows(velocity, count if own_weights else 1)
-        self.gradients = parameters.shared[None]
+        self.gradients = parameters.gradients_and_loss[None]
         if count > 1 and not own_weights:
             kept = count if deterministic else 1
-            self.gradients = np.zeros((kept, len(parameters.shared)), parameters.shared.dtype)
+            self.gradients = np.zeros(
+                (kept, len(parameters.gradients_and_loss)), parameters.gradients_and_loss.dtype
+            )
         self._kept = (
             (self.statistics, parameters.statistics),
             (self.values, parameters.values),
@@ -107,7 +109,7 @@ class Workers(Sequence[Worker]):
     @property
     def nbytes(self) -> int:
         """What the rows take beside the network's own vectors."""
-        pairs = ((self.gradients, self.parameters.shared), *self._kept)
+        pairs = ((self.gradients, self.parameters.gradients_and_loss), *self._kept)
         return sum(rows.nbytes for rows, own in pairs if not np.shares_memory(rows, own))
 
     def start_equal(self) -> None:
@@ -127,18 +129,18 @@ class Workers(Sequence[Worker]):
                     matrix[worker.row] = vector
 
     def keep_gradient(self, worker: Worker) -> None:
-        """Add the gradient that lies in `parameters.shared` to those of this rank's workers."""
+        """Add the gradient that lies in `parameters.gradients_and_loss` to those of this rank's workers."""
         if len(self) == 1:
             return
         row = self.gradients[worker.row % len(self.gradients)]
         if worker.row < len(self.gradients):
-            row[:] = self.parameters.shared
+            row[:] = self.parameters.gradients_and_loss
         else:
-            row += self.parameters.shared
+            row += self.parameters.gradients_and_loss
 
     def sum_gradients(self) -> None:
-        """Leave the sum of all workers' gradients, and losses, in `parameters.shared`."""
-        self._sum(self.gradients, self.parameters.shared)
+        """Leave the sum of all workers' gradients, and losses, in `parameters.gradients_and_loss`."""
+        self._sum(self.gradients, self.parameters.gradients_and_loss)
 
     def average_values(self) -> None:
         """Give all workers the mean of their weights, each counted by its share of the images."""

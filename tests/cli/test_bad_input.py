@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npnet.checkpoint import load
 from npnet.cli import options
 from npnet.data import DATASETS
 from npnet.kernels import BACKENDS
 from npnet.parallel.strategies import STRATEGIES
-from npnet.recipe import RECIPES
-from npnet.warmup import DTYPES
+from npnet.training.checkpoint import load
+from npnet.training.recipe import RECIPES
+from npnet.training.warmup import DTYPES
 from tests.cifar_files import IMAGES, change, write, write_cifar
 from tests.launch import TINY, npnet_run
 

@@ -97,7 +97,7 @@ def test_gradcheck_passes(tmp_path: Path) -> None:
 
 TINY_STEP = ("--batch", 2, "--input-size", 32, "--width", "0.1", "--steps", 4, "--json")
 FEW_KERNELS = ("--batch", 1, "--input-size", 32, "--repeats", 3, "--json")
-FORWARD = ("--op", "depthwise3x3_unit_forward")
+FORWARD = ("--op", "activation_depthwise3x3_stats_forward")
 
 
 @pytest.mark.parametrize("inference", [False, True])

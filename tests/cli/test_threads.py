@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from npnet import threads
+from npnet.machine import threads
 from tests.launch import SOURCES, clean_environment
 
 # A command that tells what lies in the environment when it starts.
@@ -14,7 +14,7 @@ TELL = """
 import os, sys
 import npnet.cli.main as entry
 from npnet.cli import options
-from npnet.threads import VARIABLES
+from npnet.machine.threads import VARIABLES
 
 @entry.cli.command()
 @options.threads
@@ -76,7 +76,9 @@ def test_the_command_line_loads_neither_numpy_nor_mpi() -> None:
 
 
 def test_too_late() -> None:
-    result = python("import numpy; from npnet.threads import limit_threads; limit_threads()")
+    result = python(
+        "import numpy; from npnet.machine.threads import limit_threads; limit_threads()"
+    )
     assert "must run before NumPy is imported" in result.stderr
 
 

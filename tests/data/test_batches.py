@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from npnet.data.batches import ImageInput, TrainingShard, plain_batches
 from npnet.errors import NpnetError
 from npnet.kernels import reference
-from npnet.recipe import MODERN, PAPER
+from npnet.training.recipe import MODERN, PAPER
 from tests.datasets import Toy
 
 GLOBAL = replace(MODERN, shuffle="global")

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 from npnet.parallel.communicator import connect
 from npnet.parallel.strategies import STRATEGIES
-from npnet.recipe import MODERN
-from npnet.settings import Settings
-from npnet.trainer import Trainer
-from npnet.warmup import Silence
+from npnet.training.recipe import MODERN
+from npnet.training.settings import Settings
+from npnet.training.trainer import Trainer
+from npnet.training.warmup import Silence
 from tests.datasets import Toy
 
 WORKERS = (1, 2, 4, 6)

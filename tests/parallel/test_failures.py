@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from npnet.checkpoint import load
+from npnet.training.checkpoint import load
 from tests.cifar_files import write_cifar
 from tests.launch import TINY, clean_environment, npnet_run
 
@@ -148,8 +148,8 @@ Trainer.train_epoch = drift
 @pytest.mark.mpi
 def test_a_rank_with_other_code(place: Path) -> None:
     fault = """
-import npnet.telemetry
-npnet.telemetry.source_digest = lambda: f"code of rank {rank}"
+import npnet.machine.telemetry
+npnet.machine.telemetry.source_digest = lambda: f"code of rank {rank}"
 """
     outcome = npnet_run("train", *TINY, "--out", "run", cwd=place, ranks=2, patches=fault)
     assert "rank 1 (" in outcome.error

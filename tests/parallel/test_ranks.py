@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from npnet.architecture import mobilenet_v2
 from npnet.data.batches import TrainingShard, training_shards
 from npnet.errors import NpnetError
+from npnet.model.mobilenet_v2 import mobilenet_v2
+from npnet.model.parameters import Parameters
 from npnet.parallel.communicator import (
     CollectiveError,
     SerialCommunicator,
@@ -22,10 +23,9 @@ from npnet.parallel.communicator import (
 )
 from npnet.parallel.strategies import STRATEGIES
 from npnet.parallel.workers import Workers, workers_of
-from npnet.parameters import Parameters
-from npnet.recipe import MODERN, PAPER
-from npnet.settings import Settings
-from npnet.trainer import Trainer
+from npnet.training.recipe import MODERN, PAPER
+from npnet.training.settings import Settings
+from npnet.training.trainer import Trainer
 from tests.datasets import Toy
 
 SETTINGS = Settings(epochs=1, batch_per_rank=4, width=0.1, input_size=32, seed=5, ranks_per_node=1)
@@ -239,7 +239,7 @@ class TestGradients:
 
     def test_shared_statistics_can_be_recalibrated_where_shards_are_uneven(self, comm, monkeypatch):
         """Batch norms that meet do so equally often on every rank, or they would wait for ever."""
-        monkeypatch.setattr("npnet.evaluate.RECALIBRATION_IMAGES", 4 * comm.size + 1)
+        monkeypatch.setattr("npnet.training.evaluate.RECALIBRATION_IMAGES", 4 * comm.size + 1)
         dataset = Toy(5 * comm.size + 1)
         each = trainer(comm, MODERN, dataset, sync_bn=True, bn_eval="both", input_size=64)
         summary = each.run()

@@ -10,10 +10,10 @@ import pytest
 
 from npnet.parallel.communicator import SerialCommunicator
 from npnet.parallel.strategies import STRATEGIES
-from npnet.recipe import MODERN, PAPER
-from npnet.settings import Settings
-from npnet.trainer import Trainer
-from npnet.warmup import Silence
+from npnet.training.recipe import MODERN, PAPER
+from npnet.training.settings import Settings
+from npnet.training.trainer import Trainer
+from npnet.training.warmup import Silence
 from tests.datasets import Toy
 from tests.launch import SOURCES, clean_environment, launcher
 from tests.parallel.factorings import WORKERS
@@ -71,7 +71,7 @@ def test_memory_grows_by_weights_not_by_activations():
     assert six["rows of workers"] == 6 * kept
     assert "rows of workers" not in one
     together = trainer(MODERN, workers_per_rank=6).planned_bytes["rows of workers"]
-    assert together == 6 * parameters.statistics.nbytes + parameters.shared.nbytes
+    assert together == 6 * parameters.statistics.nbytes + parameters.gradients_and_loss.nbytes
 
 
 def test_each_worker_keeps_its_own_momentum_and_statistics():

@@ -1,0 +1,1 @@
+"""This host: threads, memory, versions, and what a process costs."""

@@ -1,0 +1,103 @@
+"""What a run costs: memory, processor time, machine."""
+
+import hashlib
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import npnet
+
+
+def peak_rss_bytes() -> int:
+    """The largest resident set of this process so far, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class Stopwatch:
+    """Wall and processor time of this process since the watch was made."""
+
+    def __init__(self) -> None:
+        self._wall_start, self._cpu_start = time.perf_counter(), time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        """Wall time, seconds."""
+        return time.perf_counter() - self._wall_start
+
+    @property
+    def cpu_percent(self) -> float:
+        """Processor time over wall time, percent of one core."""
+        return 100 * (time.process_time() - self._cpu_start) / max(self.seconds, 1e-9)
+
+
+def machine() -> dict[str, Any]:
+    """The machine and the versions that figures depend on."""
+    return {
+        "host": platform.node(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor_name(),
+        "cores": psutil.cpu_count(logical=True),
+        "memory_bytes": psutil.virtual_memory().total,
+        "python": platform.python_version(),
+        **{name: package_version(name) for name in ("numpy", "numba", "mpi4py", "click", "psutil")},
+        "npnet": npnet.__version__,
+        "commit": commit(),
+    }
+
+
+def package_version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def commit() -> str | None:
+    """The commit of the source tree that npnet runs from, None when it was installed from a wheel.
+
+    A trailing + says that tracked files were changed since.
+    """
+    root = Path(npnet.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12"]
+        result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+def source_digest() -> str:
+    """A hash of npnet's source files: ranks must run the same code, whatever its version."""
+    root, digest = Path(npnet.__file__).parent, hashlib.sha256()
+    folders = os.walk(root, followlinks=True)  # kernels and cli are links, but not in a wheel
+    paths = [Path(folder, name) for folder, _, names in folders for name in names]
+    for path in sorted(path for path in paths if path.suffix == ".py"):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _processor_name() -> str:
+    """The first model name in /proc/cpuinfo; on a Raspberry Pi the board's name stands last."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    values = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    named = {key.strip().lower(): value.strip() for key, value in values.items()}
+    return named.get("model name") or named.get("model") or platform.processor() or "unknown"
+
+
+def node_cores() -> int:
+    """The cores that the ranks of this node share."""
+    return psutil.cpu_count(logical=True) or os.cpu_count() or 1

@@ -1,0 +1,1 @@
+"""Measuring: kernels and steps, the roofline, gradients against finite differences."""

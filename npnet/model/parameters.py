@@ -1,0 +1,111 @@
+"""All of a network's numbers in a few flat vectors, with a named view on each array.
+
+One update is then one kernel, one Allreduce one call on one buffer, one checkpoint a few arrays,
+and one hash tells whether two ranks agree.
+"""
+
+import hashlib
+from math import prod, sqrt
+from typing import Literal
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from npnet.data.seeds import INITIAL_VALUES, generator
+from npnet.kernels.arrays import Floats
+from npnet.model.mobilenet_v2 import Architecture, ParameterSpec
+
+Initialiser = Literal["glorot_uniform", "he_fan_out"]
+
+
+class Parameters:
+    """The flat vectors of one network.
+
+    `values`, `gradients` (P,): trainable parameters; the first `decayed` of them are weights, then
+    come gammas, betas and the bias, which weight decay leaves alone.
+    `shared` (P+1,): the gradients and, behind them, the loss, so that whoever learns the mean
+    gradient of all ranks learns their mean loss in the same message.
+    `statistics` (2C,): the running means of every batch norm, then the running variances.
+    """
+
+    def __init__(self, architecture: Architecture, dtype: DTypeLike = np.float32) -> None:
+        specs = [spec for operation in architecture.operations for spec in operation.parameters]
+        self.before_shortcuts = [
+            block.operations[-1].name for block in architecture.blocks if block.shortcut
+        ]
+        self.specs: list[ParameterSpec] = sorted(specs, key=lambda spec: spec.role != "weight")
+        self.decayed = sum(prod(spec.shape) for spec in specs if spec.role == "weight")
+        total = sum(prod(spec.shape) for spec in specs)
+        self.values: Floats = np.zeros(total, dtype)
+        self.gradients_and_loss: Floats = np.zeros(total + 1, dtype)
+        self.gradients: Floats = self.gradients_and_loss[:total]
+        self._slices: dict[str, tuple[slice, tuple[int, ...]]] = {}
+        offset = 0
+        for spec in self.specs:
+            end = offset + prod(spec.shape)
+            self._slices[spec.name] = slice(offset, end), spec.shape
+            offset = end
+
+        channels = [operation.output_shape[-1] for operation in architecture.convolutions]
+        ends = np.cumsum(channels).tolist()
+        self._channels: dict[str, slice] = {
+            operation.name: slice(end - count, end)
+            for operation, count, end in zip(architecture.convolutions, channels, ends, strict=True)
+        }
+        self.statistics: Floats = np.zeros(2 * sum(channels), dtype)
+        self.running_variances[:] = 1
+
+    @property
+    def running_means(self) -> Floats:
+        """The first half of `statistics`, (C,)."""
+        return self.statistics[: len(self.statistics) // 2]
+
+    @property
+    def running_variances(self) -> Floats:
+        """The second half of `statistics`, (C,)."""
+        return self.statistics[len(self.statistics) // 2 :]
+
+    def value(self, name: str) -> Floats:
+        """The view of a parameter, such as "block3.expand.weight"."""
+        where, shape = self._slices[name]
+        return self.values[where].reshape(shape)
+
+    def gradient(self, name: str) -> Floats:
+        """The view of a parameter's gradient."""
+        where, shape = self._slices[name]
+        return self.gradients[where].reshape(shape)
+
+    def running(self, operation: str) -> tuple[Floats, Floats]:
+        """The views of the running mean and variance of an operation's batch norm."""
+        where = self._channels[operation]
+        return self.running_means[where], self.running_variances[where]
+
+    def digest(self) -> str:
+        """A hash of values and statistics: two ranks agree if and only if theirs are equal."""
+        return hashlib.sha256(self.values.tobytes() + self.statistics.tobytes()).hexdigest()
+
+
+def initialise(
+    parameters: Parameters, scheme: Initialiser, seed: int, zero_gamma: bool = False
+) -> None:
+    """Draw the initial parameters, the same on every rank for the same seed.
+
+    glorot_uniform: U(-l, l), l = sqrt(6/(fan_in+fan_out)) (Glorot and Bengio 2010, eq. 16), Keras'
+    default. he_fan_out: N(0, 2/fan_out) (He et al. 2015, section 2.2) for convolutions and
+    N(0, 0.01^2) for the classifier, torchvision's choice for MobileNetV2. Gammas are 1, the rest 0;
+    with `zero_gamma`, the last gamma of each block with a shortcut is 0 too, so that the block
+    starts as the identity (Goyal et al. 2017, section 5.1).
+    """
+    rng = generator(seed, INITIAL_VALUES)
+    zeros = {f"{name}.gamma" for name in parameters.before_shortcuts} if zero_gamma else set()
+    for spec in parameters.specs:
+        value = parameters.value(spec.name)
+        if spec.role != "weight":
+            value[...] = 1 if spec.role == "gamma" and spec.name not in zeros else 0
+        elif scheme == "glorot_uniform":
+            limit = sqrt(6 / (spec.fan_in + spec.fan_out))
+            value[...] = rng.uniform(-limit, limit, spec.shape)
+        elif spec.name == "classifier.weight":
+            value[...] = rng.normal(0, 0.01, spec.shape)
+        else:
+            value[...] = rng.normal(0, sqrt(2 / spec.fan_out), spec.shape)

@@ -1,0 +1,92 @@
+"""Loss and accuracy on a split, shared out over the ranks; statistics made anew for the purpose."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from npnet.data.batches import ImageInput, plain_batches
+from npnet.data.dataset import Dataset, Split
+from npnet.kernels.arrays import Floats
+from npnet.model.inference import Inference
+from npnet.model.network import Network
+from npnet.parallel.communicator import Communicator
+from npnet.parallel.workers import statistics_of, workers_of
+
+BatchNormEvaluation = Literal["moving", "recalibrated", "both"]
+RECALIBRATION_IMAGES = 5000
+
+
+class Score(NamedTuple):
+    """Mean cross-entropy (nats) and accuracy (a fraction)."""
+
+    loss: float
+    accuracy: float
+
+
+class Scores(NamedTuple):
+    """The same weights with the running statistics, with recalibrated ones, or with both."""
+
+    moving: Score | None
+    recalibrated: Score | None
+
+    @property
+    def main(self) -> Score:
+        """With the running statistics, unless these were not asked for."""
+        score = self.moving or self.recalibrated
+        assert score is not None
+        return score
+
+
+def evaluate(
+    inference: Inference,
+    dataset: Dataset,
+    split: Split,
+    image_input: ImageInput,
+    comm: Communicator,
+    workers_per_rank: int = 1,
+) -> Score:
+    """Score a split; worker w of P takes the images i with i mod P = w. The same on every rank.
+
+    Each image's loss has a place of its own, so that the sum has one order.
+    """
+    results = np.zeros((2, dataset.size(split)))  # loss, right or wrong
+    mine, workers = workers_of(comm, workers_per_rank)
+    for indices, pixels, batch in plain_batches(dataset, split, inference.batch, mine, workers):
+        image_input.fill(inference.images, pixels, batch)
+        logits = inference.forward(len(batch))
+        results[0, indices] = inference.loss(batch.labels)
+        results[1, indices] = logits.argmax(axis=1) == batch.labels
+    comm.sum(results)
+    return Score(*results.mean(axis=1).tolist())
+
+
+def recalibrate(
+    network: Network,
+    dataset: Dataset,
+    image_input: ImageInput,
+    comm: Communicator,
+    workers_per_rank: int = 1,
+) -> Floats:
+    """Statistics (2C,) of every batch norm under the present weights, the same on every rank.
+
+    The first RECALIBRATION_IMAGES training images pass through the network in batches, as in
+    training but not augmented; means and second moments of all batches are averaged (Wu and
+    Johnson 2021, section 3). Nothing of it depends on how the running statistics came about; they
+    are left as they are.
+    """
+    parameters = network.parameters
+    kept = parameters.statistics.copy()
+    mine, workers = workers_of(comm, workers_per_rank)
+    rows = np.zeros((len(mine), 1 + len(kept)))  # images; of each channel mean, second moment
+    images = min(RECALIBRATION_IMAGES, dataset.size("train"))
+    images -= images % workers  # as many for each: batch norms that meet do so equally often
+    batches = plain_batches(dataset, "train", network.batch, mine, workers, images or None)
+    for indices, pixels, batch in batches:
+        image_input.fill(network.images, pixels, batch)
+        network.forward(len(batch), training=True)
+        mean, variance = network.batch_statistics()
+        row = rows[indices[0] % workers - mine[0]]
+        row += len(batch) * np.concatenate(([1], mean, variance + mean**2))
+    parameters.statistics[:] = kept
+    count, *moments = comm.sum_in_order(rows)
+    return statistics_of(np.array(moments) / count).astype(kept.dtype)

@@ -1,0 +1,85 @@
+"""What stops a run: a divergence, or a rank whose weights are no longer the others'.
+
+Every check comes before a broken state could be saved, and its message says where the last good one
+is.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from npnet.errors import NpnetError
+from npnet.model.parameters import Parameters
+from npnet.parallel.communicator import CollectiveError, Communicator, odd_ranks, together
+from npnet.parallel.strategies import Synchroniser
+from npnet.parallel.workers import Worker
+from npnet.training.run_folder import RunFolder
+
+
+class Guard:
+    """The checks of one run, which began with `first_epoch`, from `resumed_from` if that is set."""
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        synchroniser: Synchroniser,
+        comm: Communicator,
+        folder: RunFolder | None,
+        first_epoch: int,
+        resumed_from: str | None,
+    ) -> None:
+        self.parameters, self.synchroniser, self.comm = parameters, synchroniser, comm
+        self.folder, self.first_epoch, self.resumed_from = folder, first_epoch, resumed_from
+
+    def check_loss(self, workers: Sequence[Worker], epoch: int, step: int) -> None:
+        """Stop where the loss is not finite, before it reaches the parameters.
+
+        Ranks that meet at each step all see it in the shared loss, and end with one message.
+        """
+        if np.isfinite(self.parameters.gradients_and_loss[-1]):
+            return
+        every_step = self.synchroniser.every_step
+        mine = [(self.comm.rank, worker.loss) for worker in workers]
+        losses = self.comm.of_all(mine) if every_step else mine
+        bad = ((rank, loss) for rank, loss in losses if not math.isfinite(loss))
+        rank, loss = next(bad, losses[0])
+        what = f"the loss is {loss} on rank {rank}, epoch {epoch + 1}, step {step + 1}"
+        raise (CollectiveError if every_step else NpnetError)(self._advice(what, epoch))
+
+    def check_state(self, epoch: int, test_loss: float | None) -> None:
+        """After an epoch all is finite, and the same on all ranks; `test_loss` if it was tested.
+
+        The last update may overflow after the last loss. Raises CollectiveError on every rank.
+        """
+        state = (self.parameters.values, self.parameters.statistics)
+        with together(self.comm):
+            if not all(np.isfinite(array).all() for array in state):
+                what = f"the weights or statistics after epoch {epoch + 1} are not finite"
+                raise NpnetError(self._advice(what, epoch))
+            if test_loss is not None and not math.isfinite(test_loss):
+                what = f"the test loss after epoch {epoch + 1} is {test_loss}"
+                raise NpnetError(self._advice(what, epoch))
+        names = ", ".join(odd_ranks(self.comm, self.parameters.digest()))
+        if names:
+            raise CollectiveError(
+                f"the weights of rank {names} drifted from the others' in epoch {epoch + 1}: its "
+                "memory may be faulty, or its processor or libraries are not the others'; "
+                + self._kept(epoch)
+            )
+
+    def _advice(self, what: str, epoch: int) -> str:
+        """What to do about a divergence in `epoch`."""
+        return f"{what}: lower --lr or lengthen --warmup-epochs; {self._kept(epoch)}"
+
+    def _kept(self, epoch: int) -> str:
+        """Where the weights from before `epoch` are."""
+        kept: Path | str | None = None
+        if epoch > self.first_epoch and self.folder is not None:
+            kept = self.folder.epoch(epoch)
+        elif epoch == self.first_epoch:
+            kept = self.resumed_from
+        if kept is None:
+            return "no epoch was finished"
+        return f"the weights of epoch {epoch} are kept in {kept}"

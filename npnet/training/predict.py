@@ -1,0 +1,49 @@
+"""What a trained network sees in a user's pictures."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from npnet.data.batches import ImageInput, not_augmented
+from npnet.data.pictures import read_pictures
+from npnet.kernels import backend as kernels_of
+from npnet.training.checkpoint import load
+from npnet.training.recipe import Recipe
+
+BATCH = 12
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of one picture, with their probabilities, the likeliest first."""
+
+    path: Path
+    index: int  # in its file
+    several: bool  # pictures in that file
+    ranking: tuple[tuple[str, float], ...]
+
+
+def predict_pictures(
+    checkpoint: Path, paths: Sequence[Path], top: int, backend: str = "numba"
+) -> Iterator[Prediction]:
+    """Predict each picture of each file, file by file.
+
+    Raises NpnetError if the checkpoint or a picture cannot be read.
+    """
+    saved = load(checkpoint)
+    inference = saved.inference(BATCH, backend)
+    image_input = ImageInput(Recipe(**saved.header.recipe), kernels_of(backend))
+    for path in paths:
+        pixels = read_pictures(path)
+        for start in range(0, len(pixels), BATCH):
+            rows = np.arange(start, min(start + BATCH, len(pixels)))
+            batch = not_augmented(rows, np.zeros(len(rows), np.int64))
+            image_input.fill(inference.images, pixels, batch)
+            inference.forward(len(rows))
+            inference.loss(batch.labels)  # for the probabilities: nobody knows the labels
+            for row, probabilities in zip(rows, inference.probabilities, strict=False):
+                best = np.argsort(-probabilities)[:top]
+                ranking = tuple((saved.header.classes[k], float(probabilities[k])) for k in best)
+                yield Prediction(path, int(row), len(pixels) > 1, ranking)

@@ -1,0 +1,139 @@
+"""The folder that a run leaves: config.json, log.csv, summary.json, checkpoints.
+
+Beside the folder, `scaling_results.csv` gathers one row a run, in the columns of the paper (its
+Figures 7 and 8, where a line break hides that `mean_train_acc_pct` is one name).
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from npnet.errors import NpnetError
+from npnet.files import write_atomically
+from npnet.training.checkpoint import Checkpoint, save
+from npnet.training.results import EpochResult, Summary
+
+SCORES = ("test_loss", "test_acc", "recalibrated_test_loss", "recalibrated_test_acc")
+LOG_COLUMNS = (*(field.name for field in fields(EpochResult)), *SCORES)
+
+
+class RunFolder:
+    """Written by rank 0 alone; every file is replaced as a whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.csv"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def scaling_results(self) -> Path:
+        return self.path.parent / "scaling_results.csv"
+
+    @property
+    def final(self) -> Path:
+        return self.path / "final.npz"
+
+    def epoch(self, number: int) -> Path:
+        """The checkpoint after epoch `number`, counted from 1."""
+        return self.path / f"epoch-{number:03d}.npz"
+
+    def create(self, resumed: Checkpoint | None = None) -> None:
+        """Make the folder and prove that it can be written, before any work is done.
+
+        A folder that holds a run is only written by the run that continues it, from one of its own
+        checkpoints; the log then forgets the epochs that are done anew. Raises NpnetError else.
+        """
+        origin = resumed.path if resumed is not None else None
+        own = origin is not None and origin.resolve().parent == self.path.resolve()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            taken = self.log.exists() and not own
+        except OSError as error:
+            raise NpnetError(
+                f"cannot make the run folder {self.path}: {error.strerror}; choose another --out"
+            ) from error
+        if taken:
+            raise NpnetError(
+                f"{self.path} holds a run already: choose another --out, or continue that run "
+                f"with --resume {self.path}/epoch-NNN.npz"
+            )
+        table = self.scaling_results
+        if table.exists() and not (table.is_file() and os.access(table, os.R_OK | os.W_OK)):
+            raise NpnetError(f"cannot add a row to {table}: move it away or choose another --out")
+        probe = self.path / ".writable"
+        write_atomically(probe, b"")
+        probe.unlink()
+        if resumed is not None and own:
+            self._forget_after(resumed.header.epoch)
+
+    def _forget_after(self, epoch: int) -> None:
+        if self.log.exists():
+            header, *rows = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [row for row in rows if int(row.split(",")[0]) <= epoch]
+            write_atomically(self.log, "".join([header, *kept]).encode())
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        write_atomically(self.config, _json(config))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        write_atomically(self.summary, _json(summary))
+
+    def save_epoch(self, number: int, state: Checkpoint) -> None:
+        save(self.epoch(number), state)
+
+    def save_final(self, state: Checkpoint) -> None:
+        save(self.final, state)
+
+    def append_log(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add one row a worker for the epoch just finished."""
+        _append_rows(self.log, LOG_COLUMNS, rows)
+
+    def append_scaling_result(self, summary: Summary) -> None:
+        row = {
+            "world": summary.world,
+            "epochs": summary.epochs,
+            "batch_per_node": summary.batch_per_node,
+            "batch_per_rank": summary.batch_per_rank,
+            "mean_train_loss": f"{summary.train_loss:.4f}",
+            "mean_train_acc_pct": f"{100 * summary.train_acc:.2f}",
+            "global_time_sec": f"{summary.wall_seconds:.2f}",
+            "cifar_dir": summary.location,
+        }
+        _append_rows(self.scaling_results, tuple(row), [row])
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _append_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append to a CSV file, with a header where there is none yet."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    try:
+        before = path.read_bytes()
+    except FileNotFoundError:
+        before = b""
+    except OSError as error:
+        raise NpnetError(
+            f"cannot add to {path}: {error.strerror}; move it away or choose another --out"
+        ) from error
+    if not before:
+        writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, before + text.getvalue().encode())

@@ -1,0 +1,51 @@
+"""What a run is, beside its recipe and dataset."""
+
+from dataclasses import dataclass
+
+from npnet.errors import NpnetError
+from npnet.training.evaluate import BatchNormEvaluation
+from npnet.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes, seed, and how ranks work together.
+
+    With more than one worker a rank, `batch_per_rank` is the batch of each worker, and
+    `ranks_per_node` counts the ranks that they stand for.
+    """
+
+    epochs: int
+    batch_per_rank: int
+    width: float
+    input_size: int
+    seed: int
+    ranks_per_node: int
+    backend: str = "numba"
+    dtype: str = "float32"
+    freeze_bn: bool = False  # train with running statistics, for fine-tuning
+    evaluate_each_epoch: bool = True
+    max_steps: int | None = None  # of an epoch, to measure speed without a full one
+    workers_per_rank: int = 1
+    deterministic: bool = False  # sums over workers in the order of their numbers
+    sync_bn: bool = False  # batch statistics of all ranks together
+    bn_eval: BatchNormEvaluation = "moving"
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise NpnetError where options contradict each other."""
+        if recipe.sync_steps is not None and recipe.sync != "weights":
+            raise NpnetError(f"--sync-steps is for --sync weights, not for --sync {recipe.sync}")
+        if not self.sync_bn:
+            return
+        if recipe.sync != "gradients":
+            raise NpnetError(
+                f"--sync-bn is for ranks that meet at each step, not for --sync {recipe.sync}: "
+                "give --sync gradients"
+            )
+        if self.workers_per_rank > 1:
+            raise NpnetError(
+                "--sync-bn needs all activations at once, --workers-per-rank one worker's: give a "
+                f"--batch-per-rank of {self.workers_per_rank * self.batch_per_rank} instead"
+            )
+        if self.batch_per_rank < 2:
+            raise NpnetError("--sync-bn needs a --batch-per-rank of 2 or more")

@@ -1,0 +1,149 @@
+"""Compiling ahead: one rank of each node compiles what training calls, the others then load it."""
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import npnet
+from npnet.data.dataset import Images, Split
+from npnet.parallel.communicator import Communicator, SerialCommunicator, environment_of_no_rank
+from npnet.training.evaluate import Scores
+from npnet.training.recipe import MODERN
+from npnet.training.results import EpochResult, Summary
+from npnet.training.settings import Settings
+from npnet.training.trainer import Trainer
+
+DTYPES = ("float32", "float64")
+
+
+def prepare(comm: Communicator, dtype: str, compiling: Callable[[], None]) -> bool:
+    """Have the compiled kernels on every node's disk. Returns whether any had to be compiled.
+
+    `compiling` is called before, on every rank. Where there is no place for machine code, nothing
+    is done, and each rank compiles what it calls.
+    """
+    cold = comm.first_of_node and place() is not None and not is_warm(dtype)
+    if not any(comm.gather(cold)):
+        return False
+    compiling()
+    if cold:
+        compile_apart(dtype)
+    comm.barrier()
+    return True
+
+
+def place() -> Path | None:
+    """The folder of machine code, if there is one."""
+    from npnet.kernels.jit.options import cache_directory
+
+    folder = cache_directory()
+    return Path(folder) if folder is not None else None
+
+
+def is_warm(dtype: str) -> bool:
+    """Whether all that training calls was compiled, and lies there still."""
+    folder = place()
+    if folder is None:
+        return False
+    try:
+        names = _list_of_files(folder, dtype).read_text(errors="replace").split("\n")
+    except OSError:
+        return False
+    return all(name and (folder / name).is_file() for name in names)
+
+
+def compile_apart(dtype: str) -> None:
+    """Compile in a process of its own, because the compiler takes 300 MB and does not return them.
+
+    If that process fails, compile in this one.
+    """
+    environment = environment_of_no_rank()
+    sources = str(Path(npnet.__file__).parents[1])
+    others = [environment["PYTHONPATH"]] if environment.get("PYTHONPATH") else []
+    environment["PYTHONPATH"] = os.pathsep.join([sources, *others])
+    script = f"from npnet.training.warmup import compile_here; compile_here({dtype!r})"
+    child = subprocess.run(
+        [sys.executable, "-P", "-c", script], env=environment, capture_output=True, text=True
+    )
+    if child.returncode == 0:
+        return
+    words = child.stderr.strip().split("\n")[-1] or f"its status is {child.returncode}"
+    warnings.warn(f"the process that compiles the kernels failed: {words}", stacklevel=2)
+    from npnet.kernels.jit.cache import CacheWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CacheWarning)  # whatever is wrong, it was told
+        rehearse(dtype)
+
+
+def compile_here(dtype: str) -> None:
+    """Compile in this process and, when all of it is on disk, leave a list of the files there.
+
+    Raises CacheWarning if some of it cannot be kept.
+    """
+    from npnet.kernels.jit.cache import CacheWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CacheWarning)
+        rehearse(dtype)
+    folder = place()
+    if folder is not None:
+        names = sorted(path.name for path in folder.glob("*.nb[ci]"))
+        _list_of_files(folder, dtype).write_text("\n".join(names))
+
+
+def _list_of_files(folder: Path, dtype: str) -> Path:
+    return folder / f"complete-{dtype}"
+
+
+def rehearse(dtype: str) -> None:
+    """Train and test on two grey images: kernels are compiled for types, whatever the sizes."""
+    recipe = replace(MODERN, dropout=0.5)
+    for freeze_bn in (False, True):
+        settings = Settings(
+            epochs=1,
+            batch_per_rank=2,
+            width=0.1,
+            input_size=32,
+            seed=0,
+            ranks_per_node=1,
+            dtype=dtype,
+            freeze_bn=freeze_bn,
+        )
+        Trainer(Grey(), recipe, settings, SerialCommunicator(), Silence()).run()
+
+
+class Grey:
+    """Two grey images for each split."""
+
+    name, location, image_size = "grey", "in memory", 32
+    classes = ("one", "two")
+
+    def size(self, split: Split) -> int:
+        return 2
+
+    def digest(self) -> str:
+        return self.name
+
+    def read(self, split: Split, indices: NDArray[np.int64]) -> Images:
+        n = len(indices)
+        return Images(np.full((n, 32, 32, 3), 127, np.uint8), np.zeros(n, np.int64))
+
+
+class Silence:
+    """A reporter that tells nobody."""
+
+    def started(self, trainer: Trainer) -> None: ...
+
+    def step_finished(self, epoch: int, step: int, images: int) -> None: ...
+
+    def epoch_finished(self, results: list[EpochResult], test: Scores | None) -> None: ...
+
+    def finished(self, summary: Summary) -> None: ...

@@ -1,0 +1,65 @@
+"""Folded inference against the network in evaluation."""
+
+import numpy as np
+import pytest
+
+from npnet.model.inference import Inference
+from npnet.model.mobilenet_v2 import mobilenet_v2
+from npnet.model.network import BatchNorm, Network
+from npnet.model.parameters import initialise
+
+
+def trained(width=0.5, size=33, dtype=np.float64, backend="numba", batch=5):
+    """A network whose running statistics, gammas and betas are not their initial values."""
+    bn = BatchNorm(momentum=0.5, epsilon=1e-3)
+    network = Network(mobilenet_v2(width, size, 7), batch, backend, dtype, bn)
+    initialise(network.parameters, "he_fan_out", 0)
+    rng = np.random.default_rng(3)
+    network.parameters.values += 0.05 * rng.standard_normal(len(network.parameters.values))
+    network.images[:] = rng.standard_normal(network.images.shape)
+    network.forward(batch, training=True)
+    inference = Inference(network.architecture, network.parameters, batch, backend, bn.epsilon)
+    inference.images[:] = network.images
+    return network, inference
+
+
+def difference(network, inference, n):
+    expected = network.forward(n)
+    return np.max(np.abs(inference.forward(n) - expected)) / np.max(np.abs(expected))
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+@pytest.mark.parametrize(("width", "size"), [(0.25, 32), (0.5, 33), (0.35, 75), (1.0, 64)])
+def test_folded_logits_are_the_network_s(width, size, backend):
+    network, inference = trained(width, size, backend=backend)
+    assert difference(network, inference, 5) < 1e-11
+
+
+def test_float32_agrees_to_rounding():
+    network, inference = trained(dtype=np.float32)
+    assert difference(network, inference, 5) < 1e-4
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_any_number_of_images(n):
+    network, inference = trained()
+    inference.images[n:] = np.nan
+    assert difference(network, inference, n) < 1e-11
+
+
+def test_fold_follows_the_weights():
+    network, inference = trained()
+    network.parameters.values *= 1.1
+    assert difference(network, inference, 5) > 1e-3
+    inference.fold()
+    assert difference(network, inference, 5) < 1e-11
+
+
+def test_the_loss_is_the_network_s():
+    network, inference = trained()
+    labels = np.array([0, 6, 3, 2, 1])
+    network.forward(5)
+    inference.forward(5)
+    assert np.allclose(inference.loss(labels), network.loss(labels), rtol=1e-10)
+    assert np.allclose(inference.probabilities.sum(axis=1), 1)
