@@ -5,12 +5,13 @@ Every kernel stands twice, under one name and one signature:
     reference/   plain NumPy, any floating dtype; the text to learn from
     jit/         Numba machine code; the text that runs fast
 
-Some are plain operations, such as depthwise3x3_forward. The network runs their fused forms, the
-units: a convolution with the batch norms before and behind it, such as activation_depthwise3x3_stats_forward,
-whose twins in reference/unit.py are composed of the plain ones.
+The network runs fused kernels: a convolution with the batch norms before and behind it, such as
+activation_depthwise3x3_stats_forward. In reference/ they are composed of plain operations, such as
+depthwise3x3_forward, which stand there alone.
 
 `backend("numba")` and `backend("reference")` hand out the two sets; nothing else in npnet chooses.
 `registry.py` lists every kernel with its cases, work and tolerance; tests and benchmarks read it.
+What the compiled kernels were before they were fused is kept in bench/ladder/.
 
 Legend, used in every docstring and shape comment
     N        images in the batch

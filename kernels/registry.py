@@ -57,7 +57,8 @@ class Kernel:
     `shapes`: every array argument, in order, outputs first; `outputs` of them are written.
     `updates`: outputs that are read as well. `scalars`: the arguments after the arrays.
     `flops`: floating-point operations of a call. `tolerance`: the largest error of a float32
-    result, relative to the largest value of the float64 twin's.
+    result, relative to the largest value of the float64 twin's. `reference_only`: a plain operation
+    whose compiled place a fused one has taken.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Kernel:
     scalars: Callable[[Case], Arguments] = lambda case: {}
     updates: tuple[str, ...] = ()
     kinks: tuple[float, ...] = ()
+    reference_only: bool = False
 
     def output_names(self, case: Case) -> tuple[str, ...]:
         return tuple(self.shapes(case))[: self.outputs]
@@ -196,46 +198,55 @@ KERNELS: tuple[Kernel, ...] = (
         "stem3x3_forward", "stem", 1,
         lambda c: {"y": c.filtered, "x": c.maps, "w": (3, 3, c.ci, c.co)},
         _flops_stem, 2e-6,
+        reference_only=True,
     ),
     Kernel(
         "stem3x3_backward_weight", "stem", 1,
         lambda c: {"dw": (3, 3, c.ci, c.co), "dy": c.filtered, "x": c.maps},
         _flops_stem, 5e-5,
+        reference_only=True,
     ),
     Kernel(
         "pointwise_forward", "pointwise", 1,
         lambda c: {"y": c.mixed, "x": c.maps, "w": (c.ci, c.co)},
         _flops_matmul, 5e-6,
+        reference_only=True,
     ),
     Kernel(
         "pointwise_backward_input", "pointwise", 1,
         lambda c: {"dx": c.maps, "dy": c.mixed, "w": (c.ci, c.co)},
         _flops_matmul, 5e-6,
+        reference_only=True,
     ),
     Kernel(
         "pointwise_backward_weight", "pointwise", 1,
         lambda c: {"dw": (c.ci, c.co), "dy": c.mixed, "x": c.maps},
         _flops_matmul, 1e-5,
+        reference_only=True,
     ),
     Kernel(
         "depthwise3x3_forward", "depthwise", 1,
         lambda c: {"y": c.filtered, "x": c.maps, "w": (3, 3, c.ci)},
         _flops_3x3, 2e-6, _stride,
+        reference_only=True,
     ),
     Kernel(
         "depthwise3x3_backward_input", "depthwise", 1,
         lambda c: {"dx": c.maps, "dy": c.filtered, "w": (3, 3, c.ci)},
         _flops_3x3, 2e-6, _stride,
+        reference_only=True,
     ),
     Kernel(
         "depthwise3x3_backward_weight", "depthwise", 1,
         lambda c: {"dw": (3, 3, c.ci), "dy": c.filtered, "x": c.maps},
         _flops_3x3, 5e-5, _stride,
+        reference_only=True,
     ),
     Kernel(
         "batchnorm_statistics", "batchnorm", 2,
         lambda c: {"mean": (c.ci,), "variance": (c.ci,), "x": c.maps},
         _flops_elementwise(3), 1e-6,
+        reference_only=True,
     ),
     Kernel(
         "batchnorm_track", "batchnorm", 2,
@@ -251,32 +262,38 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel(
         "batchnorm_fold_backward", "batchnorm", 1,
-        lambda c: {"affine_backward": (3, c.ci), "affine": (6, c.ci), "dgamma": (c.ci,), "dbeta": (c.ci,)},
+        lambda c: {"affine_backward": (3, c.ci), "affine": (6, c.ci), "dgamma": (c.ci,),
+                   "dbeta": (c.ci,)},
         lambda c: 7 * c.ci, 5e-6, lambda c: {"samples": 7.0},
     ),
     Kernel(
         "affine_forward", "batchnorm", 1,
         _channelwise(("y", "x"), ("scale", "shift")), _flops_elementwise(2), 2e-6,
+        reference_only=True,
     ),
     Kernel(
         "affine_relu6_forward", "batchnorm", 1,
         _channelwise(("y", "x"), ("scale", "shift")), _flops_elementwise(4), 2e-6,
+        reference_only=True,
     ),
     Kernel(
         "batchnorm_backward_sums", "batchnorm", 2,
         lambda c: _channelwise((), ("dgamma", "dbeta"))(c)
         | _channelwise(("dy", "x"), ("mean", "rstd"))(c),
         _flops_elementwise(4), 5e-6,
+        reference_only=True,
     ),
     Kernel(
         "affine_relu6_backward_sums", "batchnorm", 3,
         lambda c: _channelwise(("dz",), ("dgamma", "dbeta"))(c)
         | _channelwise(("dy", "x"), ("mean", "rstd", "scale", "shift"))(c),
         _flops_elementwise(8), 5e-6,
+        reference_only=True,
     ),
     Kernel(
         "batchnorm_backward", "batchnorm", 1,
         _channelwise(("dx", "dy", "x"), ("p", "q", "r")), _flops_elementwise(4), 2e-6,
+        reference_only=True,
     ),
     Kernel(
         "activation_forward", "batchnorm", 1,
@@ -296,8 +313,8 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel(
         "stem3x3_stats_backward", "stem", 1,
-        lambda c: {"dw": (3, 3, c.ci, c.co), "dz_next": c.filtered, "y": c.filtered, "affine_backward": (3, c.co),
-                   "x": c.maps},
+        lambda c: {"dw": (3, 3, c.ci, c.co), "dz_next": c.filtered, "y": c.filtered,
+                   "affine_backward": (3, c.co), "x": c.maps},
         _flops_stem, 1e-5,
     ),
     Kernel(
@@ -309,8 +326,8 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         "activation_pointwise_stats_backward", "pointwise", 4,
         lambda c: {"dz": c.maps, "dw": (c.ci, c.co), "dgamma": (c.ci,), "dbeta": (c.ci,),
-                   "dz_next": c.mixed, "y": c.mixed, "affine_backward": (3, c.co), "x": c.maps, "affine": (6, c.ci),
-                   "w": (c.ci, c.co)},
+                   "dz_next": c.mixed, "y": c.mixed, "affine_backward": (3, c.co), "x": c.maps,
+                   "affine": (6, c.ci), "w": (c.ci, c.co)},
         lambda c: 2 * _flops_matmul(c), 1e-5,
     ),
     Kernel(
@@ -322,8 +339,8 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         "activation_depthwise3x3_stats_backward", "depthwise", 4,
         lambda c: {"dz": c.maps, "dw": (3, 3, c.ci), "dgamma": (c.ci,), "dbeta": (c.ci,),
-                   "dz_next": c.filtered, "y": c.filtered, "affine_backward": (3, c.ci), "x": c.maps,
-                   "affine": (6, c.ci), "w": (3, 3, c.ci)},
+                   "dz_next": c.filtered, "y": c.filtered, "affine_backward": (3, c.ci),
+                   "x": c.maps, "affine": (6, c.ci), "w": (3, 3, c.ci)},
         lambda c: 2 * _flops_3x3(c), 1e-5, _stride,
     ),
     Kernel(
@@ -353,10 +370,12 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         "relu6_forward", "activation", 1,
         _elementwise("y", "x"), _flops_elementwise(2), 1e-6, kinks=(0, 6),
+        reference_only=True,
     ),
     Kernel(
         "relu6_backward", "activation", 1,
         _elementwise("dx", "dy", "x"), _flops_elementwise(3), 1e-6, kinks=(0, 6),
+        reference_only=True,
     ),
     Kernel(
         "residual_forward", "activation", 1,
@@ -427,6 +446,10 @@ KERNELS: tuple[Kernel, ...] = (
         lambda c: 11 * 3 * c.n * c.h * c.h, 5e-6,
     ),
 )  # fmt: skip
+
+
+# What the compiler is asked for: all but the plain operations that no run calls.
+COMPILED = tuple(row for row in KERNELS if not row.reference_only)
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,15 @@
-"""The kernels as machine code. The network runs the units; the plain ones are their measure."""
+"""The kernels as machine code: all that a run calls. What came before them: bench/ladder/."""
 
 from npnet.kernels.jit.activation import (
+    activation_backward,
+    activation_forward,
     dropout_backward,
     dropout_forward,
-    relu6_backward,
-    relu6_forward,
     residual_backward_accumulate,
     residual_forward,
 )
-from npnet.kernels.jit.batchnorm import (
-    affine_forward,
-    affine_relu6_backward_sums,
-    affine_relu6_forward,
-    batchnorm_backward,
-    batchnorm_backward_sums,
-    batchnorm_fold,
-    batchnorm_fold_backward,
-    batchnorm_statistics,
-    batchnorm_track,
-)
+from npnet.kernels.jit.batchnorm import batchnorm_fold, batchnorm_fold_backward, batchnorm_track
 from npnet.kernels.jit.depthwise import (
-    depthwise3x3_backward_input,
-    depthwise3x3_backward_weight,
-    depthwise3x3_forward,
-)
-from npnet.kernels.jit.depthwise_unit import (
     activation_depthwise3x3_stats_backward,
     activation_depthwise3x3_stats_forward,
 )
@@ -45,20 +30,11 @@ from npnet.kernels.jit.inference import (
     stem3x3_inference,
 )
 from npnet.kernels.jit.pointwise import (
-    pointwise_backward_input,
-    pointwise_backward_weight,
-    pointwise_forward,
-)
-from npnet.kernels.jit.sgd import sgd_update
-from npnet.kernels.jit.stem import stem3x3_backward_weight, stem3x3_forward
-from npnet.kernels.jit.unit import (
-    activation_backward,
-    activation_forward,
     activation_pointwise_stats_backward,
     activation_pointwise_stats_forward,
-    stem3x3_stats_backward,
-    stem3x3_stats_forward,
 )
+from npnet.kernels.jit.sgd import sgd_update
+from npnet.kernels.jit.stem import stem3x3_stats_backward, stem3x3_stats_forward
 
 __all__ = [
     "activation_backward",
@@ -67,20 +43,11 @@ __all__ = [
     "activation_forward",
     "activation_pointwise_stats_backward",
     "activation_pointwise_stats_forward",
-    "affine_forward",
-    "affine_relu6_backward_sums",
-    "affine_relu6_forward",
     "average_pool_backward",
     "average_pool_forward",
-    "batchnorm_backward",
-    "batchnorm_backward_sums",
     "batchnorm_fold",
     "batchnorm_fold_backward",
-    "batchnorm_statistics",
     "batchnorm_track",
-    "depthwise3x3_backward_input",
-    "depthwise3x3_backward_weight",
-    "depthwise3x3_forward",
     "dropout_backward",
     "dropout_forward",
     "head_inference",
@@ -89,19 +56,12 @@ __all__ = [
     "linear_backward_input",
     "linear_backward_weight",
     "linear_forward",
-    "pointwise_backward_input",
-    "pointwise_backward_weight",
-    "pointwise_forward",
-    "relu6_backward",
-    "relu6_forward",
     "residual_backward_accumulate",
     "residual_forward",
     "separable_inference",
     "sgd_update",
     "softmax_cross_entropy_backward",
     "softmax_cross_entropy_forward",
-    "stem3x3_backward_weight",
-    "stem3x3_forward",
     "stem3x3_inference",
     "stem3x3_stats_backward",
     "stem3x3_stats_forward",

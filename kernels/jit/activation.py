@@ -1,28 +1,36 @@
-"""What acts on each element: ReLU6, the residual sum, dropout."""
+"""Where a block stores its activation: the affine map and ReLU6, the residual sum, dropout.
+
+Everywhere else the activation is made by the convolution that reads it.
+"""
+
+import numpy as np
 
 from npnet.kernels.arrays import Bytes, Floats
 from npnet.kernels.jit.options import kernel
+from npnet.kernels.jit.tiles import activate, copy, deactivate, finish_backward, matrix, tile_rows
 
 
 @kernel
-def relu6_forward(y: Floats, x: Floats) -> None:
-    """As reference.relu6_forward."""
-    out, values = y.reshape(-1), x.reshape(-1)
-    zero, six = y.dtype.type(0), y.dtype.type(6)
-    for i in range(len(values)):
-        v = values[i]
-        v = zero if v < zero else v  # this order of comparing lets a NaN through
-        out[i] = six if v > six else v
+def activation_forward(a: Floats, x: Floats, affine: Floats) -> None:
+    """As reference.activation_forward."""
+    activate(matrix(a), matrix(x), affine)
 
 
 @kernel
-def relu6_backward(dx: Floats, dy: Floats, x: Floats) -> None:
-    """As reference.relu6_backward."""
-    out, gradients, values = dx.reshape(-1), dy.reshape(-1), x.reshape(-1)
-    zero, six = dx.dtype.type(0), dx.dtype.type(6)
-    for i in range(len(values)):
-        v, g = values[i], gradients[i]
-        out[i] = g if v * (six - v) > zero else zero  # 0 < x < 6 in one comparison
+def activation_backward(
+    dz: Floats, dgamma: Floats, dbeta: Floats, da: Floats, x: Floats, affine: Floats
+) -> None:
+    """As reference.activation_backward."""
+    gradients, inputs = matrix(dz), matrix(x)
+    pixels, channels = inputs.shape
+    rows = tile_rows(2 * channels, x.itemsize)
+    sums = np.zeros((2, channels), np.float64)
+    if dz is not da:
+        copy(gradients, matrix(da))
+    for start in range(0, pixels, rows):
+        tile = slice(start, min(start + rows, pixels))
+        deactivate(gradients[tile], sums, inputs[tile], affine)
+    finish_backward(dgamma, dbeta, sums, affine)
 
 
 @kernel

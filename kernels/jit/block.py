@@ -10,6 +10,7 @@ Several pairs of factors, in tuples, make one sum: a0 b0 + a1 b1 + ...
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from llvmlite import ir
@@ -139,6 +140,7 @@ def _arrays(builder: Any, factor_type: Any, factor: Any) -> list[tuple[Any, Any]
     return list(zip(factor_type, cgutils.unpack_tuple(builder, factor), strict=True))
 
 
+@cache  # two registers may be the widest: then both are one function of one name, see `inline`
 def _panel(rows: int, vectors: int, part: int, add: bool, stream: bool) -> Callable[..., None]:
     """Columns from `j` on of the product, from the first row to the last.
 

@@ -1,109 +1,516 @@
-"""Depthwise 3x3 convolution. The inner loop runs over channels, which lie side by side (NHWC).
+"""Depthwise 3x3 convolution between two batch norms. reference/depthwise.py tells the mathematics.
 
-Away from the border all nine taps are added in registers; on the border, tap by tap those that
-lie inside the map.
+Three rows of what the filter reads lie in a ring, made just before they are needed, with a column
+of zeros at either end and a fourth row of zeros for what lies above and below the map. It holds as
+many channels as the first cache has place for, one vector after the other. The inner loops run
+along a row, the nine weights of a vector of channels in registers. The stride is a constant in
+them, so the compiler reads a number once that several windows share.
+
+A `row` of a map is (first pixel, pixels) of the matrix of pixels by channels.
 """
 
 import numpy as np
 
-from npnet.kernels.arrays import Floats
+from npnet.kernels.arrays import HIGH, LOW, MEAN, SCALE, SHIFT, Floats
 from npnet.kernels.jit.options import inline, kernel
+from npnet.kernels.jit.target import TARGET
+from npnet.kernels.jit.tiles import (
+    add_statistics,
+    finish_backward,
+    finish_statistics,
+    matrix,
+    scratch,
+    set_origin,
+    set_zero,
+)
+from npnet.kernels.jit.vector import (
+    clip,
+    get,
+    inside,
+    lanes,
+    load,
+    prefetch,
+    put,
+    store,
+    zeros_like,
+)
+
+Nine = tuple[Floats, Floats, Floats, Floats, Floats, Floats, Floats, Floats, Floats]
+Row = tuple[int, int]
 
 
 @kernel
-def depthwise3x3_forward(y: Floats, x: Floats, w: Floats, stride: int) -> None:
-    """As reference.depthwise3x3_forward."""
+def activation_depthwise3x3_stats_forward(
+    y: Floats, mean: Floats, variance: Floats, x: Floats, affine: Floats, w: Floats, stride: int
+) -> None:
+    """As reference.activation_depthwise3x3_stats_forward."""
     n_images, h, width, channels = x.shape
-    _, ho, wo, _ = y.shape
-    w00, w01, w02 = w[0, 0], w[0, 1], w[0, 2]
-    w10, w11, w12 = w[1, 0], w[1, 1], w[1, 2]
-    w20, w21, w22 = w[2, 0], w[2, 1], w[2, 2]
-    for n in range(n_images):
-        for i in range(ho):
-            top = stride * i - 1
-            for j in range(wo):
-                left = stride * j - 1
-                out = y[n, i, j]
-                if top < 0 or left < 0 or top + 3 > h or left + 3 > width:
-                    for c in range(channels):
-                        out[c] = 0
-                    for k in range(max(0, -top), min(3, h - top)):
-                        for m in range(max(0, -left), min(3, width - left)):
-                            add_product(out, x[n, top + k, left + m], w[k, m])
-                    continue
-                r0, r1, r2 = x[n, top], x[n, top + 1], x[n, top + 2]
-                x00, x01, x02 = r0[left], r0[left + 1], r0[left + 2]
-                x10, x11, x12 = r1[left], r1[left + 1], r1[left + 2]
-                x20, x21, x22 = r2[left], r2[left + 1], r2[left + 2]
-                for c in range(channels):
-                    out[c] = (
-                        (x00[c] * w00[c] + x01[c] * w01[c] + x02[c] * w02[c])
-                        + (x10[c] * w10[c] + x11[c] * w11[c] + x12[c] * w12[c])
-                        + (x20[c] * w20[c] + x21[c] * w21[c] + x22[c] * w22[c])
-                    )
-
-
-@kernel
-def depthwise3x3_backward_input(dx: Floats, dy: Floats, w: Floats, stride: int) -> None:
-    """As reference.depthwise3x3_backward_input.
-
-    At stride 1 this is the forward pass with the filter turned by 180 degrees; at stride 2 each
-    row of dy is added to the three rows of dx that it came from.
-    """
-    if stride == 1:
-        depthwise3x3_forward(dx, dy, np.ascontiguousarray(w[::-1, ::-1]), 1)
-        return
-    n_images, h, width, channels = dx.shape
-    _, ho, wo, _ = dy.shape
-    dx[:] = 0
-    for n in range(n_images):
-        for i in range(ho):
-            for k in range(max(0, 1 - stride * i), min(3, h + 1 - stride * i)):
-                row = dx[n, stride * i + k - 1]
-                w0, w1, w2 = w[k, 0], w[k, 1], w[k, 2]
-                for j in range(wo):
-                    gradient = dy[n, i, j]
-                    left = stride * j - 1
-                    if left < 0 or left + 3 > width:
-                        for m in range(max(0, -left), min(3, width - left)):
-                            add_product(row[left + m], gradient, w[k, m])
-                        continue
-                    d0, d1, d2 = row[left], row[left + 1], row[left + 2]
-                    for c in range(channels):
-                        g = gradient[c]
-                        d0[c] += g * w0[c]
-                        d1[c] += g * w1[c]
-                        d2[c] += g * w2[c]
-
-
-@kernel
-def depthwise3x3_backward_weight(dw: Floats, dy: Floats, x: Floats, stride: int) -> None:
-    """As reference.depthwise3x3_backward_weight: the 9*C sums stay in the first-level cache."""
-    n_images, h, width, channels = x.shape
-    _, ho, wo, _ = dy.shape
-    dw[:] = 0
-    for n in range(n_images):
-        for i in range(ho):
-            for k in range(max(0, 1 - stride * i), min(3, h + 1 - stride * i)):
-                row = x[n, stride * i + k - 1]
-                for j in range(wo):
-                    gradient = dy[n, i, j]
-                    left = stride * j - 1
-                    if left < 0 or left + 3 > width:
-                        for m in range(max(0, -left), min(3, width - left)):
-                            add_product(dw[k, m], row[left + m], gradient)
-                        continue
-                    x0, x1, x2 = row[left], row[left + 1], row[left + 2]
-                    d0, d1, d2 = dw[k, 0], dw[k, 1], dw[k, 2]
-                    for c in range(channels):
-                        g = gradient[c]
-                        d0[c] += x0[c] * g
-                        d1[c] += x1[c] * g
-                        d2[c] += x2[c] * g
+    inputs, outputs, taps = matrix(x), matrix(y), w.reshape(9, channels)
+    group = ring_channels(width, x)
+    for start in range(0, channels, group):
+        c = slice(start, min(start + group, channels))
+        arrays = outputs[:, c], inputs[:, c], affine[:, c], taps[:, c]
+        if stride == 1:
+            forward(arrays, mean[c], variance[c], (n_images, h, width), 1)
+        else:
+            forward(arrays, mean[c], variance[c], (n_images, h, width), 2)
 
 
 @inline
-def add_product(y: Floats, a: Floats, b: Floats) -> None:
-    """y += a*b over the channels of one pixel.   All (C,)."""
-    for c in range(len(y)):
-        y[c] += a[c] * b[c]
+def forward(
+    arrays: tuple[Floats, Floats, Floats, Floats],
+    mean: Floats,
+    variance: Floats,
+    shape: tuple[int, int, int],
+    stride: int,
+) -> None:
+    """For the channels that the ring holds."""
+    (outputs, inputs, affine, taps), (n_images, h, width) = arrays, shape
+    channels, span = inputs.shape[1], width + 2
+    ho, wo = (h - 1) // stride + 1, (width - 1) // stride + 1
+    ring = new_ring(span, inputs)
+    sums, origin = np.zeros((2, channels), np.float64), np.empty((1, channels), inputs.dtype)
+    counted = 0
+    for n in range(n_images):
+        ready = 0
+        for i in range(ho):
+            while ready < min(stride * i + 2, h):
+                activate_row(ring, ready, inputs, ((n * h + ready) * width, width), affine)
+                ready += 1
+            row = ((n * ho + i) * wo, wo)
+            filter_row(outputs, row, ring, (stride * i, h, span), taps, stride)
+            done = row[0] + wo
+            if done - counted >= TARGET.tile_rows or done == len(outputs):
+                if counted == 0:
+                    set_origin(origin, outputs[:done])
+                add_statistics(sums, outputs[counted:done], origin)
+                counted = done
+    finish_statistics(mean, variance, sums, origin, len(outputs))
+
+
+@inline
+def ring_channels(width: int, like: Floats) -> int:
+    """How many channels the ring holds: whole cache lines, see TARGET."""
+    line = max(64 // like.itemsize, lanes(like))
+    fit = TARGET.ring_bytes // (3 * (width + 2) * like.itemsize)  # the row of zeros is rarely read
+    return int(max(line, fit - fit % line))
+
+
+@inline
+def new_ring(span: int, like: Floats) -> Floats:
+    """Four rows of `span` pixels, all zeros, with the channels of `like` (pixels,C)."""
+    vectors = (like.shape[1] - 1) // lanes(like) + 1
+    ring = scratch(1, 4 * span * vectors * lanes(like), like)
+    set_zero(ring)
+    return ring.reshape(-1)
+
+
+@inline
+def slots(middle: int, height: int, span: int, base: int) -> tuple[int, int, int]:
+    """Where the three rows around row `middle` lie in the ring."""
+    return (
+        slot_of(middle - 1, height, span, base),
+        slot_of(middle, height, span, base),
+        slot_of(middle + 1, height, span, base),
+    )
+
+
+@inline
+def slot_of(row: int, height: int, span: int, base: int) -> int:
+    """Where in the ring a row starts; outside the map all rows are zeros."""
+    return base + row % 3 * span if 0 <= row < height else base + 3 * span
+
+
+@inline
+def activate_row(ring: Floats, number: int, x: Floats, row: Row, affine: Floats) -> None:
+    """Row `number` of clip(scale*x + shift, low, high) into the ring."""
+    channels, step, span = x.shape[1], lanes(x), row[1] + 2
+    for c in range(0, channels, step):
+        at = (c // step * 4 + number % 3) * span + 1
+        if c + step <= channels:
+            activate_vector(ring, at, x, row, affine, c, None)
+        else:
+            activate_vector(ring, at, x, row, affine, c, channels - c)
+
+
+@inline
+def activate_vector(
+    ring: Floats, at: int, x: Floats, row: Row, affine: Floats, c: int, tail: int | None
+) -> None:
+    scale, shift = load(affine, SCALE, c, tail), load(affine, SHIFT, c, tail)
+    low, high = load(affine, LOW, c, tail), load(affine, HIGH, c, tail)
+    first, width = row
+    for j in range(width):
+        prefetch(x, first + j + 2 * width, c)  # the row after the next
+        put(ring, at + j, clip(scale * load(x, first + j, c, tail) + shift, low, high))
+
+
+@inline
+def filter_row(
+    y: Floats, row: Row, ring: Floats, middle: tuple[int, int, int], taps: Floats, stride: int
+) -> None:
+    """A row of outputs from the rows around `middle`: (row, height, span).   taps (9,C)."""
+    channels, step, (i, h, span) = y.shape[1], lanes(y), middle
+    for c in range(0, channels, step):
+        rows = slots(i, h, span, c // step * 4 * span)
+        if c + step <= channels:
+            filter_vector(y, row, ring, rows, taps, stride, c, None)
+        else:
+            filter_vector(y, row, ring, rows, taps, stride, c, channels - c)
+
+
+@inline
+def filter_vector(
+    y: Floats,
+    row: Row,
+    ring: Floats,
+    rows: tuple[int, int, int],
+    taps: Floats,
+    stride: int,
+    c: int,
+    tail: int | None,
+) -> None:
+    """Four outputs at a time: their windows overlap."""
+    weights = nine(taps, c, tail)
+    first, outputs = row
+    fours = outputs - outputs % 4
+    for j in range(0, fours, 4):
+        left, at = stride * j, first + j
+        y0 = window(ring, rows, left, weights)
+        y1 = window(ring, rows, left + stride, weights)
+        y2 = window(ring, rows, left + 2 * stride, weights)
+        y3 = window(ring, rows, left + 3 * stride, weights)
+        store(y, at, c, y0, tail)
+        store(y, at + 1, c, y1, tail)
+        store(y, at + 2, c, y2, tail)
+        store(y, at + 3, c, y3, tail)
+        for k in range(4):
+            prefetch(y, at + outputs + k, c)
+    for j in range(fours, outputs):
+        store(y, first + j, c, window(ring, rows, stride * j, weights), tail)
+
+
+@inline
+def nine(taps: Floats, c: int, tail: int | None) -> Nine:
+    """The weights of a vector of channels.   taps (9,C)."""
+    return (
+        load(taps, 0, c, tail), load(taps, 1, c, tail), load(taps, 2, c, tail),
+        load(taps, 3, c, tail), load(taps, 4, c, tail), load(taps, 5, c, tail),
+        load(taps, 6, c, tail), load(taps, 7, c, tail), load(taps, 8, c, tail),
+    )  # fmt: skip
+
+
+@inline
+def window(ring: Floats, rows: tuple[int, int, int], left: int, weights: Nine) -> Floats:
+    """sum_kl w[k,l] * ring[rows[k]+left+l]."""
+    w00, w01, w02, w10, w11, w12, w20, w21, w22 = weights
+    top, middle, bottom = rows[0] + left, rows[1] + left, rows[2] + left
+    total = get(ring, top) * w00
+    total = total + get(ring, top + 1) * w01
+    total = total + get(ring, top + 2) * w02
+    total = total + get(ring, middle) * w10
+    total = total + get(ring, middle + 1) * w11
+    total = total + get(ring, middle + 2) * w12
+    total = total + get(ring, bottom) * w20
+    total = total + get(ring, bottom + 1) * w21
+    return total + get(ring, bottom + 2) * w22  # type: ignore[no-any-return]
+
+
+@kernel
+def activation_depthwise3x3_stats_backward(
+    dz: Floats,
+    dw: Floats,
+    dgamma: Floats,
+    dbeta: Floats,
+    dz_next: Floats,
+    y: Floats,
+    affine_backward: Floats,
+    x: Floats,
+    affine: Floats,
+    w: Floats,
+    stride: int,
+) -> None:
+    """As reference.activation_depthwise3x3_stats_backward: dz, dw from the same ring of dy."""
+    n_images, h, width, channels = x.shape
+    taps, dtaps, wo = w.reshape(9, channels), dw.reshape(9, channels), y.shape[2]
+    outputs, dout, inputs, din = matrix(y), matrix(dz_next), matrix(x), matrix(dz)
+    group, sums = ring_channels(wo, x), np.zeros((11, channels), np.float64)
+    for start in range(0, channels, group):
+        c = slice(start, min(start + group, channels))
+        arrays = din[:, c], inputs[:, c], outputs[:, c], dout[:, c]
+        backward(
+            arrays,
+            sums[:, c],
+            affine_backward[:, c],
+            affine[:, c],
+            taps[:, c],
+            (n_images, h, width),
+            stride,
+        )
+    dtaps[:] = sums[:9]
+    finish_backward(dgamma, dbeta, sums[9:], affine)
+
+
+@inline
+def backward(
+    arrays: tuple[Floats, Floats, Floats, Floats],
+    sums: Floats,
+    affine_backward: Floats,
+    affine: Floats,
+    taps: Floats,
+    shape: tuple[int, int, int],
+    stride: int,
+) -> None:
+    """For the channels that the ring holds."""
+    (din, inputs, outputs, dout), (n_images, h, width) = arrays, shape
+    ho, wo = (h - 1) // stride + 1, (width - 1) // stride + 1
+    ring, partial = new_ring(wo + 2, inputs), scratch(11, inputs.shape[1], inputs)
+    for n in range(n_images):
+        ready = 0
+        set_zero(partial)
+        for i in range(h):
+            while ready < ho and stride * ready <= i + 1:
+                pass_row(ring, ready, dout, outputs, ((n * ho + ready) * wo, wo), affine_backward)
+                ready += 1
+            row = ((n * h + i) * width, width)
+            backward_row(din, inputs, row, partial, ring, affine, taps, (i, ho, wo + 2), stride)
+        add_sums(sums, partial)
+
+
+@inline
+def add_sums(sums: Floats, partial: Floats) -> None:
+    """sums += partial, float64 += the dtype of the maps.   Both (11,C)."""
+    for k in range(11):
+        for c in range(sums.shape[1]):
+            sums[k, c] += partial[k, c]
+
+
+@inline
+def pass_row(
+    ring: Floats, number: int, dz_next: Floats, y: Floats, row: Row, affine_backward: Floats
+) -> None:
+    """Row `number` of dy = p*dz_next + q*y + r into the ring."""
+    channels, step, span = y.shape[1], lanes(y), row[1] + 2
+    for c in range(0, channels, step):
+        at = (c // step * 4 + number % 3) * span + 1
+        if c + step <= channels:
+            pass_vector(ring, at, dz_next, y, row, affine_backward, c, None)
+        else:
+            pass_vector(ring, at, dz_next, y, row, affine_backward, c, channels - c)
+
+
+@inline
+def pass_vector(
+    ring: Floats,
+    at: int,
+    dz_next: Floats,
+    y: Floats,
+    row: Row,
+    affine_backward: Floats,
+    c: int,
+    tail: int | None,
+) -> None:
+    p, q, r = (
+        load(affine_backward, 0, c, tail),
+        load(affine_backward, 1, c, tail),
+        load(affine_backward, 2, c, tail),
+    )
+    first, width = row
+    for j in range(first, first + width):
+        prefetch(y, j + 2 * width, c)
+        prefetch(dz_next, j + 2 * width, c)
+        affine = q * load(y, j, c, tail) + r
+        put(ring, at + j - first, p * load(dz_next, j, c, tail) + affine)
+
+
+@inline
+def backward_row(
+    dz: Floats,
+    x: Floats,
+    row: Row,
+    partial: Floats,
+    ring: Floats,
+    affine: Floats,
+    taps: Floats,
+    middle: tuple[int, int, int],
+    stride: int,
+) -> None:
+    """A row of dz, and what it adds to the sums of dw, dz and dz*(x-mean) in `partial` (11,C).
+
+    Filter row k brought input row i to output row (i+1-k)/stride, if that is whole; `middle` is
+    (i, outputs' height, span).
+    """
+    if stride == 1:
+        backward_vectors(dz, x, row, partial, ring, affine, taps, middle, 1, 0)
+    elif middle[0] % 2 == 0:
+        backward_vectors(dz, x, row, partial, ring, affine, taps, middle, 2, 0)
+    else:
+        backward_vectors(dz, x, row, partial, ring, affine, taps, middle, 2, 1)
+    tail = x.shape[1] % lanes(x)
+    if tail > 0:  # rare, so one slower piece of code does for all strides and rows
+        c, parity = x.shape[1] - tail, (stride, middle[0] % stride)
+        rows = slots_backward(middle, c // lanes(x), stride)
+        backward_vector(dz, x, row, partial, ring, rows, affine, taps, parity, c, tail)
+
+
+@inline
+def backward_vectors(
+    dz: Floats,
+    x: Floats,
+    row: Row,
+    partial: Floats,
+    ring: Floats,
+    affine: Floats,
+    taps: Floats,
+    middle: tuple[int, int, int],
+    stride: int,
+    odd_row: int,
+) -> None:
+    """The whole vectors. `odd_row`: whether it lies between two that meet the filter's centre."""
+    step = lanes(x)
+    for c in range(0, x.shape[1] - step + 1, step):
+        rows = slots_backward(middle, c // step, stride)
+        backward_vector(dz, x, row, partial, ring, rows, affine, taps, (stride, odd_row), c, None)
+
+
+@inline
+def slots_backward(middle: tuple[int, int, int], vector: int, stride: int) -> tuple[int, int, int]:
+    """Where in the ring the rows lie that filter rows 0, 1, 2 brought an input row to."""
+    i, ho, span = middle
+    base = vector * 4 * span
+    return (
+        slot_of((i + 1) // stride, ho, span, base),
+        slot_of(i // stride, ho, span, base),
+        slot_of((i - 1) // stride, ho, span, base),
+    )
+
+
+@inline
+def backward_vector(
+    dz: Floats,
+    x: Floats,
+    row: Row,
+    partial: Floats,
+    ring: Floats,
+    rows: tuple[int, int, int],
+    affine: Floats,
+    taps: Floats,
+    parity: tuple[int, int],
+    c: int,
+    tail: int | None,
+) -> None:
+    stride = parity[0]
+    weights = nine(taps, c, tail)
+    folded = (
+        load(affine, SCALE, c, tail), load(affine, SHIFT, c, tail),
+        load(affine, LOW, c, tail), load(affine, HIGH, c, tail),
+    )  # fmt: skip
+    zero = zeros_like(folded[0])
+    dw = (zero, zero, zero, zero, zero, zero, zero, zero, zero)
+    total = product = zero
+    first, width = row
+    for j in range(0, width, stride):
+        at = first + j
+        dw, gradient = backward_pixel(
+            dw, x, at, folded, weights, ring, rows, j // stride, parity, 0, c, tail
+        )
+        store(dz, at, c, gradient, tail)
+        total, product = total + gradient, product + gradient * load(x, at, c, tail)
+        if stride == 2 and j + 1 < width:
+            at = first + j + 1
+            dw, gradient = backward_pixel(
+                dw, x, at, folded, weights, ring, rows, j // stride, parity, 1, c, tail
+            )
+            store(dz, at, c, gradient, tail)
+            total, product = total + gradient, product + gradient * load(x, at, c, tail)
+        for k in range(first + j + width, first + j + width + stride):
+            prefetch(x, k, c)
+            prefetch(dz, k, c)
+    d00, d01, d02, d10, d11, d12, d20, d21, d22 = dw
+    add_to(partial, 0, c, d00, tail)
+    add_to(partial, 1, c, d01, tail)
+    add_to(partial, 2, c, d02, tail)
+    add_to(partial, 3, c, d10, tail)
+    add_to(partial, 4, c, d11, tail)
+    add_to(partial, 5, c, d12, tail)
+    add_to(partial, 6, c, d20, tail)
+    add_to(partial, 7, c, d21, tail)
+    add_to(partial, 8, c, d22, tail)
+    add_to(partial, 9, c, total, tail)
+    add_to(partial, 10, c, product - load(affine, MEAN, c, tail) * total, tail)
+
+
+@inline
+def add_to(partial: Floats, k: int, c: int, v: Floats, tail: int | None) -> None:
+    store(partial, k, c, load(partial, k, c, tail) + v, tail)
+
+
+@inline
+def backward_pixel(
+    dw: Nine,
+    x: Floats,
+    at: int,
+    folded: tuple[Floats, Floats, Floats, Floats],
+    weights: Nine,
+    ring: Floats,
+    rows: tuple[int, int, int],
+    j: int,
+    parity: tuple[int, int],
+    odd_column: int,
+    c: int,
+    tail: int | None,
+) -> tuple[Nine, Floats]:
+    """dw with what input pixel `at` adds to it, and the gradient that comes to that pixel.
+
+    dw[k,l] += a*dy and da += w[k,l]*dy, where dy is that of the output (i+1-k)/stride,
+    (j+1-l)/stride. Which of them are whole numbers is told by the stride and by whether row and
+    column are odd; here j is already that of the output.
+    """
+    scale, shift, low, high = folded
+    d00, d01, d02, d10, d11, d12, d20, d21, d22 = dw
+    w00, w01, w02, w10, w11, w12, w20, w21, w22 = weights
+    (stride, odd_row), column = parity, 1 + j
+    a = clip(scale * load(x, at, c, tail) + shift, low, high)
+    da = zeros_like(a)
+    if (odd_row + 1) % stride == 0:
+        here = rows[0] + column
+        d00, d01, d02, da = backward_taps(
+            d00, d01, d02, da, a, w00, w01, w02, ring, here, odd_column, stride
+        )
+        here = rows[2] + column
+        d20, d21, d22, da = backward_taps(
+            d20, d21, d22, da, a, w20, w21, w22, ring, here, odd_column, stride
+        )
+    if odd_row % stride == 0:
+        here = rows[1] + column
+        d10, d11, d12, da = backward_taps(
+            d10, d11, d12, da, a, w10, w11, w12, ring, here, odd_column, stride
+        )
+    return (d00, d01, d02, d10, d11, d12, d20, d21, d22), inside(a, low, high, da)
+
+
+@inline
+def backward_taps(
+    d0: Floats,
+    d1: Floats,
+    d2: Floats,
+    da: Floats,
+    a: Floats,
+    w0: Floats,
+    w1: Floats,
+    w2: Floats,
+    ring: Floats,
+    here: int,
+    odd_column: int,
+    stride: int,
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Three weights in a row; those that do not meet an output of this column's parity rest."""
+    if (odd_column + 1) % stride == 0:
+        dy = get(ring, here + (odd_column + 1) // stride)
+        d0, da = d0 + a * dy, da + w0 * dy
+        dy = get(ring, here + (odd_column - 1) // stride)
+        d2, da = d2 + a * dy, da + w2 * dy
+    if odd_column % stride == 0:
+        dy = get(ring, here)
+        d1, da = d1 + a * dy, da + w1 * dy
+    return d0, d1, d2, da

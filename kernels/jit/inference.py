@@ -10,11 +10,11 @@ import numpy as np
 from npnet.kernels.arrays import HIGH, LOW, SCALE, SHIFT, Floats
 from npnet.kernels.jit.activation import residual_forward
 from npnet.kernels.jit.block import multiply, multiply_accumulate
-from npnet.kernels.jit.depthwise_unit import Nine, Row, activate_row, new_ring, nine, slots, window
+from npnet.kernels.jit.depthwise import Nine, Row, activate_row, new_ring, nine, slots, window
 from npnet.kernels.jit.options import inline, kernel
+from npnet.kernels.jit.stem import new_bands, stem_row
 from npnet.kernels.jit.target import TARGET
 from npnet.kernels.jit.tiles import activate, matrix, scratch
-from npnet.kernels.jit.unit import new_bands, stem_row
 from npnet.kernels.jit.vector import clip, lanes, load, store
 
 
@@ -139,7 +139,7 @@ def fill(y: Floats, b: Floats, c: int, tail: int | None) -> None:
 
 @inline
 def bias(b: Floats, low: float, high: float) -> Floats:
-    """The `affine` (6,C) of clip(x + b, low, high), see kernels/arrays.py: all of batch norm left."""
+    """The `affine` (6,C) of clip(x + b, low, high), see kernels/arrays.py: what is left of one."""
     affine = np.zeros((6, len(b)), b.dtype)
     for c in range(len(b)):
         affine[SCALE, c], affine[SHIFT, c], affine[LOW, c], affine[HIGH, c] = 1, b[c], low, high
@@ -156,7 +156,7 @@ def filter_row_relu6(
     affine: Floats,
     stride: int,
 ) -> None:
-    """As depthwise_unit's filter_row, but clip(filter + shift, low, high)."""
+    """As depthwise's filter_row, but clip(filter + shift, low, high)."""
     channels, step, (i, h, span) = y.shape[1], lanes(y), middle
     for c in range(0, channels, step):
         rows = slots(i, h, span, c // step * 4 * span)

@@ -24,8 +24,11 @@ FASTMATH = {"contract", "reassoc", "nsz"}
 
 
 def kernel(function: Function) -> Function:
-    """Compile `function` at its first call; keep the machine code on disk if a place is found."""
-    directory = cache_directory()
+    """Compile `function` at its first call; keep the machine code on disk if a place is found.
+
+    That of the ladder's kernels is not kept: the folder's name does not know their sources.
+    """
+    directory = cache_directory() if function.__module__.startswith(f"{__package__}.") else None
     compiled = numba.njit(
         cache=directory is not None,
         fastmath=FASTMATH,

@@ -1,18 +1,27 @@
 """What happens to a tile of pixels while it is in the cache, on the way in and on the way out.
 
-A tile is a matrix of pixels by channels. `affine` (6,C) says how a convolution's output x becomes an
-activation, see `npnet.kernels.arrays`; `affine_backward` (3,C) how a gradient passes back through batch norm.
+A tile is a matrix of pixels by channels. `affine` (6,C) says how a convolution's output x becomes
+an activation, see `npnet.kernels.arrays`; `affine_backward` (3,C) how a gradient passes back
+through batch norm.
 """
 
 import numpy as np
 
 from npnet.kernels.arrays import HIGH, LOW, MEAN, RSTD, SCALE, SHIFT, Floats
 from npnet.kernels.jit.options import inline
+from npnet.kernels.jit.target import TARGET
 from npnet.kernels.jit.vector import clip, inside, lanes, load, store, zeros_like
 
 # So many pixels are summed in single precision before they are added to sums in double: their
 # rounding then stays below that of the numbers themselves.
 SINGLE = 32
+
+
+@inline
+def tile_rows(channels: int, itemsize: int) -> int:
+    """Pixels in a tile that holds `channels` numbers a pixel, a multiple of 8."""
+    rows = min(TARGET.tile_rows, TARGET.tile_bytes // (channels * itemsize))
+    return max(8, rows - rows % 8)
 
 
 @inline

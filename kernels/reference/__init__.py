@@ -1,6 +1,26 @@
-"""The kernels in plain NumPy, one readable function a pass. Names and signatures as in jit."""
+"""The kernels in plain NumPy, one readable function a pass. Names and signatures as in jit.
+
+Besides plain operations, such as pointwise_forward, there are the fused ones that the network runs,
+such as activation_pointwise_stats_forward. Their names are the chain of what they do, because
+between two convolutions lie batch norm and ReLU6, and neither is worth a pass over memory:
+
+    forward     the input x comes as it left the convolution before, with `affine` (6,C), which
+                makes it an activation (see kernels/arrays.py); the output y leaves with its
+                statistics
+    backward    the gradient dz_next of scale*y + shift comes with `affine_backward` (3,C), which
+                makes it the gradient of y; the gradient dz of z = scale*x + shift leaves with its
+                two sums
+
+Here a fused kernel is composed of plain ones, and every step makes its array. The compiled twin
+runs the same steps tile by tile in the cache. Plain kernels whose place a fused one has taken stand
+here alone.
+"""
 
 from npnet.kernels.reference.activation import (
+    activation_backward,
+    activation_forward,
+    affine_relu6_backward_sums,
+    affine_relu6_forward,
     dropout_backward,
     dropout_forward,
     relu6_backward,
@@ -10,8 +30,6 @@ from npnet.kernels.reference.activation import (
 )
 from npnet.kernels.reference.batchnorm import (
     affine_forward,
-    affine_relu6_backward_sums,
-    affine_relu6_forward,
     batchnorm_backward,
     batchnorm_backward_sums,
     batchnorm_fold,
@@ -20,6 +38,8 @@ from npnet.kernels.reference.batchnorm import (
     batchnorm_track,
 )
 from npnet.kernels.reference.depthwise import (
+    activation_depthwise3x3_stats_backward,
+    activation_depthwise3x3_stats_forward,
     depthwise3x3_backward_input,
     depthwise3x3_backward_weight,
     depthwise3x3_forward,
@@ -41,19 +61,16 @@ from npnet.kernels.reference.inference import (
     stem3x3_inference,
 )
 from npnet.kernels.reference.pointwise import (
+    activation_pointwise_stats_backward,
+    activation_pointwise_stats_forward,
     pointwise_backward_input,
     pointwise_backward_weight,
     pointwise_forward,
 )
 from npnet.kernels.reference.sgd import sgd_update
-from npnet.kernels.reference.stem import stem3x3_backward_weight, stem3x3_forward
-from npnet.kernels.reference.unit import (
-    activation_backward,
-    activation_depthwise3x3_stats_backward,
-    activation_depthwise3x3_stats_forward,
-    activation_forward,
-    activation_pointwise_stats_backward,
-    activation_pointwise_stats_forward,
+from npnet.kernels.reference.stem import (
+    stem3x3_backward_weight,
+    stem3x3_forward,
     stem3x3_stats_backward,
     stem3x3_stats_forward,
 )

@@ -10,7 +10,6 @@ statistics alike, and so is its backward pass. The vectors of either direction c
 import numpy as np
 
 from npnet.kernels.arrays import MEAN, RSTD, SCALE, SHIFT, Floats
-from npnet.kernels.reference.activation import relu6_backward, relu6_forward
 
 
 def batchnorm_statistics(mean: Floats, variance: Floats, x: Floats) -> None:
@@ -47,7 +46,8 @@ def batchnorm_fold(
     """The map that normalises: rstd = 1/sqrt(variance+epsilon), scale = gamma*rstd,
     shift = beta - scale*mean.
 
-    affine (6,C), of which the bounds stay as they are; mean, variance float64 (C,), gamma, beta (C,).
+    affine (6,C), of which the bounds stay as they are; mean, variance float64 (C,),
+    gamma, beta (C,).
     """
     affine[MEAN], affine[RSTD] = mean, 1 / np.sqrt(variance + epsilon)
     affine[SCALE] = gamma / np.sqrt(variance + epsilon)
@@ -79,12 +79,6 @@ def affine_forward(y: Floats, x: Floats, scale: Floats, shift: Floats) -> None:
     y[...] = scale * x + shift
 
 
-def affine_relu6_forward(y: Floats, x: Floats, scale: Floats, shift: Floats) -> None:
-    """y = relu6(scale*x + shift); in place allowed.   Shapes as in affine_forward."""
-    affine_forward(y, x, scale, shift)
-    relu6_forward(y, y)
-
-
 def batchnorm_backward_sums(
     dgamma: Floats, dbeta: Floats, dy: Floats, x: Floats, mean: Floats, rstd: Floats
 ) -> None:
@@ -95,28 +89,6 @@ def batchnorm_backward_sums(
     """
     dbeta[...] = dy.sum(axis=(0, 1, 2), dtype=np.float64)
     dgamma[...] = np.sum(dy * (x - mean), axis=(0, 1, 2), dtype=np.float64) * rstd
-
-
-def affine_relu6_backward_sums(
-    dz: Floats,
-    dgamma: Floats,
-    dbeta: Floats,
-    dy: Floats,
-    x: Floats,
-    mean: Floats,
-    rstd: Floats,
-    scale: Floats,
-    shift: Floats,
-) -> None:
-    """Backward of relu6(z), z = scale*x + shift, then batchnorm_backward_sums of dz, in one pass.
-
-    dz (N,H,W,C) = dy where 0 < z < 6, else 0; may be dy itself. The activation is computed anew
-    from x, which saves reading it back. Other shapes as above; scale, shift (C,).
-    """
-    z = np.empty_like(x)
-    affine_forward(z, x, scale, shift)
-    relu6_backward(dz, dy, z)
-    batchnorm_backward_sums(dgamma, dbeta, dz, x, mean, rstd)
 
 
 def batchnorm_backward(dx: Floats, dy: Floats, x: Floats, p: Floats, q: Floats, r: Floats) -> None:

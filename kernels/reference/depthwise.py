@@ -3,6 +3,8 @@
 import numpy as np
 
 from npnet.kernels.arrays import Floats
+from npnet.kernels.reference.activation import activation_backward, activation_forward
+from npnet.kernels.reference.batchnorm import batchnorm_backward, batchnorm_statistics
 
 
 def depthwise3x3_forward(y: Floats, x: Floats, w: Floats, stride: int) -> None:
@@ -38,6 +40,45 @@ def depthwise3x3_backward_weight(dw: Floats, dy: Floats, x: Floats, stride: int)
     for k in range(3):
         for m in range(3):
             dw[k, m] = np.sum(_tap(p, k, m, stride, dy) * dy, axis=(0, 1, 2))
+
+
+def activation_depthwise3x3_stats_forward(
+    y: Floats, mean: Floats, variance: Floats, x: Floats, affine: Floats, w: Floats, stride: int
+) -> None:
+    """activation_forward, depthwise3x3_forward, batchnorm_statistics.
+
+    y (N,Ho,Wo,C), mean, variance float64 (C,), x (N,H,W,C), affine (6,C), w (3,3,C).
+    """
+    a = np.empty_like(x)
+    activation_forward(a, x, affine)
+    depthwise3x3_forward(y, a, w, stride)
+    batchnorm_statistics(mean, variance, y)
+
+
+def activation_depthwise3x3_stats_backward(
+    dz: Floats,
+    dw: Floats,
+    dgamma: Floats,
+    dbeta: Floats,
+    dz_next: Floats,
+    y: Floats,
+    affine_backward: Floats,
+    x: Floats,
+    affine: Floats,
+    w: Floats,
+    stride: int,
+) -> None:
+    """dy = p*dz_next + q*y + r, depthwise3x3_backward_*, activation_backward.
+
+    dz, x (N,H,W,C), dw, w (3,3,C), dgamma, dbeta (C,), dz_next, y (N,Ho,Wo,C),
+    affine_backward (3,C), affine (6,C).
+    """
+    dy, a = np.empty_like(y), np.empty_like(x)
+    batchnorm_backward(dy, dz_next, y, *affine_backward)
+    activation_forward(a, x, affine)
+    depthwise3x3_backward_weight(dw, dy, a, stride)
+    depthwise3x3_backward_input(dz, dy, w, stride)
+    activation_backward(dz, dgamma, dbeta, dz, x, affine)
 
 
 def padded(x: Floats) -> Floats:

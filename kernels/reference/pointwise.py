@@ -1,6 +1,10 @@
 """Pointwise (1x1) convolution: a matrix product over channels, the same at every pixel."""
 
+import numpy as np
+
 from npnet.kernels.arrays import Floats
+from npnet.kernels.reference.activation import activation_backward, activation_forward
+from npnet.kernels.reference.batchnorm import batchnorm_backward, batchnorm_statistics
 
 
 def pointwise_forward(y: Floats, x: Floats, w: Floats) -> None:
@@ -17,3 +21,41 @@ def pointwise_backward_weight(dw: Floats, dy: Floats, x: Floats) -> None:
     """dw = x^T dy, summed over pixels.   dw (Ci,Co), dy (N,H,W,Co), x (N,H,W,Ci)."""
     ci, co = dw.shape
     dw[...] = x.reshape(-1, ci).T @ dy.reshape(-1, co)
+
+
+def activation_pointwise_stats_forward(
+    y: Floats, mean: Floats, variance: Floats, x: Floats, affine: Floats, w: Floats
+) -> None:
+    """activation_forward, pointwise_forward, batchnorm_statistics.
+
+    y (N,H,W,Co), mean, variance float64 (Co,), x (N,H,W,Ci), affine (6,Ci), w (Ci,Co).
+    """
+    a = np.empty_like(x)
+    activation_forward(a, x, affine)
+    pointwise_forward(y, a, w)
+    batchnorm_statistics(mean, variance, y)
+
+
+def activation_pointwise_stats_backward(
+    dz: Floats,
+    dw: Floats,
+    dgamma: Floats,
+    dbeta: Floats,
+    dz_next: Floats,
+    y: Floats,
+    affine_backward: Floats,
+    x: Floats,
+    affine: Floats,
+    w: Floats,
+) -> None:
+    """dy = p*dz_next + q*y + r, pointwise_backward_*, activation_backward.
+
+    dz, x (N,H,W,Ci), dw, w (Ci,Co), dgamma, dbeta (Ci,), dz_next, y (N,H,W,Co),
+    affine_backward (3,Co), affine (6,Ci).
+    """
+    dy, a = np.empty_like(y), np.empty_like(x)
+    batchnorm_backward(dy, dz_next, y, *affine_backward)
+    activation_forward(a, x, affine)
+    pointwise_backward_weight(dw, dy, a)
+    pointwise_backward_input(dz, dy, w)
+    activation_backward(dz, dgamma, dbeta, dz, x, affine)

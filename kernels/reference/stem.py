@@ -3,6 +3,7 @@
 import numpy as np
 
 from npnet.kernels.arrays import Floats
+from npnet.kernels.reference.batchnorm import batchnorm_backward, batchnorm_statistics
 from npnet.kernels.reference.depthwise import padded
 
 
@@ -25,6 +26,27 @@ def stem3x3_backward_weight(dw: Floats, dy: Floats, x: Floats) -> None:
     for k in range(3):
         for m in range(3):
             dw[k, m] = np.tensordot(taps[k][m], dy, axes=([0, 1, 2], [0, 1, 2]))
+
+
+def stem3x3_stats_forward(y: Floats, mean: Floats, variance: Floats, x: Floats, w: Floats) -> None:
+    """stem3x3_forward, then batchnorm_statistics.
+
+    y (N,Ho,Wo,Co), mean, variance float64 (Co,), x (N,H,W,3), w (3,3,3,Co).
+    """
+    stem3x3_forward(y, x, w)
+    batchnorm_statistics(mean, variance, y)
+
+
+def stem3x3_stats_backward(
+    dw: Floats, dz_next: Floats, y: Floats, affine_backward: Floats, x: Floats
+) -> None:
+    """dy = p*dz_next + q*y + r, then stem3x3_backward_weight.
+
+    dw (3,3,3,Co), dz_next, y (N,Ho,Wo,Co), affine_backward (3,Co), x (N,H,W,3).
+    """
+    dy = np.empty_like(y)
+    batchnorm_backward(dy, dz_next, y, *affine_backward)
+    stem3x3_backward_weight(dw, dy, x)
 
 
 def _taps(x: Floats, ho: int, wo: int) -> list[list[Floats]]:

@@ -5,12 +5,13 @@ import inspect
 import numpy as np
 import pytest
 
+from bench import ladder
 from npnet.kernels import jit, reference, registry
 from tests.guarded import Guarded
 
 ROWS = [
     pytest.param(row, case, id=f"{row.name} {case.label}")
-    for row in registry.KERNELS
+    for row in registry.COMPILED
     for case in registry.border_cases(row.kind)
 ]
 
@@ -59,10 +60,22 @@ def test_float32_kernel_matches_float64_twin(row, case):
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("row", registry.KERNELS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", registry.COMPILED, ids=lambda row: row.name)
 def test_float64_kernel_matches_twin_to_rounding(row):
     for case in registry.border_cases(row.kind)[-3:]:
         compare(row, case, getattr(jit, row.name), np.float64, 1e-11)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("name", ladder.__all__)
+def test_the_ladder_s_kernel_matches_the_twin(name):
+    row = registry.kernel(name)
+    for case in registry.border_cases(row.kind):
+        compare(row, case, getattr(ladder, name), np.float32, row.tolerance)
+
+
+def test_what_stands_on_the_ladder_is_no_longer_run():
+    assert not set(ladder.__all__) & set(jit.__all__)
 
 
 @pytest.mark.parametrize("row", registry.KERNELS, ids=lambda row: row.name)
@@ -74,14 +87,17 @@ def test_reference_kernel_runs_in_float32(row):
 def test_backends_and_registry_name_the_same_kernels():
     names = {row.name for row in registry.KERNELS}
     assert len(names) == len(registry.KERNELS)
-    assert names == set(jit.__all__) == set(reference.__all__)
+    assert names == set(reference.__all__)
+    assert {row.name for row in registry.COMPILED} == set(jit.__all__)
 
 
 @pytest.mark.parametrize("row", registry.KERNELS, ids=lambda row: row.name)
 def test_signatures_agree(row):
     twin = inspect.signature(getattr(reference, row.name))
-    function = getattr(jit, row.name)
-    assert inspect.signature(getattr(function, "py_func", function)) == twin
+    for kernels in (jit, ladder):
+        function = getattr(kernels, row.name, None)
+        if function is not None:
+            assert inspect.signature(getattr(function, "py_func", function)) == twin
     case = registry.border_cases(row.kind)[0]
     assert [*row.shapes(case), *row.scalars(case)] == list(twin.parameters)
 
@@ -91,5 +107,5 @@ def test_every_backward_kernel_is_gradient_checked():
     backward = {row.name for row in registry.KERNELS if "backward" in row.name}
     # Batch norm's two halves meet in the network only, so what contains one is checked there.
     halves = {"batchnorm_backward", "batchnorm_fold_backward", "activation_backward"}
-    halves |= {name for name in backward if "sums" in name or "unit" in name}
+    halves |= {name for name in backward if "sums" in name or "stats" in name}
     assert backward - checked == halves
