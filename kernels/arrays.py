@@ -1,4 +1,4 @@
-"""The array types in kernel signatures, and the geometry of a 3x3 convolution."""
+"""The array types in kernel signatures, and the geometry of convolutions and pools."""
 
 from typing import Any
 
@@ -21,3 +21,16 @@ IDENTITY = (1.0, 0.0, 0.0, 1.0, -np.inf, np.inf)
 def output_size(size: int, stride: int) -> int:
     """Height (or width) after a 3x3 convolution with one pixel of zero padding on each side."""
     return (size - 1) // stride + 1
+
+
+def convolved_size(size: int, kernel: int, stride: int, padding: int) -> int:
+    """The same after a convolution of any kernel and padding."""
+    return (size + 2 * padding - kernel) // stride + 1
+
+
+def pooled_size(size: int) -> int:
+    """The same after windows of 3, two apart, the last of which may be cut but starts inside.
+
+    That is ceil((size - 3) / 2) + 1; and one window where the map is a single pixel.
+    """
+    return max(size // 2, 1)

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from npnet.kernels.arrays import HIGH, LOW, RSTD, Floats, output_size
+from npnet.kernels.arrays import (
+    HIGH,
+    LOW,
+    RSTD,
+    Floats,
+    convolved_size,
+    output_size,
+    pooled_size,
+)
 
 # What the image kernel reads from: a few pictures of CIFAR's size.
 STORED_IMAGES, STORED_SIZE = 5, 32
@@ -32,6 +40,8 @@ class Case:
     ci: int = 1
     co: int = 1
     stride: int = 1
+    k: int = 3
+    padding: int = 1
 
     @property
     def maps(self) -> Shape:
@@ -49,6 +59,17 @@ class Case:
         ho, wo = output_size(self.h, self.stride), output_size(self.w, self.stride)
         return self.n, ho, wo, self.co
 
+    @property
+    def convolved(self) -> Shape:
+        """(N,Ho,Wo,Co), the output of a k x k convolution."""
+        ho = convolved_size(self.h, self.k, self.stride, self.padding)
+        return self.n, ho, convolved_size(self.w, self.k, self.stride, self.padding), self.co
+
+    @property
+    def pooled(self) -> Shape:
+        """(N,Ho,Wo,Ci), the output of a 3x3 pool."""
+        return self.n, pooled_size(self.h), pooled_size(self.w), self.ci
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -58,7 +79,8 @@ class Kernel:
     `updates`: outputs that are read as well. `scalars`: the arguments after the arrays.
     `flops`: floating-point operations of a call. `tolerance`: the largest error of a float32
     result, relative to the largest value of the float64 twin's. `reference_only`: a plain operation
-    whose compiled place a fused one has taken.
+    whose compiled place a fused one has taken. `dtypes`, `draws`: of arguments that are others here
+    than their names elsewhere, see DTYPES and DRAWS.
     """
 
     name: str
@@ -71,15 +93,18 @@ class Kernel:
     updates: tuple[str, ...] = ()
     kinks: tuple[float, ...] = ()
     reference_only: bool = False
+    dtypes: Mapping[str, type[np.generic]] = field(default_factory=dict)
+    draws: Mapping[str, "Draw"] = field(default_factory=dict)
 
     def output_names(self, case: Case) -> tuple[str, ...]:
         return tuple(self.shapes(case))[: self.outputs]
 
     def bytes_moved(self, case: Case, itemsize: int = 4) -> int:
         """Bytes that a call must read and write: each array once, what is updated twice."""
+        dtypes = {**DTYPES, **self.dtypes}
         return sum(
             prod(shape)
-            * (DTYPES[name]().itemsize if name in DTYPES else itemsize)
+            * (dtypes[name]().itemsize if name in dtypes else itemsize)
             * (2 if name in self.updates else 1)
             for name, shape in self.shapes(case).items()
         )
@@ -92,11 +117,12 @@ class Kernel:
         Values keep a distance from the kernel's kinks, where it has no derivative.
         """
         arrays = {}
+        dtypes, draws = {**DTYPES, **self.dtypes}, {**DRAWS, **self.draws}
         for name, shape in self.shapes(case).items():
-            values = DRAWS.get(name, _normal)(rng, shape, case)
+            values = draws.get(name, _normal)(rng, shape, case)
             for kink in self.kinks:
                 values = np.where(abs(values - kink) < 0.01, kink + 0.05, values)
-            arrays[name] = values.astype(DTYPES.get(name, dtype))
+            arrays[name] = values.astype(dtypes.get(name, dtype))
         return arrays | self.scalars(case)
 
 
@@ -121,6 +147,13 @@ def _affine(rng: np.random.Generator, shape: Shape, case: Case) -> Floats:
     return affine
 
 
+def _places(rng: np.random.Generator, shape: Shape, case: Case) -> Floats:
+    """Where in its window, which the map's border may cut, each output of a pool was."""
+    rows = np.minimum(3, case.h - 2 * np.arange(shape[1]))[:, None, None]
+    columns = np.minimum(3, case.w - 2 * np.arange(shape[2]))[:, None]
+    return 3 * rng.integers(0, rows, shape) + rng.integers(0, columns, shape)
+
+
 # Arguments that are not float arrays of the call's dtype, and those that are not normal draws.
 DTYPES: Mapping[str, type[np.generic]] = {
     "variance": np.float64,
@@ -133,8 +166,11 @@ DTYPES: Mapping[str, type[np.generic]] = {
     "index": np.int64,
     "shift_yx": np.int64,
 }
-DRAWS: Mapping[str, Callable[[np.random.Generator, Shape, Case], Floats]] = {
+Draw = Callable[[np.random.Generator, Shape, Case], Floats]
+DRAWS: Mapping[str, Draw] = {
     "affine": _affine,
+    "affine1": _affine,
+    "affine2": _affine,
     "rstd": lambda rng, shape, case: rng.uniform(0.5, 2, shape),
     "variance": lambda rng, shape, case: rng.uniform(0.5, 2, shape),
     "running_variance": lambda rng, shape, case: rng.uniform(0.5, 2, shape),
@@ -163,6 +199,10 @@ def _stride(case: Case) -> Arguments:
     return {"stride": case.stride}
 
 
+def _stride_and_padding(case: Case) -> Arguments:
+    return {"stride": case.stride, "padding": case.padding}
+
+
 def _stride_and_shortcut(case: Case) -> Arguments:
     return {"stride": case.stride, "shortcut": case.stride == 1 and case.ci == case.co}
 
@@ -185,8 +225,17 @@ def _flops_stem(c: Case) -> int:
     return 2 * 27 * prod(c.filtered)
 
 
+def _flops_conv(c: Case) -> int:
+    return 2 * c.k * c.k * c.ci * prod(c.convolved)
+
+
 def _flops_matmul(c: Case) -> int:
     return 2 * prod(c.maps) * c.co
+
+
+# The place of the largest in its window, where `index` is not that of a stored image.
+PLACE: Mapping[str, type[np.generic]] = {"index": np.uint8}
+PLACES: Mapping[str, Draw] = {"index": _places}
 
 
 def _flops_linear(c: Case) -> int:
@@ -445,6 +494,84 @@ KERNELS: tuple[Kernel, ...] = (
                    "mean": (3,), "rstd": (3,)},
         lambda c: 11 * 3 * c.n * c.h * c.h, 5e-6,
     ),
+    Kernel(
+        "conv_forward", "convolution", 1,
+        lambda c: {"y": c.convolved, "x": c.maps, "w": (c.k, c.k, c.ci, c.co)},
+        _flops_conv, 5e-6, _stride_and_padding,
+    ),
+    Kernel(
+        "conv_backward_input", "convolution", 1,
+        lambda c: {"dx": c.maps, "dy": c.convolved, "w": (c.k, c.k, c.ci, c.co)},
+        _flops_conv, 5e-6, _stride_and_padding,
+    ),
+    Kernel(
+        "conv_backward_weight", "convolution", 1,
+        lambda c: {"dw": (c.k, c.k, c.ci, c.co), "dy": c.convolved, "x": c.maps},
+        _flops_conv, 1e-5, _stride_and_padding,
+    ),
+    Kernel(
+        "activation_conv_stats_forward", "convolution", 3,
+        lambda c: {"y": c.convolved, "mean": (c.co,), "variance": (c.co,), "x": c.maps,
+                   "affine": (6, c.ci), "w": (c.k, c.k, c.ci, c.co)},
+        _flops_conv, 5e-6, _stride_and_padding,
+    ),
+    Kernel(
+        "activation_conv_stats_backward", "convolution", 4,
+        lambda c: {"dz": c.maps, "dw": (c.k, c.k, c.ci, c.co), "dgamma": (c.ci,),
+                   "dbeta": (c.ci,), "dz_next": c.convolved, "y": c.convolved,
+                   "affine_backward": (3, c.co), "x": c.maps, "affine": (6, c.ci),
+                   "w": (c.k, c.k, c.ci, c.co)},
+        lambda c: 2 * _flops_conv(c), 1e-5, _stride_and_padding,
+    ),
+    Kernel(
+        "max_pool3x3_forward", "pool", 2,
+        lambda c: {"y": c.pooled, "index": c.pooled, "x": c.maps},
+        lambda c: 9 * prod(c.pooled), 1e-6, dtypes=PLACE,
+    ),
+    Kernel(
+        "max_pool3x3_backward", "pool", 1,
+        lambda c: {"dx": c.maps, "dy": c.pooled, "index": c.pooled},
+        lambda c: prod(c.pooled), 1e-6, dtypes=PLACE, draws=PLACES,
+    ),
+    Kernel(
+        "activation_max_pool3x3_forward", "pool", 2,
+        lambda c: {"y": c.pooled, "index": c.pooled, "x": c.maps, "affine": (6, c.ci)},
+        lambda c: 4 * prod(c.maps) + 9 * prod(c.pooled), 2e-6, dtypes=PLACE,
+    ),
+    Kernel(
+        "activation_max_pool3x3_backward", "pool", 3,
+        lambda c: {"dz": c.maps, "dgamma": (c.ci,), "dbeta": (c.ci,), "dy": c.pooled,
+                   "index": c.pooled, "x": c.maps, "affine": (6, c.ci)},
+        lambda c: 8 * prod(c.maps) + prod(c.pooled), 5e-6, dtypes=PLACE, draws=PLACES,
+    ),
+    Kernel(
+        "activation_average_pool_forward", "pool", 1,
+        lambda c: {"y": (c.n, c.ci), "x": c.maps, "affine": (6, c.ci)},
+        _flops_elementwise(5), 5e-6,
+    ),
+    Kernel(
+        "activation_average_pool_backward", "pool", 3,
+        lambda c: {"dz": c.maps, "dgamma": (c.ci,), "dbeta": (c.ci,), "dy": (c.n, c.ci),
+                   "x": c.maps, "affine": (6, c.ci)},
+        _flops_elementwise(8), 5e-6,
+    ),
+    Kernel(
+        "activation_add_forward", "elementwise", 1,
+        lambda c: {"y": c.maps, "x1": c.maps, "affine1": (6, c.ci), "x2": c.maps,
+                   "affine2": (6, c.ci)},
+        _flops_elementwise(9), 2e-6,
+    ),
+    Kernel(
+        "activation_dropout_forward", "elementwise", 1,
+        lambda c: {"y": c.maps, "x": c.maps, "affine": (6, c.ci), "keep": c.maps},
+        _flops_elementwise(6), 2e-6, lambda c: {"rate": 0.3},
+    ),
+    Kernel(
+        "activation_dropout_backward", "elementwise", 3,
+        lambda c: {"dz": c.maps, "dgamma": (c.ci,), "dbeta": (c.ci,), "dy": c.maps,
+                   "keep": c.maps, "x": c.maps, "affine": (6, c.ci)},
+        _flops_elementwise(10), 5e-6, lambda c: {"rate": 0.3},
+    ),
 )  # fmt: skip
 
 
@@ -495,6 +622,8 @@ GRADIENTS: tuple[Gradient, ...] = (
         "softmax_cross_entropy_forward",
         {"logits": "softmax_cross_entropy_backward"},
     ),
+    Gradient("conv", "conv_forward", {"x": "conv_backward_input", "w": "conv_backward_weight"}),
+    Gradient("max_pool3x3", "max_pool3x3_forward", {"x": "max_pool3x3_backward"}),
 )
 
 
@@ -505,6 +634,9 @@ def kernel(name: str) -> Kernel:
 
 _MAPS = ((1, 1), (2, 2), (1, 3), (3, 2), (5, 5), (6, 7), (8, 8))
 _CHANNELS = (1, 3, 8, 17)
+# Kernel, stride and padding, each with maps that are as small as they may be, odd and even; the
+# last needs several tiles. Channels are whole registers and parts of one.
+_KERNELS = ((1, 1, 0), (1, 2, 0), (3, 1, 1), (3, 2, 0), (3, 1, 0), (7, 2, 0), (7, 1, 3), (7, 2, 2))
 
 
 def border_cases(kind: str) -> tuple[Case, ...]:
@@ -526,6 +658,14 @@ def border_cases(kind: str) -> tuple[Case, ...]:
             for ci, co in ((1, 1), (3, 3), (3, 8), (8, 17))
             for stride in (1, 2)
         )
+    if kind == "convolution":
+        small = tuple(
+            Case(f"{h}x{w} {ci}->{co} k{k} s{s} p{p}", 2, h, w, ci, co, s, k, p)
+            for k, s, p in _KERNELS
+            for h, w in ((max(k - 2 * p, 1), max(k - 2 * p, 1)), (max(k - 2 * p, 1) + 1, 8), (9, 7))
+            for ci, co in ((3, 16), (8, 17), (17, 3))
+        )
+        return (*small, Case("19x20 5->33 k3 s1 p1", 2, 19, 20, 5, 33))
     strides = (1, 2) if kind == "depthwise" else (1,)
     return tuple(
         Case(f"{h}x{w} c{c} s{stride}", 2, h, w, c, c if kind == "depthwise" else c + 2, stride)

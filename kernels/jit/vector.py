@@ -8,6 +8,11 @@
     inside(z, low, high, g)      g where low < z < high, else 0: the gradient of clip
     get(ring, k), put(ring, k, v)    the k-th vector of a flat array
     prefetch(a, i, c)            ask memory for a[i, c], which is needed soon; i may lie outside
+    repeat(v, number)            a vector like v with the number in all lanes
+    where_larger(u, v, g, h)     g where u > v, or where u alone is a NaN, else h
+    where_equal(u, v, g)         g where u == v, else 0
+    load_bytes(a, i, c, v, tail)     as load, from a matrix of bytes into a vector like v
+    store_bytes(a, i, c, v, tail)    and back; v holds whole numbers from 0 to 255
 
 `tail` is None where all lanes are there. Behind the last whole vector of a row it is the number of
 channels left, and the lanes beyond are neither read nor written.
@@ -26,7 +31,7 @@ from numba.core import cgutils, types
 from numba.core.datamodel import models
 from numba.extending import intrinsic, overload, register_model
 
-from npnet.kernels.arrays import Floats
+from npnet.kernels.arrays import Bytes, Floats
 from npnet.kernels.jit.options import config
 from npnet.kernels.jit.target import TARGET
 
@@ -89,7 +94,7 @@ def read(builder: Any, vector: ir.VectorType, pointer: Any, tail: Any = None) ->
     function = cgutils.get_or_insert_function(
         builder.module, kind, f"llvm.masked.load.{_suffix(vector)}.p0"
     )
-    zeros = ir.Constant(vector, [0.0] * vector.count)
+    zeros = ir.Constant(vector, None)
     return builder.call(function, [pointer, INT32(align), mask, zeros])
 
 
@@ -117,11 +122,15 @@ def _first_lanes(builder: Any, vector: ir.VectorType, count: Any) -> Any:
 
 
 def _bytes(vector: ir.VectorType) -> int:
+    """Of one element."""
+    if isinstance(vector.element, ir.IntType):
+        return int(vector.element.width) // 8
     return 4 if isinstance(vector.element, ir.FloatType) else 8
 
 
 def _suffix(vector: ir.VectorType) -> str:
-    return f"v{vector.count}f{8 * _bytes(vector)}"
+    kind = "i" if isinstance(vector.element, ir.IntType) else "f"
+    return f"v{vector.count}{kind}{8 * _bytes(vector)}"
 
 
 def call(builder: Any, name: str, *values: Any) -> Any:
@@ -180,6 +189,29 @@ def _inside(z: Floats, low: Floats, high: Floats, g: Floats) -> Floats:
 
 def _prefetch(a: Floats, i: int, c: int) -> None:
     pass
+
+
+def _repeat(v: Floats, number: float) -> Floats:
+    return np.full_like(v, number)
+
+
+def _where_larger(u: Floats, v: Floats, g: Floats, h: Floats) -> Floats:
+    return np.where(~(u <= v) & (v == v), g, h)
+
+
+def _where_equal(u: Floats, v: Floats, g: Floats) -> Floats:
+    return np.where(u == v, g, g.dtype.type(0))
+
+
+def _load_bytes(a: Bytes, i: int, c: int, like: Floats, tail: int | None) -> Floats:
+    v = np.zeros_like(like)
+    count = len(v) if tail is None else tail
+    v[:count] = a[i, c : c + count]
+    return v
+
+
+def _store_bytes(a: Bytes, i: int, c: int, v: Floats, tail: int | None) -> None:
+    _store(a, i, c, v, tail)
 
 
 @instructions(_lanes)
@@ -286,6 +318,60 @@ def inside(typing: Any, z: Any, low: Any, high: Any, g: Any) -> Any:
         return builder.select(builder.fcmp_ordered(">", product, zero), gradient, zero)
 
     return z(z, z, z, z), emit
+
+
+@instructions(_repeat)
+def repeat(typing: Any, v: Any, number: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return splat(builder, v.ir, values[1])
+
+    return v(v, v.dtype), emit
+
+
+@instructions(_where_larger)
+def where_larger(typing: Any, u: Any, v: Any, g: Any, h: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        left, right, new, old = values
+        larger = builder.fcmp_unordered(">", left, right)  # or one of them is a NaN
+        larger = builder.and_(larger, builder.fcmp_ordered("==", right, right))
+        return builder.select(larger, new, old)
+
+    return u(u, u, u, u), emit
+
+
+@instructions(_where_equal)
+def where_equal(typing: Any, u: Any, v: Any, g: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        left, right, value = values
+        zero = ir.Constant(value.type, [0.0] * value.type.count)
+        return builder.select(builder.fcmp_ordered("==", left, right), value, zero)
+
+    return u(u, u, u), emit
+
+
+@instructions(_load_bytes)
+def load_bytes(typing: Any, a: Any, i: Any, c: Any, like: Any, tail: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = element(context, builder, signature.args[0], *values[:3])
+        numbers = read(builder, bytes_like(like.ir), pointer, tail_value(signature, values, 4))
+        return builder.uitofp(numbers, like.ir)
+
+    return like(a, types.intp, types.intp, like, tail_type(tail)), emit
+
+
+@instructions(_store_bytes)
+def store_bytes(typing: Any, a: Any, i: Any, c: Any, v: Any, tail: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = element(context, builder, signature.args[0], *values[:3])
+        numbers = builder.fptoui(values[3], bytes_like(v.ir))
+        write(builder, numbers, pointer, tail_value(signature, values, 4))
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, types.intp, v, tail_type(tail)), emit
+
+
+def bytes_like(vector: ir.VectorType) -> ir.VectorType:
+    return ir.VectorType(ir.IntType(8), vector.count)
 
 
 def _arithmetic(operation: Any, instruction: str) -> None:

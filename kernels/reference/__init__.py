@@ -37,12 +37,24 @@ from npnet.kernels.reference.batchnorm import (
     batchnorm_statistics,
     batchnorm_track,
 )
+from npnet.kernels.reference.convolution import (
+    activation_conv_stats_backward,
+    activation_conv_stats_forward,
+    conv_backward_input,
+    conv_backward_weight,
+    conv_forward,
+)
 from npnet.kernels.reference.depthwise import (
     activation_depthwise3x3_stats_backward,
     activation_depthwise3x3_stats_forward,
     depthwise3x3_backward_input,
     depthwise3x3_backward_weight,
     depthwise3x3_forward,
+)
+from npnet.kernels.reference.elementwise import (
+    activation_add_forward,
+    activation_dropout_backward,
+    activation_dropout_forward,
 )
 from npnet.kernels.reference.head import (
     average_pool_backward,
@@ -67,6 +79,14 @@ from npnet.kernels.reference.pointwise import (
     pointwise_backward_weight,
     pointwise_forward,
 )
+from npnet.kernels.reference.pooling import (
+    activation_average_pool_backward,
+    activation_average_pool_forward,
+    activation_max_pool3x3_backward,
+    activation_max_pool3x3_forward,
+    max_pool3x3_backward,
+    max_pool3x3_forward,
+)
 from npnet.kernels.reference.sgd import sgd_update
 from npnet.kernels.reference.stem import (
     stem3x3_backward_weight,
@@ -76,10 +96,19 @@ from npnet.kernels.reference.stem import (
 )
 
 __all__ = [
+    "activation_add_forward",
+    "activation_average_pool_backward",
+    "activation_average_pool_forward",
     "activation_backward",
+    "activation_conv_stats_backward",
+    "activation_conv_stats_forward",
     "activation_depthwise3x3_stats_backward",
     "activation_depthwise3x3_stats_forward",
+    "activation_dropout_backward",
+    "activation_dropout_forward",
     "activation_forward",
+    "activation_max_pool3x3_backward",
+    "activation_max_pool3x3_forward",
     "activation_pointwise_stats_backward",
     "activation_pointwise_stats_forward",
     "affine_forward",
@@ -93,6 +122,9 @@ __all__ = [
     "batchnorm_fold_backward",
     "batchnorm_statistics",
     "batchnorm_track",
+    "conv_backward_input",
+    "conv_backward_weight",
+    "conv_forward",
     "depthwise3x3_backward_input",
     "depthwise3x3_backward_weight",
     "depthwise3x3_forward",
@@ -104,6 +136,8 @@ __all__ = [
     "linear_backward_input",
     "linear_backward_weight",
     "linear_forward",
+    "max_pool3x3_backward",
+    "max_pool3x3_forward",
     "pointwise_backward_input",
     "pointwise_backward_weight",
     "pointwise_forward",
