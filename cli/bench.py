@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # the engine is loaded by the command that measures
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+CLASSES = 10  # of the models that are measured
+
 
 @click.group()
 def bench() -> None:
@@ -43,11 +45,10 @@ def kernels(op: str | None, as_json: bool, threads: int, **measured: Any) -> Non
 
     The roof is what this core could reach at best, see `npnet bench roofline`.
     """
-    from npnet.measure.benchmark import measure_kernels
     from npnet.measure.roofline import measure_roof
 
     roof = measure_roof()
-    _print_kernels(measure_kernels(name=op or "", **measured), roof, as_json, op)
+    _print_kernels(timings_of(measured, op), roof, as_json, op)
 
 
 @bench.command(short_help="Hold each kernel against what this core can do.")
@@ -66,7 +67,6 @@ def roofline(
     first-level cache, the bandwidth of a copy of large arrays, both on one core. Only kernels that
     a training step runs are listed; the last line adds them up, each as often as the step runs it.
     """
-    from npnet.measure.benchmark import measure_kernels
     from npnet.measure.roofline import measure_roof, total
 
     roof = measure_roof()
@@ -77,8 +77,7 @@ def roofline(
             f"this core multiplies {roof.peak_gflops:.1f} GFLOP/s and copies "
             f"{roof.copy_gbytes:.1f} GB/s; the two meet at {roof.ridge:.1f} FLOP/byte"
         )
-    used = measure_kernels(name=op or "", only_used=True, **measured)
-    timings = _print_kernels(used, roof, as_json, op)
+    timings = _print_kernels(timings_of(measured, op, only_used=True), roof, as_json, op)
     if not as_json:
         step = total(timings, roof)
         click.echo(
@@ -90,6 +89,18 @@ def roofline(
 
         plots.roofline(timings, roof, picture)
         click.echo(f"wrote {picture}", err=as_json)
+
+
+def timings_of(
+    measured: dict[str, Any], op: str | None, only_used: bool = False
+) -> "Iterator[Timing]":
+    """Time the kernels of the model that the options name."""
+    from npnet.measure.benchmark import measure_kernels
+    from npnet.model.zoo import build
+
+    model = build(options.model_config(measured, CLASSES))
+    backend, batch, repeats = (measured[name] for name in ("backend", "batch", "repeats"))
+    return measure_kernels(backend, op or "", model, batch, repeats, only_used)
 
 
 def _print_kernels(
@@ -129,13 +140,12 @@ def _print_kernels(
 @options.threads
 def step(
     batch: int,
-    width: float,
-    input_size: int,
     steps: int,
     inference: bool,
     as_json: bool,
     backend: str,
     threads: int,
+    **values: Any,
 ) -> None:
     """Time one whole training step: forward, loss, backward, update.
 
@@ -144,8 +154,10 @@ def step(
     from dataclasses import asdict
 
     from npnet.measure.benchmark import measure_step
+    from npnet.model.zoo import build
 
-    timing = measure_step(backend, batch, width, input_size, steps, inference)
+    model = build(options.model_config(values, CLASSES))
+    timing = measure_step(backend, batch, model, steps, inference)
     if as_json:
         click.echo(json.dumps(asdict(timing)))
         return
@@ -157,13 +169,11 @@ def step(
 
 
 @bench.command(short_help="Time what ranks exchange.")
-@click.option(
-    "--width", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True
-)
+@options.model
 @click.option("--repeats", type=click.IntRange(min=3), default=20, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @options.threads
-def sync(width: float, repeats: int, as_json: bool, threads: int) -> None:
+def sync(repeats: int, as_json: bool, threads: int, **values: Any) -> None:
     """Time, under mpiexec, each strategy's exchange of this model's gradient or weights.
 
     Beside `npnet bench step` it tells what a step on this network will cost.
@@ -171,10 +181,13 @@ def sync(width: float, repeats: int, as_json: bool, threads: int) -> None:
     from dataclasses import asdict
 
     from npnet.measure.benchmark import measure_exchanges
-    from npnet.parallel.communicator import connect
+    from npnet.model.zoo import build
+    from npnet.parallel.communicator import connect, together
 
     comm = connect()
-    exchanges = measure_exchanges(comm, width, repeats)
+    with together(comm):
+        model = build(options.model_config(values, CLASSES))
+    exchanges = measure_exchanges(comm, model, repeats)
     if comm.rank != 0:
         return
     if not as_json:

@@ -55,8 +55,9 @@ class Console:
         place = "Dataset" if trainer.dataset.name == "shapes" else "CIFAR dir"
         say(f"[INFO] {place}: {trainer.dataset.location}")
         settings, architecture = trainer.settings, trainer.network.architecture
+        model = architecture.config
         say(
-            f"[INFO] MobileNetV2 width={settings.width} input={settings.input_size} "
+            f"[INFO] {model.architecture} width={model.width} input={model.input_size} "
             f"classes={architecture.classes} parameters={architecture.parameter_count:,} "
             f"backend={settings.backend} threads/rank={self.threads}"
         )

@@ -37,6 +37,7 @@ def evaluate(
     Recalibrated statistics are made anew from training images; `moving` are those of the file.
     """
     import json
+    from functools import partial
     from typing import cast
 
     from npnet.data import open_dataset
@@ -46,9 +47,7 @@ def evaluate(
     from npnet.kernels import backend as kernels_of
     from npnet.parallel.communicator import connect, together
     from npnet.training import checkpoint as checkpoints
-    from npnet.training.evaluate import Score, recalibrate
-    from npnet.training.evaluate import evaluate as score
-    from npnet.training.recipe import Recipe
+    from npnet.training.evaluate import BatchNormEvaluation, Evaluator
 
     comm = connect()
     with together(comm):
@@ -62,17 +61,12 @@ def evaluate(
         for needed in (split, *(["train"] if bn_eval != "moving" else [])):
             source.size(cast(Split, needed))  # damaged files come to light here, on every rank
         inference = saved.inference(batch, backend)
-    image_input = ImageInput(Recipe(**saved.header.recipe), kernels_of(backend))
-    scores: dict[str, Score] = {}
-    if bn_eval != "recalibrated":
-        scores[split] = score(inference, source, cast(Split, split), image_input, comm)
-    if bn_eval != "moving":
-        network = saved.network(batch, backend)
-        statistics = recalibrate(network, source, image_input, comm)
-        inference.parameters.statistics[:] = statistics
-        inference.fold()
-        name = f"recalibrated_{split}" if bn_eval == "both" else split
-        scores[name] = score(inference, source, cast(Split, split), image_input, comm)
+    image_input = ImageInput(saved.header.model, kernels_of(backend))
+    network = partial(saved.network, batch, backend)
+    evaluator = Evaluator(inference, network, source, image_input, comm)
+    found = evaluator.scores(cast(BatchNormEvaluation, bn_eval), cast(Split, split))
+    names = (split, f"recalibrated_{split}" if bn_eval == "both" else split)
+    scores = {name: score for name, score in zip(names, found, strict=True) if score is not None}
     if comm.rank != 0:
         return
     if as_json:

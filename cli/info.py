@@ -1,6 +1,7 @@
 """`npnet info`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,24 +13,28 @@ from npnet.cli import options
 @options.batch
 @click.option("--classes", type=click.IntRange(min=2), default=10, show_default=True)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where to look for datasets too.")
-def info(width: float, input_size: int, batch: int, classes: int, data_dir: Path | None) -> None:
+def info(batch: int, classes: int, data_dir: Path | None, **values: Any) -> None:
     """The model, operation by operation; its memory; the machine, MPI, and the datasets found."""
     from npnet.model.memory import training_bytes
-    from npnet.model.mobilenet_v2 import mobilenet_v2
+    from npnet.model.zoo import build, models
 
-    architecture = mobilenet_v2(width, input_size, classes)
-    click.echo(f"MobileNetV2 width={width} input={input_size} classes={classes}\n")
-    header = f"{'operation':22} {'kind':10} {'input':>14} {'output':>14} {'parameters':>11}"
+    architecture = build(options.model_config(values, classes))
+    model = architecture.config
+    click.echo(
+        f"{model.architecture} width={model.width} input={model.input_size} classes={classes} "
+        f"(models: {', '.join(sorted(models()))})\n"
+    )
+    header = f"{'operation':22} {'kind':12} {'input':>14} {'output':>14} {'parameters':>11}"
     click.echo(f"{header} {'MACs':>12} {'output bytes':>13}")
     for operation in architecture.operations:
         click.echo(
-            f"{operation.name:22} {operation.kind:10} {shape(operation.input_shape):>14} "
+            f"{operation.name:22} {operation.kind:12} {shape(operation.input_shape):>14} "
             f"{shape(operation.output_shape):>14} {operation.parameter_count:>11,} "
             f"{operation.macs:>12,} {operation.output_bytes():>13,}"
         )
     total_bytes = sum(operation.output_bytes() for operation in architecture.operations)
     click.echo(
-        f"{'total (one image)':22} {'':10} {'':>14} {'':>14} {architecture.parameter_count:>11,} "
+        f"{'total (one image)':22} {'':12} {'':>14} {'':>14} {architecture.parameter_count:>11,} "
         f"{architecture.macs:>12,} {total_bytes:>13,}\n"
     )
     memory = training_bytes(architecture, batch)

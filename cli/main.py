@@ -4,6 +4,7 @@ Nothing here or at the top of a command's file imports NumPy: thread counts must
 """
 
 import os
+import re
 import sys
 import time
 import traceback
@@ -115,8 +116,13 @@ def _end_run(error: NpnetError) -> NoReturn:
 
     shared = isinstance(error, CollectiveError)
     if not shared or launched_rank() == 0:
-        click.echo(f"npnet: error: {' '.join(str(error).split())}", err=True)
+        click.echo(f"npnet: error: {as_options(' '.join(str(error).split()))}", err=True)
     _leave(BAD_INPUT, end_others=not shared)
+
+
+def as_options(message: str) -> str:
+    """The engine names a field, `batch_per_rank`, where the command line has --batch-per-rank."""
+    return re.sub(r"`([a-z_]+)`", lambda field: f"--{field[1].replace('_', '-')}", message)
 
 
 def _leave(status: int, end_others: bool = True) -> NoReturn:

@@ -4,11 +4,14 @@ import math
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from npnet.machine.threads import limit_threads
+
+if TYPE_CHECKING:
+    from npnet.model.config import ModelConfig
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -19,6 +22,7 @@ STRATEGIES = ("gradients", "weights", "gather-bcast")
 BACKENDS = ("numba", "reference")
 BN_EVALUATIONS = ("moving", "recalibrated", "both")
 DTYPES = ("float32", "float64")
+PADDINGS = ("symmetric", "tf_same")
 
 
 def _set_threads(context: click.Context, parameter: click.Parameter, value: int | None) -> int:
@@ -50,16 +54,66 @@ def dataset(function: Function) -> Function:
     )(function)
 
 
+class ModelName(click.ParamType):  # type: ignore[type-arg]
+    """The name of a model of npnet.model.zoo, which loads NumPy and is therefore asked late."""
+
+    name = "model"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from npnet.errors import NpnetError
+        from npnet.model.zoo import entry
+
+        try:
+            entry(value)
+        except NpnetError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
+MODEL_FIELDS = ("width", "input_size", "batch_norm", "padding", "dropout", "bn_epsilon")
+
+
 def model(function: Function) -> Function:
-    """Which MobileNetV2: at the paper's sizes unless told otherwise."""
+    """Which model, at its own sizes unless told otherwise."""
     for option in (
-        click.option("--input-size", type=click.IntRange(min=32), default=128, show_default=True),
         click.option(
-            "--width", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True
+            "--batch-norm/--no-batch-norm",
+            default=None,
+            help="Behind each convolution, where a model leaves the choice.  [default: model's]",
+        ),
+        click.option(
+            "--input-size",
+            type=click.IntRange(min=1),
+            help="Images are resized to this.  [default: model's]",
+        ),
+        click.option(
+            "--width",
+            type=click.FloatRange(min=0, min_open=True),
+            help="Multiplier of all channel counts.  [default: model's]",
+        ),
+        click.option(
+            "--model",
+            "model_name",
+            type=ModelName(),
+            default="mobilenet_v2",
+            show_default=True,
+            help="As `npnet info` lists them, such as squeezenet1_1.",
         ),
     ):
         function = option(function)
     return function
+
+
+def model_config(
+    values: dict[str, Any], classes: int, recipe: str = "modern", stored_size: int | None = None
+) -> "ModelConfig":
+    """The model that the options of `model` name; a recipe may choose some of its fields."""
+    from npnet.model.zoo import configure
+    from npnet.training.recipe import MODEL_FIELDS as OF_RECIPE
+
+    given = {name: values[name] for name in MODEL_FIELDS if values.get(name) is not None}
+    fields = {**OF_RECIPE[recipe], **given}
+    return configure(values["model_name"], classes, stored_size=stored_size, **fields)
 
 
 def batch(function: Function) -> Function:

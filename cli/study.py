@@ -88,8 +88,9 @@ def collapse(
     from npnet.data import open_dataset
     from npnet.parallel.communicator import connect, together
     from npnet.study import collapse as studies
+    from npnet.training.recipe import RECIPES
     from npnet.training.settings import Settings
-    from npnet.training.warmup import prepare
+    from npnet.training.warmup import Rehearsal, prepare
 
     if budget:
         values = with_budget(context, values)
@@ -97,11 +98,11 @@ def collapse(
     with together(comm):
         source = open_dataset(values["dataset"], data_dir)
         todo = studies.cases(numbers(values["counts"]), chosen, source.size("train"), comm)
+        classes, size = len(source.classes), source.image_size
+        models = {name: options.model_config(values, classes, name, size) for name in RECIPES}
     settings = Settings(
         epochs=values["epochs"],
         batch_per_rank=studies.BATCH,
-        width=values["width"],
-        input_size=values["input_size"],
         seed=values["seed"],
         ranks_per_node=2,
         backend=values["backend"],
@@ -115,8 +116,9 @@ def collapse(
         return Console(comm, threads, progress)
 
     if settings.backend == "numba":
-        prepare(comm, settings.dtype, console.compiling)
-    rows = studies.collapse(todo, source, settings, comm, values["out"], reporter)
+        rehearsal = Rehearsal.of(models["modern"], dtype=settings.dtype)
+        prepare(comm, rehearsal, console.compiling)
+    rows = studies.collapse(todo, source, models, settings, comm, values["out"], reporter)
     if comm.rank == 0:
         print_table(rows)
         click.echo(f"[STUDY] Table: {values['out'] / 'collapse.csv'}")

@@ -9,6 +9,7 @@ import click
 from npnet.cli import options
 
 if TYPE_CHECKING:
+    from npnet.model.config import ModelConfig
     from npnet.parallel.communicator import Communicator
     from npnet.training.checkpoint import Checkpoint
     from npnet.training.recipe import Recipe
@@ -32,7 +33,7 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 )
 @click.option("--epochs", type=POSITIVE, default=10)
 @click.option(
-    "--batch-per-rank", type=POSITIVE, help="Images a rank takes each step.  [default: recipe's]"
+    "--batch-per-rank", type=POSITIVE, help="Images a rank takes each step.  [default: 12]"
 )
 @click.option(
     "--batch-per-node", type=POSITIVE, help="Instead: images that the ranks of a node share."
@@ -46,9 +47,16 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     default=1,
     help="Replicas that each rank trains in turn: 2 ranks x 24 learn what 48 ranks would.",
 )
-@click.option("--width", type=ABOVE_ZERO, default=0.5, help="Width multiplier of MobileNetV2.")
+@options.model
 @click.option(
-    "--input-size", type=click.IntRange(min=32), default=128, help="Images are resized to this."
+    "--padding",
+    type=click.Choice(options.PADDINGS),
+    help="At stride 2: on all sides, or as TensorFlow and Keras pad.  [default: symmetric]",
+)
+@click.option(
+    "--freeze",
+    multiple=True,
+    help="Operations that do not move, such as stem or 'block1.*'; several times for several.",
 )
 @click.option(
     "--sync", type=click.Choice(options.STRATEGIES), help="What ranks average.  [default: recipe's]"
@@ -80,7 +88,7 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 @click.option(
     "--label-smoothing", type=SHARE, help="Share of the target spread out.  [default: recipe's]"
 )
-@click.option("--dropout", type=SHARE, help="Rate before the classifier.  [default: recipe's]")
+@click.option("--dropout", type=SHARE, help="Rate before the classifier.  [default: model's]")
 @click.option(
     "--bn-momentum", type=SHARE, help="What a batch norm keeps each step.  [default: recipe's]"
 )
@@ -132,7 +140,7 @@ def train(
     progress: bool,
     **values: Any,
 ) -> None:
-    """Train MobileNetV2; under mpiexec, on all ranks together.
+    """Train a model; under mpiexec, on all ranks together.
 
     Leaves a run folder with config.json, log.csv, summary.json and checkpoints.
     """
@@ -141,24 +149,25 @@ def train(
     from npnet.parallel.communicator import connect, together
     from npnet.training.run_folder import RunFolder
     from npnet.training.trainer import Trainer
-    from npnet.training.warmup import prepare
+    from npnet.training.warmup import Rehearsal, prepare
 
     comm = connect()
     with together(comm):
         recipe = choose_recipe(recipe_name, values)
         settings = choose_settings(recipe, comm, values)
         source = open_dataset(dataset, data_dir)
+        model = options.model_config(values, len(source.classes), recipe_name, source.image_size)
         # Rank 0 alone reads and writes the run: no other node needs its files.
         checkpoint = None
         if resume is not None and comm.rank == 0:
-            checkpoint = load_checkpoint(resume, dataset, recipe, settings)
+            checkpoint = load_checkpoint(resume, dataset, recipe, model)
     checkpoint = comm.broadcast(checkpoint)
     world = comm.size * settings.workers_per_rank
     folder = RunFolder(comm.broadcast(out or default_folder(dataset, recipe, world)))
     console = Console(comm, threads, progress)
-    trainer = Trainer(source, recipe, settings, comm, console, folder, checkpoint)
+    trainer = Trainer(source, model, recipe, settings, comm, console, folder, checkpoint)
     if settings.backend == "numba":
-        prepare(comm, settings.dtype, console.compiling)
+        prepare(comm, Rehearsal.of(model, recipe, settings.dtype), console.compiling)
     trainer.run()
 
 
@@ -168,9 +177,7 @@ def choose_recipe(name: str, values: dict[str, Any]) -> "Recipe":
 
     recipe = RECIPES[name]
     given = {
-        key: value
-        for key, value in values.items()
-        if value is not None and key in recipe.as_dict() and key != "batch_per_rank"
+        key: value for key, value in values.items() if value is not None and key in recipe.as_dict()
     }
     return replace(recipe, **given)
 
@@ -186,10 +193,8 @@ def choose_settings(recipe: "Recipe", comm: "Communicator", values: dict[str, An
     return Settings(
         epochs=values["epochs"],
         batch_per_rank=fitting_batch(
-            values["batch_per_rank"], values["batch_per_node"], ranks_per_node, recipe
+            values["batch_per_rank"], values["batch_per_node"], ranks_per_node
         ),
-        width=values["width"],
-        input_size=values["input_size"],
         seed=values["seed"],
         workers_per_rank=values["workers_per_rank"],
         deterministic=values["deterministic"],
@@ -218,14 +223,13 @@ def fitting_ranks_per_node(given: int | None, workers_per_rank: int, comm: "Comm
     return given
 
 
-def fitting_batch(
-    per_rank: int | None, per_node: int | None, ranks_per_node: int, recipe: "Recipe"
-) -> int:
+def fitting_batch(per_rank: int | None, per_node: int | None, ranks_per_node: int) -> int:
     """The batch of one rank, from whichever of the two options was given."""
     from npnet.errors import NpnetError
+    from npnet.training.recipe import BATCH_PER_RANK
 
     if per_node is None:
-        return per_rank or recipe.batch_per_rank
+        return per_rank or BATCH_PER_RANK
     if per_rank is not None and per_rank * ranks_per_node != per_node:
         raise NpnetError(
             f"--batch-per-rank {per_rank} on {ranks_per_node} ranks a node is not "
@@ -240,7 +244,7 @@ def fitting_batch(
 
 
 def load_checkpoint(
-    path: Path, dataset: str, recipe: "Recipe", settings: "Settings"
+    path: Path, dataset: str, recipe: "Recipe", model: "ModelConfig"
 ) -> "Checkpoint":
     """The checkpoint to continue from. Raises NpnetError if it is of another kind of run.
 
@@ -250,11 +254,17 @@ def load_checkpoint(
     from npnet.training.checkpoint import load
 
     checkpoint = load(path)
-    header = checkpoint.header
-    saved = (header.dataset, header.recipe["name"], header.width, header.input_size)
-    if saved != (dataset, recipe.name, settings.width, settings.input_size):
-        options = "--dataset {} --recipe {} --width {} --input-size {}".format(*saved)
-        raise NpnetError(f"{path} was trained with {options}: give the same to continue it")
+    theirs = checkpoint.header.model
+    saved = {"dataset": checkpoint.header.dataset, "recipe": checkpoint.header.recipe.name}
+    given = {"dataset": dataset, "recipe": recipe.name}
+    for name, value in theirs.as_dict().items():
+        label = {"architecture": "model"}.get(name, name)
+        saved[label], given[label] = value, getattr(model, name)
+    always = ("dataset", "recipe", "model", "width", "input_size")
+    told = [name for name in saved if name in always or saved[name] != given[name]]
+    if saved != given:
+        words = " ".join(f"`{name}` {saved[name]}" for name in told)
+        raise NpnetError(f"{path} was trained with {words}: give the same to continue it")
     return checkpoint
 
 

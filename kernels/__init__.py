@@ -33,8 +33,10 @@ from types import ModuleType
 BACKENDS = {"numba": "jit", "reference": "reference"}
 
 
-def backend(name: str) -> ModuleType:
-    """The set of kernels called `name`: "numba" or "reference"."""
+def backend(name: str | ModuleType) -> ModuleType:
+    """The set of kernels called `name`: "numba" or "reference"; or one that is given itself."""
+    if not isinstance(name, str):
+        return name
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
     return import_module(f"npnet.kernels.{BACKENDS[name]}")

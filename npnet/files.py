@@ -20,7 +20,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise NpnetError(
-            f"cannot write {path}: {error.strerror}; free some space or choose another --out"
+            f"cannot write {path}: {error.strerror}; free some space or choose another `out`"
         ) from error
     finally:
         if temporary is not None:

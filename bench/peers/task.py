@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npnet.kernels.arrays import Floats, Ints
-from npnet.model.mobilenet_v2 import Architecture, mobilenet_v2
+from npnet.model.zoo.mobilenet_v2 import Architecture, mobilenet_v2
 from npnet.model.network import BatchNorm, Network
 from npnet.model.parameters import Parameters, initialise
 from npnet.training.recipe import MODERN

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from bench.peers.layout import to_npnet_layout, to_torch_layout
 from npnet.kernels.arrays import Floats
-from npnet.model.mobilenet_v2 import Architecture, Block, Operation
+from npnet.model.zoo.mobilenet_v2 import Architecture, Block, Operation
 from npnet.model.network import BatchNorm
 from npnet.model.parameters import Parameters
 

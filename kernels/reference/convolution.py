@@ -6,8 +6,8 @@ reference/unit.py tells how a convolution stands between two affine maps.
 import numpy as np
 
 from npnet.kernels.arrays import Floats
+from npnet.kernels.reference.activation import activation_backward, activation_forward
 from npnet.kernels.reference.batchnorm import batchnorm_backward, batchnorm_statistics
-from npnet.kernels.reference.unit import activation_backward, activation_forward
 
 
 def conv_forward(y: Floats, x: Floats, w: Floats, stride: int, padding: int) -> None:

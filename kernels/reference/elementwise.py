@@ -3,8 +3,13 @@
 import numpy as np
 
 from npnet.kernels.arrays import Bytes, Floats
-from npnet.kernels.reference.activation import dropout_backward, dropout_forward, residual_forward
-from npnet.kernels.reference.unit import activation_backward, activation_forward
+from npnet.kernels.reference.activation import (
+    activation_backward,
+    activation_forward,
+    dropout_backward,
+    dropout_forward,
+    residual_forward,
+)
 
 
 def activation_add_forward(

@@ -3,8 +3,8 @@
 import numpy as np
 
 from npnet.kernels.arrays import Bytes, Floats
+from npnet.kernels.reference.activation import activation_backward, activation_forward
 from npnet.kernels.reference.head import average_pool_backward, average_pool_forward
-from npnet.kernels.reference.unit import activation_backward, activation_forward
 
 
 def max_pool3x3_forward(y: Floats, index: Bytes, x: Floats) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 from types import ModuleType
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,6 @@ from npnet.data.dataset import Dataset, Images, Split
 from npnet.data.seeds import AUGMENTATION, ORDER, generator
 from npnet.errors import NpnetError
 from npnet.kernels.arrays import Bytes, Floats, Ints
-from npnet.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -37,25 +37,47 @@ class Batch:
         return len(self.rows)
 
 
-class ImageInput:
-    """Writes images into a network's input buffer: crop, flip, resize, normalise in one pass."""
+class Preprocessing(Protocol):
+    """What a model expects of its images, see model/config.py."""
 
-    def __init__(self, recipe: Recipe, kernels: ModuleType) -> None:
-        self.kernels = kernels
-        self.mean = np.array(recipe.mean)
-        self.rstd = 1 / np.array(recipe.std)
+    @property
+    def mean(self) -> tuple[float, float, float]: ...
+    @property
+    def std(self) -> tuple[float, float, float]: ...
+    @property
+    def padding(self) -> Literal["symmetric", "tf_same"]: ...
+
+
+class Variation(Protocol):
+    """How training images differ from epoch to epoch, see training/recipe.py."""
+
+    @property
+    def flip(self) -> bool: ...
+    @property
+    def crop_padding(self) -> int: ...
+    @property
+    def shuffle(self) -> Literal["shard", "global"]: ...
+
+
+class ImageInput:
+    """Writes images into a network's input buffer: crop, flip, resize, normalise in one pass.
+
+    Images for a network with TensorFlow's padding are turned by 180 degrees on the way; cropping
+    a turned image is turning what the opposite shift crops.
+    """
+
+    def __init__(self, model: Preprocessing, kernels: ModuleType) -> None:
+        self.kernels, self.turned = kernels, model.padding == "tf_same"
+        self.mean = np.array(model.mean)
+        self.rstd = 1 / np.array(model.std)
 
     def fill(self, images: Floats, pixels: NDArray[np.uint8], batch: Batch) -> None:
         """images[:len(batch)] = the batch, float (N,S,S,3)."""
-        self.kernels.image_forward(
-            images[: len(batch)],
-            pixels,
-            batch.rows,
-            batch.shift_yx,
-            batch.flip,
-            self.mean,
-            self.rstd,
-        )
+        shift_yx = batch.shift_yx
+        if self.turned:
+            pixels, shift_yx = pixels[:, ::-1, ::-1], -shift_yx
+        y, colours = images[: len(batch)], (self.mean, self.rstd)
+        self.kernels.image_forward(y, pixels, batch.rows, shift_yx, batch.flip, *colours)
 
 
 class TrainingShard:
@@ -67,7 +89,7 @@ class TrainingShard:
     def __init__(
         self,
         dataset: Dataset,
-        recipe: Recipe,
+        recipe: Variation,
         batch: int,
         seed: int,
         worker: int,
@@ -83,7 +105,7 @@ class TrainingShard:
             raise NpnetError(
                 f"batch of {batch} images a rank does not fit a shard of {smallest}: "
                 f"{dataset.name} has {self.total} training images for {workers} "
-                "ranks; give a smaller --batch-per-rank or start fewer ranks"
+                "ranks; give a smaller `batch_per_rank` or start fewer ranks"
             )
         self.full_steps = ceil(ceil(self.total / workers) / batch)
         self.steps = min(self.full_steps, max_steps or self.full_steps)
@@ -135,7 +157,7 @@ class TrainingShard:
 
 def training_shards(
     dataset: Dataset,
-    recipe: Recipe,
+    recipe: Variation,
     batch: int,
     seed: int,
     mine: range,

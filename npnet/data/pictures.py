@@ -8,18 +8,17 @@ from numpy.typing import NDArray
 
 from npnet.errors import NpnetError
 
-STORED_SIZE = 32  # pixels across, of the datasets' images
 
-
-def read_pictures(path: Path) -> NDArray[np.uint8]:
+def read_pictures(path: Path, stored_size: int) -> NDArray[np.uint8]:
     """The pictures in a file, uint8 (N,H,W,3).
 
     A .npy file holds one, (H,W,3), or several, (N,H,W,3). Of any other file Pillow makes the
-    largest centred square, as small as the images that the network was trained on: in more detail
-    it would not know them. Raises NpnetError if the file is not a picture.
+    largest centred square, `stored_size` pixels across, as small as the images that the network
+    was trained on: in more detail it would not know them. Raises NpnetError if the file is not a
+    picture.
     """
     try:
-        pixels = _array(path) if path.suffix == ".npy" else _picture(path)[None]
+        pixels = _array(path) if path.suffix == ".npy" else _picture(path, stored_size)[None]
     except OSError as error:  # Pillow raises one for a file that it does not know, too
         raise NpnetError(f"cannot read the picture {path}: {error.strerror or error}") from error
     if pixels.size == 0:
@@ -41,7 +40,7 @@ def _array(path: Path) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels)
 
 
-def _picture(path: Path) -> NDArray[np.uint8]:
+def _picture(path: Path, stored_size: int) -> NDArray[np.uint8]:
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
@@ -53,6 +52,6 @@ def _picture(path: Path) -> NDArray[np.uint8]:
             upright = ImageOps.exif_transpose(file).convert("RGB")
     except (Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise NpnetError(f"cannot read the picture {path}: {error}") from error
-    size = min(STORED_SIZE, *upright.size)
+    size = min(stored_size, *upright.size)
     square = ImageOps.fit(upright, (size, size), Image.Resampling.BOX)
     return np.asarray(square, dtype=np.uint8)

@@ -39,5 +39,5 @@ def oversubscription(ranks_on_node: int, threads: int, node_cores: int) -> str |
         return None
     return (
         f"oversubscribed: {ranks_on_node} ranks x {threads} threads on {node_cores} cores of "
-        "this node; start fewer ranks a node, or fewer --threads"
+        "this node; start fewer ranks a node, or fewer `threads`"
     )

@@ -1,56 +1,36 @@
 """Timing of kernels on the shapes that a model really has, of steps, and of what ranks exchange."""
 
+import inspect
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from npnet.data.batches import ImageInput, not_augmented
 from npnet.kernels import backend as kernels_of
+from npnet.kernels import registry
 from npnet.kernels.arrays import Floats
-from npnet.kernels.registry import KERNELS, Case, Kernel
+from npnet.kernels.registry import COMPILED, STORED_IMAGES, Case, Kernel
 from npnet.machine.telemetry import peak_rss_bytes
+from npnet.model.architecture import Architecture
 from npnet.model.inference import Inference
 from npnet.model.memory import aligned_bytes
-from npnet.model.mobilenet_v2 import Architecture, Block, Operation, mobilenet_v2
 from npnet.model.network import Network
 from npnet.model.parameters import Parameters, initialise
-from npnet.parallel.communicator import Communicator, together
+from npnet.parallel.communicator import Communicator
+from npnet.training.optimiser import Optimiser, groups_of
 from npnet.training.recipe import MODERN
+
+LR = 0.01  # of a step that is timed
 
 # Arguments are rotated through so many bytes, more than the last cache holds: in training, too, an
 # array has long left the cache when it is needed again. Very small ones stay in it all the same.
 ROTATION_BYTES, ROTATION_COPIES = 64 * 2**20, 256
-
-# The kernels that a training step runs: for a convolution with its batch norm, where a block
-# stores its activation, and in the head.
-UNITS = {
-    "stem": ("stem3x3_stats_forward", "stem3x3_stats_backward"),
-    "pointwise": ("activation_pointwise_stats_forward", "activation_pointwise_stats_backward"),
-    "depthwise": (
-        "activation_depthwise3x3_stats_forward",
-        "activation_depthwise3x3_stats_backward",
-    ),
-}
-ACTIVATION = ("activation_forward", "activation_backward")
-SHORTCUT = ("residual_forward", "residual_backward_accumulate")
-# The same operations one by one, as `reference` computes them: what fusing gains.
-PLAIN = {
-    kind: tuple(kernel.name for kernel in KERNELS if kernel.kind == kind)
-    for kind in ("stem", "pointwise", "depthwise", "batchnorm")
-}
-HEAD = tuple(
-    f"{operation}_{part}"
-    for operation, parts in {
-        "average_pool": ("forward", "backward"),
-        "linear": ("forward", "backward_input", "backward_weight"),
-        "softmax_cross_entropy": ("forward", "backward"),
-    }.items()
-    for part in parts
-)
 
 
 @dataclass(frozen=True)
@@ -86,94 +66,145 @@ class Timing:
         return self.flops / self.bytes
 
 
-def model_cases(architecture: Architecture, batch: int) -> dict[str, Counter[Case]]:
+class Use(NamedTuple):
+    """A case, and the arguments that this call does without (None)."""
+
+    case: Case
+    absent: tuple[str, ...] = ()
+
+
+def model_uses(architecture: Architecture, batch: int) -> dict[str, Counter[Use]]:
     """For each kernel, its cases in the model, and how often a training step runs them.
 
-    The plain kernels of an operation, which the fused ones replace, and those of inference have
-    cases and no uses.
+    Recorded from a real step, whose kernels note their arguments instead of computing. Those of
+    inference have cases and no uses.
     """
-    cases: dict[str, Counter[Case]] = {kernel.name: Counter() for kernel in KERNELS}
-
-    def count(case: Case, *names: str, uses: int = 1) -> None:
-        for name in names:
-            cases[name][case] += uses
-
-    for block in architecture.blocks:
-        for operation in block.operations:
-            if operation.is_convolution:
-                (h, w, ci), (ho, wo, co) = operation.input_shape, operation.output_shape
-                label = f"{h}x{w}x{ci}->{ho}x{wo}x{co}"
-                case = Case(label, batch, h, w, ci, co, operation.stride)
-                output = Case(f"{ho}x{wo}x{co}", batch, ho, wo, co, co)
-                count(case, *UNITS[operation.kind])
-                count(case, *PLAIN[operation.kind], uses=0)
-                count(output, *PLAIN["batchnorm"], uses=0)
-                if not operation.relu6 or operation.name == "head":
-                    count(output, *ACTIVATION)
-        if block.shortcut:
-            count(output, *SHORTCUT)
-        count(*_inference(block, batch), uses=0)
-    features, classes = architecture.operations[-1].input_shape[-1], architecture.classes
-    count(Case(f"{ho}x{wo}x{features}->{classes}", batch, ho, wo, features, classes), *HEAD)
-    parameters, size = architecture.parameter_count, architecture.input_size
-    count(Case(f"{parameters:,} parameters", ci=1, co=parameters), "sgd_update")
-    count(Case(f"32x32->{size}x{size}", batch, size, size, 3, 3), "image_forward")
-    return cases
+    uses: dict[str, Counter[Use]] = {kernel.name: Counter() for kernel in COMPILED}
+    for name, use in recorded_calls(architecture, batch):
+        uses[name][use] += 1
+    for name, use in recorded_calls(architecture, batch, inference=True):
+        uses[name].setdefault(use, 0)
+    return uses
 
 
-def _inference(block: Block, batch: int) -> tuple[Case, str]:
-    """The case and name of the kernel that runs a whole block in inference."""
-    convolutions = [operation for operation in block.operations if operation.is_convolution]
-    expands = "inverted_residual" if len(convolutions) == 3 else "separable"
-    name = {"stem": "stem3x3", "head": "head"}.get(block.name, expands)
-    return _block_case(convolutions, batch), f"{name}_inference"
+class Recorder:
+    """A set of kernels that note their calls: the name, and the arguments by name."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        signature = inspect.signature(getattr(kernels_of("reference"), name))
+
+        def note(*arguments: Any) -> None:
+            self.calls.append((name, signature.bind(*arguments).arguments))
+
+        return note
 
 
-def _block_case(convolutions: Sequence[Operation], batch: int) -> Case:
-    """Several convolutions in a row as one case: from the first's input to the last's output."""
-    (h, w, ci), (ho, wo, co) = convolutions[0].input_shape, convolutions[-1].output_shape
-    stride = max(operation.stride for operation in convolutions)
-    return Case(f"{h}x{w}x{ci}->{ho}x{wo}x{co}", batch, h, w, ci, co, stride)
+def recorded_calls(
+    architecture: Architecture, batch: int, inference: bool = False
+) -> Iterator[tuple[str, Use]]:
+    """Each kernel call of one training step, from the images' bytes to the update; or of a
+    prediction.
+    """
+    recorder = Recorder()
+    kernels = cast(ModuleType, recorder)
+    if inference:
+        engine = Inference(architecture, Parameters(architecture), batch, kernels)
+        recorder.calls.clear()
+        engine.forward(batch)
+    else:
+        step = TrainingStep(kernels, batch, architecture)
+        size = architecture.config.stored_size
+        pictures = np.zeros((STORED_IMAGES, size, size, 3), np.uint8)
+        rows = not_augmented(np.zeros(batch, np.int64), step.labels)
+        recorder.calls.clear()
+        ImageInput(architecture.config, kernels).fill(step.network.images, pictures, rows)
+        step()
+    for name, arguments in recorder.calls:
+        yield name, use_of(registry.kernel(name), arguments)
+
+
+def use_of(kernel: Kernel, arguments: Mapping[str, Any]) -> Use:
+    """The case that stands for these arguments; an AssertionError where the registry's row would
+    draw other shapes.
+    """
+    shapes = {name: np.shape(value) for name, value in arguments.items() if np.ndim(value)}
+    scalars = {name: value for name, value in arguments.items() if np.ndim(value) == 0}
+    absent = tuple(name for name, value in scalars.items() if value is None)
+    whole = next(iter(shapes.values()))
+    source = next((shapes[name] for name in _INPUTS if name in shapes), whole)
+    result = next((shapes[name] for name in _OUTPUTS if name in shapes), source)
+    n, h, w, ci = source if len(source) == 4 else (source[0], 1, 1, source[-1])
+    weight = shapes.get("w", shapes.get("dw", ()))
+    k = weight[0] if len(weight) == 4 else 3
+    strides = {name: scalars[name] for name in ("stride", "padding") if name in scalars}
+    label = "x".join(map(str, source[1:] if len(source) == 4 else source))
+    if result != source:
+        label += "->" + "x".join(map(str, result[1:]))
+    if kernel.kind == "sgd":
+        case = Case(f"{source[0]:,} parameters", ci=1, co=source[0])
+    elif len(source) == 1:
+        case = Case(f"{source[0]} channels", ci=source[0], co=source[0])
+    elif kernel.kind == "image":
+        case = Case(f"{shapes['pixels'][1]}x{shapes['pixels'][2]}->{h}x{w}", n, h, w, 3, 3)
+    else:
+        case = Case(label, n, h, w, ci, result[-1], k=k, **strides)
+    drawn = kernel.shapes(case)
+    assert kernel.kind == "image" or all(drawn[name] == shapes[name] for name in shapes), (
+        f"{kernel.name} was called with {shapes}, its row in the registry draws {drawn}"
+    )
+    return Use(case, absent)
+
+
+# Where a kernel's input and output shapes are read off, the first of these that it has.
+_INPUTS = ("x", "x1", "dx", "dshortcut", "probabilities", "logits")
+_OUTPUTS = ("y", "dz_next", "logits", "probabilities", "dy", "features")
 
 
 def measure_kernels(
     backend: str,
     name: str,
+    architecture: Architecture,
     batch: int,
-    width: float,
-    input_size: int,
     repeats: int,
     only_used: bool = False,
 ) -> Iterator[Timing]:
     """Time every kernel with `name` in its name on every shape that a training step gives it.
 
-    With `only_used`, not the plain kernels, whose place the fused ones have taken, nor inference's.
+    With `only_used`, not those of inference.
     """
-    cases = model_cases(mobilenet_v2(width, input_size, 10), batch)
+    uses = model_uses(architecture, batch)
     kernels = kernels_of(backend)
-    for kernel in KERNELS:
+    for kernel in COMPILED:
         if name in kernel.name:
-            for case, uses in cases[kernel.name].items():
-                if uses or not only_used:
-                    yield _measure(kernels, kernel, case, uses, repeats)
+            for use, count in uses[kernel.name].items():
+                if count or not only_used:
+                    yield _measure(kernels, kernel, use, count, repeats)
 
 
-def _measure(kernels: Any, kernel: Kernel, case: Case, uses: int, repeats: int) -> Timing:
-    function, moved = getattr(kernels, kernel.name), kernel.bytes_moved(case)
+def _measure(kernels: Any, kernel: Kernel, use: Use, uses: int, repeats: int) -> Timing:
+    function = getattr(kernels, kernel.name)
+    drawn = kernel.arguments(use.case, np.random.default_rng(0), np.float32)
+    left_out = sum(drawn[name].nbytes for name in use.absent)
+    moved = kernel.bytes_moved(use.case) - left_out
+    arguments = [None if name in use.absent else value for name, value in drawn.items()]
     copies = max(2, min(ROTATION_COPIES, ROTATION_BYTES // max(moved, 1)))
-    drawn = list(kernel.arguments(case, np.random.default_rng(0), np.float32).values())
-    calls = [[_copy(argument) for argument in drawn] for _ in range(copies)]
+    calls = [[_copy(argument) for argument in arguments] for _ in range(copies)]
     function(*calls[0])  # compile
     rounds = max(1, round(2e-3 / _seconds(function, calls[1:2]) / copies))
     samples = sorted(_seconds(function, calls * rounds) for _ in range(repeats))
     middle = median(samples)
     quarter = len(samples) // 4
+    products = {"dz", "dw"} & set(drawn)
+    part = len(products - set(use.absent)) / len(products) if products else 1
     return Timing(
         kernel=kernel.name,
         kind=kernel.kind,
-        case=case.label,
+        case=use.case.label,
         uses=uses,
-        flops=kernel.flops(case),
+        flops=round(part * kernel.flops(use.case)),
         bytes=moved,
         ms_median=1e3 * middle,
         spread_percent=100 * (samples[-1 - quarter] - samples[quarter]) / middle,
@@ -203,6 +234,7 @@ class StepTiming:
 
     backend: str
     inference: bool
+    model: str
     batch: int
     input_size: int
     width: float
@@ -220,31 +252,31 @@ class TrainingStep:
     Forward with batch statistics, loss, backward, and the update of all parameters.
     """
 
-    def __init__(self, backend: str, batch: int, width: float, input_size: int) -> None:
-        self.network = Network(mobilenet_v2(width, input_size, 10), batch, backend)
-        self.parameters, self.kernels = self.network.parameters, kernels_of(backend)
+    def __init__(self, backend: str | ModuleType, batch: int, architecture: Architecture) -> None:
+        self.network = Network(architecture, batch, backend)
+        self.parameters = self.network.parameters
         initialise(self.parameters, MODERN.initialiser, seed=0)
         rng = np.random.default_rng(0)
         self.network.images[:] = rng.standard_normal(self.network.images.shape)
-        self.labels = rng.integers(0, 10, batch)
-        self.velocity = np.zeros_like(self.parameters.values)
+        self.labels = rng.integers(0, architecture.classes, batch)
+        recipe = replace(MODERN, momentum=0.9, classifier_gradient=1.0)
+        groups = groups_of(self.parameters, recipe)
+        self.optimiser = Optimiser(self.parameters, groups, recipe, lambda time: LR, backend)
 
     def __call__(self) -> float:
         """Make the step and return its mean loss."""
-        n, parameters = len(self.labels), self.parameters
+        n = len(self.labels)
         self.network.forward(n, training=True)
         loss = float(self.network.loss(self.labels).mean())
         self.network.backward(1 / n)
-        vectors = (parameters.values, self.velocity, parameters.gradients)
-        self.kernels.sgd_update(*vectors, parameters.decayed, 0.01, 0.9, 5e-4, True)
+        self.optimiser.update()
         return loss
 
 
 class InferenceStep:
     """Logits of random images with batch norm folded into the convolutions."""
 
-    def __init__(self, backend: str, batch: int, width: float, input_size: int) -> None:
-        architecture = mobilenet_v2(width, input_size, 10)
+    def __init__(self, backend: str | ModuleType, batch: int, architecture: Architecture) -> None:
         parameters = Parameters(architecture)
         initialise(parameters, MODERN.initialiser, seed=0)
         self.batch, self.engine = batch, Inference(architecture, parameters, batch, backend)
@@ -257,12 +289,12 @@ class InferenceStep:
 
 
 def measure_step(
-    backend: str, batch: int, width: float, input_size: int, steps: int, inference: bool = False
+    backend: str, batch: int, architecture: Architecture, steps: int, inference: bool = False
 ) -> StepTiming:
     """Time `steps` steps of training, or of inference, after three that are not counted."""
-    kind: Callable[[str, int, float, int], Callable[[], object]]
+    kind: Callable[[str, int, Architecture], Callable[[], object]]
     kind = InferenceStep if inference else TrainingStep
-    step = kind(backend, batch, width, input_size)
+    step = kind(backend, batch, architecture)
     for _ in range(3):
         step()
     cpu, wall = [], []
@@ -275,9 +307,10 @@ def measure_step(
     return StepTiming(
         backend=backend,
         inference=inference,
+        model=architecture.name,
         batch=batch,
-        input_size=input_size,
-        width=width,
+        input_size=architecture.input_size,
+        width=architecture.config.width,
         steps=steps,
         cpu_ms_median=median(cpu),
         cpu_ms_spread=ordered[-1 - quarter] - ordered[quarter],
@@ -297,16 +330,16 @@ class Exchange:
     ms_spread: float  # between the quartiles
 
 
-def measure_exchanges(comm: Communicator, width: float, repeats: int) -> list[Exchange]:
+def measure_exchanges(
+    comm: Communicator, architecture: Architecture, repeats: int
+) -> list[Exchange]:
     """Time what each strategy does between ranks, on vectors of a model's size."""
-    with together(comm):
-        architecture = mobilenet_v2(width, 128, 10)
     parameters = Parameters(architecture)
     vector, mean = parameters.gradients_and_loss, np.empty_like(parameters.gradients_and_loss)
     rows = vector[None]
     exchanges: dict[str, Callable[[], object]] = {
         "gradients, weights: Allreduce": lambda: comm.sum(vector),
-        "the same, --deterministic": lambda: comm.sum_in_order(rows),
+        "the same, deterministic": lambda: comm.sum_in_order(rows),
         "gather-bcast": lambda: comm.mean_by_root(rows, mean),
     }
     timings = []

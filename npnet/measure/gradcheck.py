@@ -14,9 +14,9 @@ import numpy as np
 from npnet.kernels import backend as kernels_of
 from npnet.kernels import registry
 from npnet.kernels.arrays import Floats
-from npnet.model.mobilenet_v2 import Stage, mobilenet_v2
 from npnet.model.network import Network
 from npnet.model.parameters import initialise
+from npnet.model.zoo.mobilenet_v2 import Stage, mobilenet_v2
 
 STEP = 1e-6
 BOUND = 1e-6
@@ -136,7 +136,7 @@ def check_network(
         return float(network.loss(labels, smoothing=0.1).sum())
 
     def side() -> bytes:
-        return b"".join(((z > 0) & (z < 6)).tobytes() for _, z in network.relu6_inputs())
+        return b"".join(((z > 0) & (z < 6)).tobytes() for _, z in network.relu_inputs())
 
     value()
     network.backward(scale=1.0)

@@ -3,14 +3,17 @@
 `Network.forward` gives the same logits, slower, with everything that backward would need.
 """
 
-from collections.abc import Callable
-
-import numpy as np
+from types import ModuleType
 
 from npnet.kernels import backend as kernels_of
 from npnet.kernels.arrays import Floats, Ints
-from npnet.model.memory import inference_plan
-from npnet.model.mobilenet_v2 import Architecture, Block, Operation
+from npnet.model.architecture import Architecture
+from npnet.model.fusion import Fused, FusedLayer, for_inference
+from npnet.model.memory import affine_of_concatenations, inference_plan
+from npnet.model.network import with_epsilon
+from npnet.model.operations import Activation, BatchNorm, Mode, Resources
+from npnet.model.operations.base import IMAGES
+from npnet.model.operations.head import CrossEntropy
 from npnet.model.parameters import Parameters
 
 
@@ -26,67 +29,55 @@ class Inference:
         architecture: Architecture,
         parameters: Parameters,
         batch: int,
-        backend: str = "numba",
-        epsilon: float = 1e-5,
+        backend: str | ModuleType = "numba",
+        epsilon: float | None = None,
     ) -> None:
         self.architecture, self.parameters = architecture, parameters
-        self.batch, self.epsilon, self.kernels = batch, epsilon, kernels_of(backend)
-        dtype = parameters.values.dtype
-        memory = inference_plan(architecture, batch, dtype).allocate(dtype)
-        self.images = memory["images"]
-        *blocks, _ = architecture.blocks
-        self.maps = [memory[f"{block.name}.output"] for block in blocks]
-        self.weight = parameters.value("classifier.weight")
-        self.bias = parameters.value("classifier.bias")
-        features, classes = self.weight.shape
-        self.features: Floats = np.empty((batch, features), dtype)
-        self.logits: Floats = np.empty((batch, classes), dtype)
-        self.probabilities = np.empty_like(self.logits)
-        self.losses: Floats = np.empty(batch, dtype)
-        self.fold()
+        self.batch, self.kernels = batch, kernels_of(backend)
+        dtype, operations = parameters.values.dtype, for_inference(architecture.operations)
+        arrays = inference_plan(architecture, batch, dtype).allocate(dtype)
+        arrays |= affine_of_concatenations(operations, dtype)
+        bn = with_epsilon(BatchNorm(epsilon=epsilon), architecture)
+        resources = Resources(parameters, arrays, self.kernels, bn, inference=True)
+        self.layers = [operation.layer(resources) for operation in operations]
+        self.images: Floats = arrays[IMAGES]
+        self._images = Activation.of(self.images, dz=self.images)
+        self.cross_entropy = CrossEntropy(self.layers[-1].whole_batch, self.kernels)
+
+    @property
+    def logits(self) -> Floats:
+        """Of the last forward, (batch, K)."""
+        return self.cross_entropy.logits.x
+
+    @property
+    def probabilities(self) -> Floats:
+        """Of the last `loss`, (batch, K)."""
+        return self.cross_entropy.probabilities
 
     def fold(self) -> None:
-        """Fold every batch norm, with its running statistics, into the convolution before it."""
-        *blocks, head = self.architecture.blocks
-        self.layers = [self._layer(block) for block in blocks]
-        self.head_weight, self.head_bias = self._folded(head.operations[0])
-
-    def _layer(self, block: Block) -> Callable[[Floats, Floats], None]:
-        """A block as a function of its output and input."""
-        folded = [array for operation in block.operations for array in self._folded(operation)]
-        stride = max(operation.stride for operation in block.operations)
-        kernel = {
-            1: self.kernels.stem3x3_inference,
-            2: self.kernels.separable_inference,
-            3: self.kernels.inverted_residual_inference,
-        }[len(block.operations)]
-        scalars = () if len(block.operations) == 1 else (stride, block.shortcut)
-        return lambda y, x: kernel(y, x, *folded, *scalars)
-
-    def _folded(self, operation: Operation) -> tuple[Floats, Floats]:
-        """weight*scale and beta - scale*mean, scale = gamma/sqrt(variance+epsilon)."""
-        value, (mean, variance) = self.parameters.value, self.parameters.running(operation.name)
-        scale = value(f"{operation.name}.gamma") / np.sqrt(variance + self.epsilon)
-        shift = value(f"{operation.name}.beta") - scale * mean
-        dtype = self.parameters.values.dtype
-        return (value(f"{operation.name}.weight") * scale).astype(dtype), shift.astype(dtype)
+        """Take the weights and running statistics as they are now."""
+        for layer in self.layers:
+            if isinstance(layer, FusedLayer):
+                layer.fold()
 
     def forward(self, n: int) -> Floats:
         """Logits (n, K) of `images[:n]`."""
-        x = self.images[:n]
-        for layer, maps in zip(self.layers, self.maps, strict=True):
-            y = maps[:n]
-            layer(y, x)
-            x = y
-        features, logits = self.features[:n], self.logits[:n]
-        self.kernels.head_inference(features, x, self.head_weight, self.head_bias)
-        self.kernels.linear_forward(logits, features, self.weight, self.bias)
-        return logits
+        outputs = {IMAGES: self._images.first(n)}
+        for layer in self.layers:
+            operation = layer.operation
+            if isinstance(operation, Fused):
+                outputs |= {each: self._plain(outputs[each]) for each in operation.inputs}
+            inputs = [outputs[each] for each in operation.inputs]
+            outputs[operation.name] = layer.forward(inputs, Mode())
+        return outputs[operation.name].x
+
+    def _plain(self, a: Activation) -> Activation:
+        """The activation made in place: from now on nobody reads it as the convolution left it."""
+        if a.plain:
+            return a
+        self.kernels.activation_forward(a.x, a.x, a.affine)
+        return Activation.of(a.x, a.x)
 
     def loss(self, labels: Ints) -> Floats:
         """Cross-entropy of each image in nats, (n,); fills `probabilities`."""
-        n = len(labels)
-        self.kernels.softmax_cross_entropy_forward(
-            self.losses[:n], self.probabilities[:n], self.logits[:n], labels, 0.0
-        )
-        return self.losses[:n]
+        return self.cross_entropy.forward(labels, 0.0)

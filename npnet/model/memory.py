@@ -1,49 +1,68 @@
-"""One block of memory for all activations and gradients of a training step.
+"""One block of memory for all arrays of a training step, or of a prediction.
 
-Each buffer is needed from one moment of the step to another, and two whose times do not meet may
-lie at one place: the gradients of the first, large layers where the last layers' activations were.
-A plan is made from shapes alone, so `npnet info` can tell its size before anything is allocated.
+Each buffer is needed from one moment to another, and two whose times do not meet may lie at one
+place: the gradients of the first, large layers where the last layers' activations were. A plan is
+made from the list of operations alone, so its size is known before anything is allocated.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from npnet.kernels.arrays import Floats
-from npnet.model.mobilenet_v2 import Architecture, Shape
+from npnet.model.architecture import Architecture
+from npnet.model.fusion import for_inference
+from npnet.model.operations import Concat
+from npnet.model.operations.base import IMAGES, Operation, consumers
+from npnet.model.parameters import Shape
 
 ALIGNMENT = 64  # bytes: a line of the cache, and the widest register
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """An array that is needed from moment `first` to moment `last`, both included."""
+    """An array that is needed from moment `first` to moment `last`, both included.
+
+    `itemsize`: bytes of an element that is no float of the network, None for those that are.
+    """
 
     name: str
     shape: Shape
     first: int
     last: int
+    itemsize: int | None = None
 
     def meets(self, other: "Buffer") -> bool:
         """Whether there is a moment at which both are needed."""
         return self.first <= other.last and other.first <= self.last
+
+    def with_time_of(self, other: "Buffer") -> "Buffer":
+        """Needed whenever one of the two is."""
+        return replace(self, first=min(self.first, other.first), last=max(self.last, other.last))
 
 
 class MemoryPlan:
     """Where each buffer lies: `offsets` and `nbytes`, in bytes.
 
     The largest buffers are placed first, each at the lowest place that is free at all its moments
-    (greedy by size, Pisarchyk and Lee 2020, section 5.2).
+    (greedy by size, Pisarchyk and Lee 2020, section 5.2). `aliases` are further names of buffers:
+    the whole of one, or some of its channels.
     """
 
-    def __init__(self, buffers: Sequence[Buffer], itemsize: int) -> None:
-        self.buffers = {buffer.name: buffer for buffer in buffers}
+    def __init__(
+        self,
+        buffers: Sequence[Buffer],
+        itemsize: int,
+        aliases: Mapping[str, tuple[str, slice]] | None = None,
+    ) -> None:
+        self.buffers, self.aliases = {buffer.name: buffer for buffer in buffers}, aliases or {}
         self.sizes = {
-            buffer.name: -(-prod(buffer.shape) * itemsize // ALIGNMENT) * ALIGNMENT
-            for buffer in buffers
+            each.name: -(-prod(each.shape) * (each.itemsize or itemsize) // ALIGNMENT) * ALIGNMENT
+            for each in buffers
         }
         self.offsets: dict[str, int] = {}
         for buffer in sorted(buffers, key=lambda buffer: -self.sizes[buffer.name]):
@@ -63,14 +82,17 @@ class MemoryPlan:
             place = max(place, end)
         return place
 
-    def allocate(self, dtype: DTypeLike) -> dict[str, Floats]:
-        """An array for each buffer, all of them views into one block."""
+    def allocate(self, dtype: DTypeLike) -> dict[str, NDArray[Any]]:
+        """An array for each buffer and alias, all of them views into one block."""
         memory = aligned_bytes(self.nbytes)
         arrays = {}
         for name, offset in self.offsets.items():
-            shape = self.buffers[name].shape
-            size = prod(shape) * np.dtype(dtype).itemsize
-            arrays[name] = memory[offset : offset + size].view(dtype).reshape(shape)
+            buffer = self.buffers[name]
+            kind = np.dtype(np.uint8 if buffer.itemsize == 1 else dtype)
+            size = prod(buffer.shape) * kind.itemsize
+            arrays[name] = memory[offset : offset + size].view(kind).reshape(buffer.shape)
+        for name, (whole, channels) in self.aliases.items():
+            arrays[name] = arrays[whole][..., channels]
         return arrays
 
 
@@ -84,39 +106,121 @@ def aligned_bytes(count: int) -> NDArray[np.uint8]:
 def plan(architecture: Architecture, batch: int, dtype: DTypeLike = np.float32) -> MemoryPlan:
     """The buffers of one training step, forward and backward, for `batch` images.
 
-    Convolution t of T runs forward at moment t and backward at 2T-t; the head runs at T. Names:
-    "images"; for each convolution its output "NAME.y" and "NAME.dv", the gradient of what batch
-    norm makes of it; "NAME.output", an activation that is stored; "head.maps".
+    Operation t of T runs forward at moment t and backward at 2T-t; the loss is made at T. Names:
+    "images"; for each operation its output "NAME.y" and "NAME.dz", the gradient of what becomes of
+    it; "NAME.more", what a further reader adds to that gradient; bytes that it keeps, "NAME.index".
     """
-    last, t = len(architecture.convolutions), 0
-    buffers = [Buffer("images", architecture.operations[0].input_shape, 0, 2 * last)]
-    for block in architecture.blocks:
-        operations, start = [each for each in block.operations if each.is_convolution], t
-        for operation in operations:
-            name, shape, ends = operation.name, operation.output_shape, operation is operations[-1]
-            buffers.append(Buffer(f"{name}.y", shape, t, 2 * last - t))
-            until = start if ends and block.shortcut else t  # the gradient waits for the shortcut
-            buffers.append(Buffer(f"{name}.dv", shape, 2 * last - t - 1, 2 * last - until))
-            if ends and architecture.stores_output(block):
-                buffers.append(Buffer(f"{name}.output", shape, t, 2 * last - t - 1))
-            t += 1
-    buffers.append(Buffer("head.maps", architecture.convolutions[-1].output_shape, last, last))
-    return MemoryPlan(
-        [Buffer(b.name, (batch, *b.shape), b.first, b.last) for b in buffers],
-        np.dtype(dtype).itemsize,
-    )
+    return _Planner(architecture.operations, training=True).plan(architecture, batch, dtype)
 
 
 def inference_plan(
     architecture: Architecture, batch: int, dtype: DTypeLike = np.float32
 ) -> MemoryPlan:
-    """The buffers of a prediction for `batch` images: "images", "NAME.output" of each block."""
-    *blocks, _ = architecture.blocks
-    buffers = [Buffer("images", (batch, *blocks[0].operations[0].input_shape), 0, len(blocks))]
-    for moment, block in enumerate(blocks):
-        shape = (batch, *block.operations[-1].output_shape)
-        buffers.append(Buffer(f"{block.name}.output", shape, moment, moment + 1))
-    return MemoryPlan(buffers, np.dtype(dtype).itemsize)
+    """The buffers of a prediction for `batch` images: "images", and "NAME.y" of each operation
+    of the list as `for_inference` rewrites it.
+    """
+    operations = for_inference(architecture.operations)
+    return _Planner(operations, training=False).plan(architecture, batch, dtype)
+
+
+class _Planner:
+    """Liveness over the inputs of a list of operations."""
+
+    def __init__(self, operations: Sequence[Operation], training: bool) -> None:
+        self.operations, self.training = operations, training
+        self.readers = consumers(operations)
+        self.last = len(operations)
+        self.numbered = {each.name: (t, each) for t, each in enumerate(operations)}
+        self.buffers: dict[str, Buffer] = {}
+        self.aliases: dict[str, tuple[str, slice]] = {}
+
+    def plan(self, architecture: Architecture, batch: int, dtype: DTypeLike) -> MemoryPlan:
+        size = architecture.input_size
+        self._put(IMAGES, (size, size, 3), 0, max(map(self._end, self.readers[IMAGES])))
+        for t, operation in enumerate(self.operations):
+            self._outputs(t, operation)
+        for operation in self.operations:
+            if isinstance(operation, Concat):
+                self._concatenate(operation)
+        if self.training:
+            for t, operation in enumerate(self.operations):
+                self._gradients(t, operation)
+        buffers = [replace(each, shape=(batch, *each.shape)) for each in self.buffers.values()]
+        return MemoryPlan(buffers, np.dtype(dtype).itemsize, self.aliases)
+
+    def _put(
+        self, name: str, shape: Shape, first: int, last: int, itemsize: int | None = None
+    ) -> None:
+        self.buffers[name] = Buffer(name, shape, first, last, itemsize)
+
+    def _backward(self, t: int) -> int:
+        return 2 * self.last - t
+
+    def _end(self, t: int) -> int:
+        """When operation t has no more use for what it reads."""
+        return self._backward(t) if self.training else t
+
+    def _outputs(self, t: int, operation: Operation) -> None:
+        name, readers = operation.name, self.readers[operation.name]
+        until = max(map(self._end, readers), default=self.last)
+        if self.training and operation.keeps_output:
+            until = self._backward(t)
+        self._put(f"{name}.y", operation.output_shape, t, until)
+        for extra in operation.extras:
+            self._put(f"{name}.{extra.name}", extra.shape, t, self._end(t), itemsize=1)
+
+    def _concatenate(self, operation: Concat) -> None:
+        """The inputs' outputs are channel slices of the concatenation's."""
+        whole = self.buffers[f"{operation.name}.y"]
+        for name, channels in operation.slices.items():
+            whole = whole.with_time_of(self.buffers.pop(f"{name}.y"))
+            self.aliases[f"{name}.y"] = (whole.name, channels)
+        self.buffers[whole.name] = whole
+
+    def _gradients(self, t: int, operation: Operation) -> None:
+        """Needed from the first reader's backward to the operation's own."""
+        name, readers = operation.name, self.readers[operation.name]
+        first = min(map(self._gradient_begins, readers), default=self.last)
+        self._put(f"{name}.dz", operation.output_shape, first, self._backward(t))
+        for reader in readers[:-1]:  # in backward the last reader is the first to send a gradient
+            moment = self._backward(reader)
+            more = Buffer(f"{name}.more", operation.output_shape, moment, moment)
+            known = self.buffers.get(more.name)
+            self.buffers[more.name] = more.with_time_of(known) if known else more
+        if isinstance(operation, Concat):
+            self._share_gradient(operation.slices, f"{name}.dz")
+        elif operation.sends_raw_gradient:
+            shared = [each for each in operation.inputs if self._may_share(each, t)]
+            self._share_gradient(dict.fromkeys(shared, slice(None)), f"{name}.dz")
+
+    def _may_share(self, name: str, reader: int) -> bool:
+        """Whether the gradient of an input of `reader` may lie where that of its output does.
+
+        A ReLU behind the input masks it there, so only when the other inputs need it no more.
+        """
+        readers, operation = self.readers[name], self.numbered[name][1]
+        others = [each for each in self.operations[reader].inputs if each != name]
+        late = all(self.numbered[each][0] > readers[0] for each in others)
+        return readers[-1] == reader and (operation.is_linear or (len(readers) > 1 and late))
+
+    def _gradient_begins(self, reader: int) -> int:
+        """When operation `reader` sends a gradient; where it hands its input on, its readers do."""
+        operation = self.operations[reader]
+        moments = [self._backward(reader)]
+        if operation.passes_through:
+            moments += map(self._gradient_begins, self.readers[operation.name])
+        return min(moments)
+
+    def _share_gradient(self, parts: Mapping[str, slice], name: str) -> None:
+        """The inputs' dz lie in the operation's own."""
+        whole, channels = self.aliases.get(name, (name, slice(None)))
+        for each, part in parts.items():
+            other, _ = self.aliases.get(f"{each}.dz", (f"{each}.dz", None))
+            self.buffers[whole] = self.buffers[whole].with_time_of(self.buffers.pop(other))
+            for alias, (target, of) in list(self.aliases.items()):
+                if target == other:
+                    self.aliases[alias] = (whole, of)
+            self.aliases[other] = (whole, part if channels == slice(None) else channels)
 
 
 def training_bytes(
@@ -129,3 +233,17 @@ def training_bytes(
         "parameters, gradients, momentum": vectors,
         "maps for testing": inference_plan(architecture, batch, dtype).nbytes,
     }
+
+
+def affine_of_concatenations(
+    operations: Sequence[Operation], dtype: DTypeLike
+) -> dict[str, Floats]:
+    """ "NAME.affine" (6,C) of each concatenation, and the channels of it that its inputs fill."""
+    arrays: dict[str, Floats] = {}
+    for operation in operations:
+        if isinstance(operation, Concat):
+            whole: Floats = np.empty((6, operation.output_shape[-1]), dtype)
+            arrays[f"{operation.name}.affine"] = whole
+            for name, channels in operation.slices.items():
+                arrays[f"{name}.affine"] = whole[:, channels]
+    return arrays

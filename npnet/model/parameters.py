@@ -6,16 +6,33 @@ and one hash tells whether two ranks agree.
 
 import hashlib
 from math import prod, sqrt
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from npnet.data.seeds import INITIAL_VALUES, generator
 from npnet.kernels.arrays import Floats
-from npnet.model.mobilenet_v2 import Architecture, ParameterSpec
+
+if TYPE_CHECKING:
+    from npnet.model.architecture import Architecture
 
 Initialiser = Literal["glorot_uniform", "he_fan_out"]
+Shape = tuple[int, ...]
+
+
+class ParameterSpec(NamedTuple):
+    """A trainable array. `fan_in`/`fan_out` feed the initialisers; only weights are decayed.
+
+    `normalised`: a batch norm follows, so the size of the weight does not matter.
+    """
+
+    name: str
+    shape: Shape
+    role: Literal["weight", "gamma", "beta", "bias"]
+    fan_in: int = 0
+    fan_out: int = 0
+    normalised: bool = False
 
 
 class Parameters:
@@ -28,11 +45,10 @@ class Parameters:
     `statistics` (2C,): the running means of every batch norm, then the running variances.
     """
 
-    def __init__(self, architecture: Architecture, dtype: DTypeLike = np.float32) -> None:
-        specs = [spec for operation in architecture.operations for spec in operation.parameters]
-        self.before_shortcuts = [
-            block.operations[-1].name for block in architecture.blocks if block.shortcut
-        ]
+    def __init__(self, architecture: "Architecture", dtype: DTypeLike = np.float32) -> None:
+        operations = architecture.operations
+        specs = [spec for operation in operations for spec in operation.parameters]
+        self.before_shortcuts = [each.inputs[0] for each in operations if each.kind == "add"]
         self.specs: list[ParameterSpec] = sorted(specs, key=lambda spec: spec.role != "weight")
         self.decayed = sum(prod(spec.shape) for spec in specs if spec.role == "weight")
         total = sum(prod(spec.shape) for spec in specs)
@@ -46,11 +62,12 @@ class Parameters:
             self._slices[spec.name] = slice(offset, end), spec.shape
             offset = end
 
-        channels = [operation.output_shape[-1] for operation in architecture.convolutions]
+        channels = [operation.statistics_channels for operation in operations]
         ends = np.cumsum(channels).tolist()
         self._channels: dict[str, slice] = {
             operation.name: slice(end - count, end)
-            for operation, count, end in zip(architecture.convolutions, channels, ends, strict=True)
+            for operation, count, end in zip(operations, channels, ends, strict=True)
+            if count
         }
         self.statistics: Floats = np.zeros(2 * sum(channels), dtype)
         self.running_variances[:] = 1
@@ -91,8 +108,9 @@ def initialise(
     """Draw the initial parameters, the same on every rank for the same seed.
 
     glorot_uniform: U(-l, l), l = sqrt(6/(fan_in+fan_out)) (Glorot and Bengio 2010, eq. 16), Keras'
-    default. he_fan_out: N(0, 2/fan_out) (He et al. 2015, section 2.2) for convolutions and
-    N(0, 0.01^2) for the classifier, torchvision's choice for MobileNetV2. Gammas are 1, the rest 0;
+    default. he_fan_out: N(0, 2/fan_out) (He et al. 2015, section 2.2) for convolutions with a batch
+    norm, N(0, 2/fan_in) for those without, which must neither grow nor shrink what passes, and
+    N(0, 0.01^2) for the classifier: torchvision's choices. Gammas are 1, the rest 0;
     with `zero_gamma`, the last gamma of each block with a shortcut is 0 too, so that the block
     starts as the identity (Goyal et al. 2017, section 5.1).
     """
@@ -108,4 +126,5 @@ def initialise(
         elif spec.name == "classifier.weight":
             value[...] = rng.normal(0, 0.01, spec.shape)
         else:
-            value[...] = rng.normal(0, sqrt(2 / spec.fan_out), spec.shape)
+            fan = spec.fan_out if spec.normalised else spec.fan_in
+            value[...] = rng.normal(0, sqrt(2 / fan), spec.shape)

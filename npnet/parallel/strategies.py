@@ -6,38 +6,43 @@
 | `weights`      | weights                     | Allreduce | each epoch, or `sync_steps` steps |
 | `gather-bcast` | weights, running statistics | the root  | each epoch (paper, 3.2.2)       |
 
-A round is what each worker does between two meetings. With `gradients` it is a step: the workers
-walk together and act as one with a batch of all their images. With the other two each worker walks
-alone for a round; the momentum of its optimiser stays its own. Running statistics are combined at
-the end of each epoch, before they are tested and saved.
+A round is what each worker does between two synchronisations. With `gradients` it is a step: the
+workers act as one with a batch of all their images. With the other two each worker updates locally
+for a round; the momentum of its optimiser stays its own. Running statistics are combined at the end
+of each epoch, before they are tested and saved.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
 from npnet.parallel.workers import Worker, Workers
 
-Update = Callable[[], None]
+
+class Optimiser(Protocol):
+    """What moves the weights, see training/optimiser.py."""
+
+    def update(self) -> None:
+        """By the gradient in `parameters.gradients_and_loss`."""
 
 
 class Synchroniser(Protocol):
-    """A strategy. `update` moves the weights by the gradient in `parameters.gradients_and_loss`."""
+    """A strategy."""
 
     name: str
-    every_step: bool  # do workers meet at each step, and so know of each other's loss?
+    every_step: bool  # do workers synchronise at each step, and so know of each other's loss?
 
     def __init__(self, sync_steps: int | None = None) -> None: ...
 
     def rounds(self, steps: int) -> Iterator[range]:
-        """The steps of an epoch, cut at the workers' meetings."""
+        """The steps of an epoch, cut where workers synchronise."""
 
     def loss_scale(self, local: int, everywhere: int) -> float:
         """What a step's summed loss is multiplied by, given its images here and everywhere."""
 
-    def after_backward(self, workers: Workers, worker: Worker, update: Update) -> None:
+    def after_backward(self, workers: Workers, worker: Worker, optimiser: Optimiser) -> None:
         """`worker` has made a gradient."""
 
-    def meet(self, workers: Workers, update: Update) -> None:
+    def synchronise(self, workers: Workers, optimiser: Optimiser) -> None:
         """The workers have done their round: make their weights equal."""
 
     def after_epoch(self, workers: Workers) -> None:
@@ -58,12 +63,12 @@ class Gradients:
     def loss_scale(self, local: int, everywhere: int) -> float:
         return 1 / everywhere
 
-    def after_backward(self, workers: Workers, worker: Worker, update: Update) -> None:
+    def after_backward(self, workers: Workers, worker: Worker, optimiser: Optimiser) -> None:
         workers.keep_gradient(worker)
 
-    def meet(self, workers: Workers, update: Update) -> None:
+    def synchronise(self, workers: Workers, optimiser: Optimiser) -> None:
         workers.sum_gradients()
-        update()
+        optimiser.update()
 
     def after_epoch(self, workers: Workers) -> None:
         workers.combine_statistics()
@@ -85,10 +90,10 @@ class Weights:
     def loss_scale(self, local: int, everywhere: int) -> float:
         return 1 / max(local, 1)
 
-    def after_backward(self, workers: Workers, worker: Worker, update: Update) -> None:
-        update()
+    def after_backward(self, workers: Workers, worker: Worker, optimiser: Optimiser) -> None:
+        optimiser.update()
 
-    def meet(self, workers: Workers, update: Update) -> None:
+    def synchronise(self, workers: Workers, optimiser: Optimiser) -> None:
         workers.average_values()
 
     def after_epoch(self, workers: Workers) -> None:
@@ -100,7 +105,7 @@ class GatherBcast(Weights):
 
     name = "gather-bcast"
 
-    def meet(self, workers: Workers, update: Update) -> None:
+    def synchronise(self, workers: Workers, optimiser: Optimiser) -> None:
         workers.average_by_root()
 
     def after_epoch(self, workers: Workers) -> None: ...

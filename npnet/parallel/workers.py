@@ -58,7 +58,7 @@ class Tally:
 class Workers(Sequence[Worker]):
     """The K workers of this rank, and the rows that they keep while others have their turn.
 
-    statistics (K,2C) always; values and velocities (K,P) where each worker walks on its own
+    statistics (K,2C) always; values and velocities (K,P) where each worker updates locally
     (`own_weights`), else one row for all. A matrix of one row is the network's own vector, so with
     one worker a rank nothing is copied.
 
@@ -129,7 +129,7 @@ class Workers(Sequence[Worker]):
                     matrix[worker.row] = vector
 
     def keep_gradient(self, worker: Worker) -> None:
-        """Add the gradient that lies in `parameters.gradients_and_loss` to those of this rank's workers."""
+        """Add the gradient in `parameters.gradients_and_loss` to those of this rank's workers."""
         if len(self) == 1:
             return
         row = self.gradients[worker.row % len(self.gradients)]
@@ -139,7 +139,7 @@ class Workers(Sequence[Worker]):
             row += self.parameters.gradients_and_loss
 
     def sum_gradients(self) -> None:
-        """Leave the sum of all workers' gradients, and losses, in `parameters.gradients_and_loss`."""
+        """Leave the sum of all workers' gradients and losses in `parameters.gradients_and_loss`."""
         self._sum(self.gradients, self.parameters.gradients_and_loss)
 
     def average_values(self) -> None:

@@ -7,7 +7,7 @@ it. Workers that outnumber the ranks take turns, so two cores can show what 48 p
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from npnet.data.dataset import Dataset
 from npnet.errors import NpnetError
 from npnet.files import write_atomically
+from npnet.model.config import ModelConfig
 from npnet.parallel.communicator import Communicator, together
 from npnet.training.checkpoint import Checkpoint, load
 from npnet.training.recipe import RECIPES
@@ -81,12 +82,12 @@ def cases(
         if count > images // BATCH:
             raise NpnetError(
                 f"{count} workers have less than a batch of {BATCH} each of {images} training "
-                f"images: give at most {images // BATCH} to --np"
+                f"images: give at most {images // BATCH} to `np`"
             )
         if count < 1 or count % comm.size:
             raise NpnetError(
                 f"{count} workers cannot be spread over {comm.size} ranks: give multiples of "
-                f"{comm.size} to --np, or start another number of ranks"
+                f"{comm.size} to `np`, or start another number of ranks"
             )
     return [Case(recipe, count) for count in counts for recipe in recipes]
 
@@ -94,6 +95,7 @@ def cases(
 def collapse(
     todo: Sequence[Case],
     dataset: Dataset,
+    models: Mapping[str, ModelConfig],
     settings: Settings,
     comm: Communicator,
     folder: Path,
@@ -101,16 +103,17 @@ def collapse(
 ) -> list[Row]:
     """Train every case that has no result in `folder` yet; a row for each number of workers.
 
-    `settings` are those of all runs but for the workers. A run that was interrupted goes on after
-    its last whole epoch; under `paper`, where momenta are the workers' own and not saved, these
-    begin anew. Writes collapse.csv, of all that lies in `folder`, and a run folder for each case.
-    Raises NpnetError, on every rank and before any run, if `folder` holds another study.
+    `models`: the model of each recipe. `settings` are those of all runs but for the workers. A run
+    that was interrupted goes on after its last whole epoch; under `paper`, where momenta are the
+    workers' own and not saved, these begin anew. Writes collapse.csv, of all that lies in `folder`,
+    and a run folder for each case. Raises NpnetError, on every rank and before any run, if `folder` holds another study.
     """
     with together(comm):
         if comm.rank == 0:
             for case in (*todo, *_cases_in(folder)):
                 check = _settings_of(case, settings, comm)
-                _check_same(RunFolder(folder / case.name), case, dataset, check)
+                found = RunFolder(folder / case.name)
+                _check_same(found, case, dataset, models[case.recipe], check)
     for case in todo:
         run, here = RunFolder(folder / case.name), _settings_of(case, settings, comm)
         finished, checkpoint = False, None
@@ -121,7 +124,8 @@ def collapse(
         finished, checkpoint = comm.broadcast((finished, checkpoint))
         if not finished:
             recipe = RECIPES[case.recipe]
-            Trainer(dataset, recipe, here, comm, reporter(case), run, checkpoint).run()
+            what = (dataset, models[case.recipe], recipe, here)
+            Trainer(*what, comm, reporter(case), run, checkpoint).run()
     rows = []
     with together(comm):
         if comm.rank == 0:
@@ -187,19 +191,22 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_same(run: RunFolder, case: Case, dataset: Dataset, settings: Settings) -> None:
+def _check_same(
+    run: RunFolder, case: Case, dataset: Dataset, model: ModelConfig, settings: Settings
+) -> None:
     """What lies in a run's folder must be of this very study."""
     if not run.config.exists():
         return
     found, recipe = _read_json(run.config), RECIPES[case.recipe].as_dict()
-    theirs = (found.get("dataset", {}).get("name"), found.get("settings"), found.get("recipe"))
-    mine = json.loads(json.dumps((dataset.name, asdict(settings), recipe)))
-    for name, *both in zip(("dataset", "settings", "recipe"), theirs, mine, strict=True):
+    names = ("model", "settings", "recipe")
+    theirs = (found.get("dataset", {}).get("name"), *(found.get(name) for name in names))
+    mine = json.loads(json.dumps((dataset.name, model.as_dict(), asdict(settings), recipe)))
+    for name, *both in zip(("dataset", *names), theirs, mine, strict=True):
         one, other = map(_what_counts, both)
         if one != other:
             raise NpnetError(
                 f"{run.path} holds a run of another study, {name} {_difference(one, other)}: "
-                "choose another --out, or remove that folder to run it anew"
+                "choose another `out`, or remove that folder to run it anew"
             )
 
 

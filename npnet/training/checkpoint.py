@@ -1,14 +1,20 @@
 """Checkpoints: a versioned .npz of flat vectors and a JSON header, sealed with a SHA-256.
 
 The seal is the archive's comment, its last 64 bytes, over everything before them: NumPy still opens
-the file, and a single flipped bit is found. No pickle is written or read.
+the file, and a single flipped bit is found. No pickle is written or read. A header is checked
+against the records it stands for before anything is built from it.
+
+Version 3 tells the model (ModelConfig) and the training (Recipe) apart. Version 2, which had one
+recipe for both, is read too.
 """
 
 import hashlib
 import io
 import json
 import zipfile
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +23,16 @@ import numpy as np
 from npnet.errors import NpnetError
 from npnet.files import write_atomically
 from npnet.kernels.arrays import Floats
+from npnet.model.architecture import Architecture
+from npnet.model.config import ModelConfig
 from npnet.model.inference import Inference
-from npnet.model.mobilenet_v2 import Architecture, mobilenet_v2
 from npnet.model.network import BatchNorm, Network
 from npnet.model.parameters import Parameters
+from npnet.model.zoo import build
+from npnet.schema import checked_fields
+from npnet.training.recipe import Recipe
 
-VERSION = 2
+VERSION = 3
 VECTORS = ("values", "statistics", "velocity")
 _SEAL = 64  # hexadecimal digits
 
@@ -33,20 +43,17 @@ class Header:
 
     version: int
     npnet: str
-    architecture: str
-    width: float
-    input_size: int
-    classes: tuple[str, ...]
-    dropout: float
+    model: ModelConfig
+    classes: tuple[str, ...]  # their names
     dataset: str
-    recipe: dict[str, Any]
+    recipe: Recipe
     seed: int
     epoch: int  # epochs finished
     epochs: int  # epochs planned
     world: int
 
     def build(self) -> Architecture:
-        return mobilenet_v2(self.width, self.input_size, len(self.classes), self.dropout)
+        return build(self.model)
 
 
 @dataclass(frozen=True)
@@ -69,12 +76,11 @@ class Checkpoint:
         architecture = self.header.build()
         parameters = Parameters(architecture)
         self.load_into(parameters)
-        epsilon = self.header.recipe["bn_epsilon"]
-        return Inference(architecture, parameters, batch, backend, epsilon)
+        return Inference(architecture, parameters, batch, backend)
 
     def network(self, batch: int, backend: str) -> Network:
         """The trained network as in training, for up to `batch` images at a time."""
-        bn = BatchNorm(self.header.recipe["bn_momentum"], self.header.recipe["bn_epsilon"])
+        bn = BatchNorm(self.header.recipe.bn_momentum)
         network = Network(self.header.build(), batch, backend, bn=bn)
         self.load_into(network.parameters)
         return network
@@ -86,10 +92,11 @@ class Checkpoint:
             (parameters.statistics, self.statistics),
         ):
             if mine.shape != saved.shape:
+                model = self.header.model
                 raise NpnetError(
-                    f"the checkpoint holds another network: width {self.header.width}, "
-                    f"{len(self.header.classes)} classes, {len(self.values):,} parameters where "
-                    f"{len(parameters.values):,} were expected"
+                    f"the checkpoint holds another network: {model.architecture}, width "
+                    f"{model.width}, {model.classes} classes, {len(self.values):,} parameters "
+                    f"where {len(parameters.values):,} were expected"
                 )
             mine[:] = saved
 
@@ -112,7 +119,11 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read and verify `path`. Raises NpnetError if it is missing, damaged or of another version."""
+    """Read and verify `path`.
+
+    Raises NpnetError if it is missing, damaged, of another version, or says of itself what cannot
+    be.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -125,12 +136,99 @@ def load(path: Path) -> Checkpoint:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             fields = json.loads(archive["header"].tobytes())
-            if fields["version"] != VERSION:
-                raise NpnetError(
-                    f"{path} has checkpoint version {fields['version']}, this npnet reads {VERSION}"
-                )
-            header = Header(**fields | {"classes": tuple(fields["classes"])})
-            values, statistics, velocity = (archive[name] for name in VECTORS)
-            return Checkpoint(header, values, statistics, velocity, path)
-    except (KeyError, TypeError, ValueError, OSError) as error:
+            vectors = [archive[name] for name in VECTORS]
+    except (KeyError, TypeError, ValueError, OSError, RecursionError) as error:
         raise NpnetError(f"{path} is no npnet checkpoint: {error}") from error
+    header = _of_fields(fields, str(path))
+    if any(vector.dtype.kind != "f" or vector.ndim != 1 for vector in vectors):
+        raise NpnetError(f"{path} is no npnet checkpoint: its vectors are not flat floats")
+    values, statistics, velocity = vectors
+    loaded = Checkpoint(header, values, statistics, velocity, path)
+    _check_sizes(loaded)
+    return loaded if fields["version"] == VERSION else _with_velocity_of_groups(loaded)
+
+
+def _of_fields(fields: Any, where: str) -> Header:
+    """A header from JSON. Raises NpnetError, naming the field, for what it should not hold."""
+    if not isinstance(fields, dict) or "version" not in fields:
+        raise NpnetError(f"{where} is no npnet checkpoint: its header has no version")
+    version = fields["version"]
+    if version == 2:
+        fields = _from_version_2(fields, where)
+    elif version != VERSION:
+        raise NpnetError(f"{where} has checkpoint version {version}, this npnet reads 2 and 3")
+    model = ModelConfig.from_dict(fields.get("model"), f"{where}: model")
+    recipe = Recipe.from_dict(fields.get("recipe"), f"{where}: recipe")
+    plain = {name: value for name, value in fields.items() if name not in ("model", "recipe")}
+    header = Header(model=model, recipe=recipe, **checked_fields(_PlainHeader, plain, where))
+    if len(header.classes) != header.model.classes:
+        raise NpnetError(
+            f"{where} names {len(header.classes)} classes, its model has {header.model.classes}"
+        )
+    return header
+
+
+@dataclass(frozen=True)
+class _PlainHeader:
+    """The fields of a header that are no records."""
+
+    version: int
+    npnet: str
+    classes: tuple[str, ...]
+    dataset: str
+    seed: int
+    epoch: int
+    epochs: int
+    world: int
+
+
+def _check_sizes(checkpoint: Checkpoint) -> None:
+    """The vectors must be those of the model that the header names."""
+    architecture = checkpoint.header.build()
+    parameters = architecture.parameter_count
+    channels = sum(operation.statistics_channels for operation in architecture.operations)
+    found = tuple(map(len, (checkpoint.values, checkpoint.statistics, checkpoint.velocity)))
+    if found != (parameters, 2 * channels, parameters):
+        raise NpnetError(
+            f"{checkpoint.path} holds {found[0]:,} parameters, {found[1]:,} statistics and "
+            f"{found[2]:,} momenta, where its model, {architecture.name}, has {parameters:,}, "
+            f"{2 * channels:,} and {parameters:,}: use another checkpoint"
+        )
+
+
+# Of a recipe of version 2, what is now a field of the model; and the stored size of its datasets.
+_OF_THE_MODEL = ("dropout", "bn_epsilon", "mean", "std")
+_STORED_SIZE = 32
+
+
+def _from_version_2(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+    recipe, classes = fields.get("recipe"), fields.get("classes")
+    if not isinstance(recipe, dict) or not isinstance(classes, list):
+        raise NpnetError(f"{where} lacks its recipe or its classes")
+    model = {
+        "architecture": fields.get("architecture"),
+        "classes": len(classes),
+        "width": fields.get("width"),
+        "input_size": fields.get("input_size"),
+        "stored_size": _STORED_SIZE,
+        **{name: recipe[name] for name in _OF_THE_MODEL if name in recipe},
+    }
+    kept = {
+        name: value
+        for name, value in recipe.items()
+        if name not in (*_OF_THE_MODEL, "batch_per_rank")
+    }
+    names = ("version", "npnet", "classes", "dataset", "seed", "epoch", "epochs", "world")
+    plain = {name: fields[name] for name in names if name in fields}
+    return plain | {"version": VERSION, "model": model, "recipe": kept}
+
+
+def _with_velocity_of_groups(checkpoint: Checkpoint) -> Checkpoint:
+    """Version 2 scaled the classifier's gradient, version 3 its rate: so its velocity is larger."""
+    rate = checkpoint.header.recipe.classifier_gradient
+    velocity, end = checkpoint.velocity.copy(), 0
+    for spec in Parameters(checkpoint.header.build()).specs:
+        start, end = end, end + prod(spec.shape)
+        if rate and spec.name.startswith("classifier."):
+            velocity[start:end] /= rate
+    return replace(checkpoint, velocity=velocity)

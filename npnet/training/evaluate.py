@@ -1,5 +1,6 @@
-"""Loss and accuracy on a split, shared out over the ranks; statistics made anew for the purpose."""
+"""Loss and accuracy on a split, shared out over the ranks; statistics recomputed for them."""
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -35,6 +36,48 @@ class Scores(NamedTuple):
         score = self.moving or self.recalibrated
         assert score is not None
         return score
+
+
+class Evaluator:
+    """Scores a network's present weights on one dataset.
+
+    `network` makes, or hands out, a network with the weights of `inference` for recalibration.
+    `recalibrated_statistics` are those of the last recalibration.
+    """
+
+    def __init__(
+        self,
+        inference: Inference,
+        network: Callable[[], Network],
+        dataset: Dataset,
+        image_input: ImageInput,
+        comm: Communicator,
+        workers_per_rank: int = 1,
+    ) -> None:
+        self.inference, self.network, self.dataset = inference, network, dataset
+        self.image_input, self.comm, self.workers_per_rank = image_input, comm, workers_per_rank
+        self.recalibrated_statistics: Floats | None = None
+
+    def scores(self, bn_eval: BatchNormEvaluation, split: Split = "test") -> Scores:
+        """With the statistics that `bn_eval` asks for; the network's own are left as they are."""
+        moving = self._score(split) if bn_eval != "recalibrated" else None
+        if bn_eval == "moving":
+            return Scores(moving, None)
+        where = (self.dataset, self.image_input, self.comm, self.workers_per_rank)
+        statistics = self.inference.parameters.statistics
+        kept, self.recalibrated_statistics = (
+            statistics.copy(),
+            recalibrate(self.network(), *where),
+        )
+        statistics[:] = self.recalibrated_statistics
+        recalibrated = self._score(split)
+        statistics[:] = kept
+        return Scores(moving, recalibrated)
+
+    def _score(self, split: Split) -> Score:
+        self.inference.fold()
+        where = (self.image_input, self.comm, self.workers_per_rank)
+        return evaluate(self.inference, self.dataset, split, *where)
 
 
 def evaluate(

@@ -15,28 +15,26 @@ from npnet.model.parameters import Parameters
 from npnet.parallel.communicator import CollectiveError, Communicator, odd_ranks, together
 from npnet.parallel.strategies import Synchroniser
 from npnet.parallel.workers import Worker
-from npnet.training.run_folder import RunFolder
+from npnet.training.run import Run
 
 
 class Guard:
-    """The checks of one run, which began with `first_epoch`, from `resumed_from` if that is set."""
+    """The checks of one run."""
 
     def __init__(
         self,
         parameters: Parameters,
         synchroniser: Synchroniser,
         comm: Communicator,
-        folder: RunFolder | None,
-        first_epoch: int,
-        resumed_from: str | None,
+        run: Run,
     ) -> None:
         self.parameters, self.synchroniser, self.comm = parameters, synchroniser, comm
-        self.folder, self.first_epoch, self.resumed_from = folder, first_epoch, resumed_from
+        self.run = run
 
     def check_loss(self, workers: Sequence[Worker], epoch: int, step: int) -> None:
         """Stop where the loss is not finite, before it reaches the parameters.
 
-        Ranks that meet at each step all see it in the shared loss, and end with one message.
+        Ranks that synchronise at each step all see it in the shared loss, and end with one message.
         """
         if np.isfinite(self.parameters.gradients_and_loss[-1]):
             return
@@ -71,15 +69,15 @@ class Guard:
 
     def _advice(self, what: str, epoch: int) -> str:
         """What to do about a divergence in `epoch`."""
-        return f"{what}: lower --lr or lengthen --warmup-epochs; {self._kept(epoch)}"
+        return f"{what}: lower `lr` or lengthen `warmup_epochs`; {self._kept(epoch)}"
 
     def _kept(self, epoch: int) -> str:
         """Where the weights from before `epoch` are."""
         kept: Path | str | None = None
-        if epoch > self.first_epoch and self.folder is not None:
-            kept = self.folder.epoch(epoch)
-        elif epoch == self.first_epoch:
-            kept = self.resumed_from
+        if epoch > self.run.first_epoch and self.run.folder is not None:
+            kept = self.run.folder.epoch(epoch)
+        elif epoch == self.run.first_epoch:
+            kept = self.run.resumed_from
         if kept is None:
             return "no epoch was finished"
         return f"the weights of epoch {epoch} are kept in {kept}"

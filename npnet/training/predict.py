@@ -10,7 +10,6 @@ from npnet.data.batches import ImageInput, not_augmented
 from npnet.data.pictures import read_pictures
 from npnet.kernels import backend as kernels_of
 from npnet.training.checkpoint import load
-from npnet.training.recipe import Recipe
 
 BATCH = 12
 
@@ -34,9 +33,9 @@ def predict_pictures(
     """
     saved = load(checkpoint)
     inference = saved.inference(BATCH, backend)
-    image_input = ImageInput(Recipe(**saved.header.recipe), kernels_of(backend))
+    image_input = ImageInput(saved.header.model, kernels_of(backend))
     for path in paths:
-        pixels = read_pictures(path)
+        pixels = read_pictures(path, saved.header.model.stored_size)
         for start in range(0, len(pixels), BATCH):
             rows = np.arange(start, min(start + BATCH, len(pixels)))
             batch = not_augmented(rows, np.zeros(len(rows), np.int64))

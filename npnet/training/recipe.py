@@ -1,21 +1,25 @@
-"""Recipes: every value that decides how a network is trained, explicit and in one place."""
+"""Recipes: every value that decides how a network is trained, explicit and in one place.
 
+What a network is, is another record: npnet.model.config.
+"""
+
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from npnet.model.parameters import Initialiser
+from npnet.schema import checked_fields
 
-Color = tuple[float, float, float]
+BATCH_PER_RANK = 12  # images a rank and step, in the paper's runs and here
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way to train. Colours are on the scale 0..255."""
+    """A way to train."""
 
     name: str
     sync: str  # see npnet.parallel.strategies
     sync_steps: int | None  # of `weights`: steps between two averages; None: an epoch's
-    batch_per_rank: int
     lr: float | None  # peak learning rate; None: lr_base for each 256 images of the global batch
     lr_base: float
     classifier_gradient: float  # what its gradient is multiplied by; not so its weight decay
@@ -25,16 +29,13 @@ class Recipe:
     nesterov: bool
     weight_decay: float  # on weights, not on batch norm or biases
     label_smoothing: float
-    dropout: float  # before the classifier
     initialiser: Initialiser
     zero_gamma: bool  # blocks with a shortcut start as the identity
     bn_momentum: float  # running = momentum*running + (1-momentum)*batch
-    bn_epsilon: float
     flip: bool  # mirror half of the training images
     crop_padding: int  # shift training images by up to so many pixels
-    mean: Color
-    std: Color
     shuffle: Literal["shard", "global"]  # within each rank's shard, or shards dealt anew each epoch
+    freeze: tuple[str, ...] = ()  # operations that do not move, by name or pattern
 
     def peak_lr(self, global_batch: int) -> float:
         """The linear scaling rule (Goyal et al. 2017, section 2.1), unless `lr` is given."""
@@ -53,16 +54,20 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, fields: Any, where: str) -> "Recipe":
+        """The recipe that a file holds. Raises NpnetError, naming `where`, for anything else."""
+        return cls(**checked_fields(cls, fields, where))
+
 
 # Section 3.2 of the paper, which gives batch, rate, momentum, decay and synchronisation. It trains
 # with Keras, whose defaults fill in the rest: Glorot's initialiser, batch norm 0.999 and 1e-3, and
-# MobileNetV2's preprocessing to [-1, 1]. (One thing is not Keras': at stride 2 it pads
-# below and to the right only, npnet all round, as PyTorch does.)
+# preprocessing to [-1, 1]. (One thing is not Keras': at stride 2 it pads below and to the right
+# only, npnet all round, as PyTorch does; trained from scratch that is the same experiment.)
 PAPER = Recipe(
     name="paper",
     sync="gather-bcast",
     sync_steps=None,
-    batch_per_rank=12,
     lr=5e-4,
     lr_base=0.0,
     classifier_gradient=1.0,
@@ -72,15 +77,11 @@ PAPER = Recipe(
     nesterov=False,
     weight_decay=0.0,
     label_smoothing=0.0,
-    dropout=0.0,
     initialiser="glorot_uniform",
     zero_gamma=False,
     bn_momentum=0.999,
-    bn_epsilon=1e-3,
     flip=False,
     crop_padding=0,
-    mean=(127.5, 127.5, 127.5),
-    std=(127.5, 127.5, 127.5),
     shuffle="shard",
 )
 
@@ -88,12 +89,11 @@ PAPER = Recipe(
 # that a few dozen steps can form. lr_base is 0.6 at 48 ranks x 12 images, where ten epochs are 870
 # steps. Such a rate needs a classifier that learns slower: its 1280 inputs are averages of ReLU6,
 # all positive, so a step of its weights adds up over all of them where a convolution's would be
-# normalised away. Colours: ImageNet's.
+# normalised away.
 MODERN = Recipe(
     name="modern",
     sync="gradients",
     sync_steps=None,
-    batch_per_rank=12,
     lr=None,
     lr_base=0.6 * 256 / 576,
     classifier_gradient=0.1,
@@ -103,16 +103,18 @@ MODERN = Recipe(
     nesterov=True,
     weight_decay=5e-4,
     label_smoothing=0.1,
-    dropout=0.0,
     initialiser="he_fan_out",
     zero_gamma=True,
     bn_momentum=0.9,
-    bn_epsilon=1e-5,
     flip=True,
     crop_padding=2,
-    mean=(123.675, 116.28, 103.53),
-    std=(58.395, 57.12, 57.375),
     shuffle="shard",
 )
 
 RECIPES = {recipe.name: recipe for recipe in (MODERN, PAPER)}
+
+# Fields of ModelConfig that a recipe chooses, because its source does.
+MODEL_FIELDS: Mapping[str, Mapping[str, Any]] = {
+    "modern": {},
+    "paper": {"bn_epsilon": 1e-3, "mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5)},
+}

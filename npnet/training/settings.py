@@ -9,7 +9,7 @@ from npnet.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes, seed, and how ranks work together.
+    """Epochs, batch, seed, and how ranks work together.
 
     With more than one worker a rank, `batch_per_rank` is the batch of each worker, and
     `ranks_per_node` counts the ranks that they stand for.
@@ -17,8 +17,6 @@ class Settings:
 
     epochs: int
     batch_per_rank: int
-    width: float
-    input_size: int
     seed: int
     ranks_per_node: int
     backend: str = "numba"
@@ -34,18 +32,18 @@ class Settings:
     def check(self, recipe: Recipe) -> None:
         """Raise NpnetError where options contradict each other."""
         if recipe.sync_steps is not None and recipe.sync != "weights":
-            raise NpnetError(f"--sync-steps is for --sync weights, not for --sync {recipe.sync}")
+            raise NpnetError(f"`sync_steps` is for `sync` weights, not for `sync` {recipe.sync}")
         if not self.sync_bn:
             return
         if recipe.sync != "gradients":
             raise NpnetError(
-                f"--sync-bn is for ranks that meet at each step, not for --sync {recipe.sync}: "
-                "give --sync gradients"
+                "`sync_bn` is for ranks that synchronise at each step, not for `sync` "
+                f"{recipe.sync}: give `sync` gradients"
             )
         if self.workers_per_rank > 1:
             raise NpnetError(
-                "--sync-bn needs all activations at once, --workers-per-rank one worker's: give a "
-                f"--batch-per-rank of {self.workers_per_rank * self.batch_per_rank} instead"
+                "`sync_bn` needs all activations at once, `workers_per_rank` one worker's: give a "
+                f"`batch_per_rank` of {self.workers_per_rank * self.batch_per_rank} instead"
             )
         if self.batch_per_rank < 2:
-            raise NpnetError("--sync-bn needs a --batch-per-rank of 2 or more")
+            raise NpnetError("`sync_bn` needs a `batch_per_rank` of 2 or more")

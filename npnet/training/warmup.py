@@ -1,11 +1,12 @@
 """Compiling ahead: one rank of each node compiles what training calls, the others then load it."""
 
+import hashlib
 import os
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 
 import npnet
 from npnet.data.dataset import Images, Split
+from npnet.model.config import ModelConfig, Padding
+from npnet.model.zoo import configure, entry
 from npnet.parallel.communicator import Communicator, SerialCommunicator, environment_of_no_rank
 from npnet.training.evaluate import Scores
-from npnet.training.recipe import MODERN
+from npnet.training.recipe import MODERN, Recipe
 from npnet.training.results import EpochResult, Summary
 from npnet.training.settings import Settings
 from npnet.training.trainer import Trainer
@@ -23,18 +26,39 @@ from npnet.training.trainer import Trainer
 DTYPES = ("float32", "float64")
 
 
-def prepare(comm: Communicator, dtype: str, compiling: Callable[[], None]) -> bool:
+@dataclass(frozen=True)
+class Rehearsal:
+    """What decides which machine code a run calls: kernels are compiled for types, not sizes."""
+
+    architecture: str
+    batch_norm: bool
+    padding: Padding
+    freeze: tuple[str, ...]
+    dtype: str
+
+    @classmethod
+    def of(cls, model: ModelConfig, recipe: Recipe = MODERN, dtype: str = "float32") -> "Rehearsal":
+        return cls(model.architecture, model.batch_norm, model.padding, recipe.freeze, dtype)
+
+    @property
+    def name(self) -> str:
+        """Of the list of files that belong to it."""
+        digest = hashlib.sha256(repr(self).encode()).hexdigest()[:12]
+        return f"complete-{self.architecture}-{self.dtype}-{digest}"
+
+
+def prepare(comm: Communicator, rehearsal: Rehearsal, compiling: Callable[[], None]) -> bool:
     """Have the compiled kernels on every node's disk. Returns whether any had to be compiled.
 
     `compiling` is called before, on every rank. Where there is no place for machine code, nothing
     is done, and each rank compiles what it calls.
     """
-    cold = comm.first_of_node and place() is not None and not is_warm(dtype)
+    cold = comm.first_of_node and place() is not None and not is_warm(rehearsal)
     if not any(comm.gather(cold)):
         return False
     compiling()
     if cold:
-        compile_apart(dtype)
+        compile_apart(rehearsal)
     comm.barrier()
     return True
 
@@ -47,19 +71,19 @@ def place() -> Path | None:
     return Path(folder) if folder is not None else None
 
 
-def is_warm(dtype: str) -> bool:
+def is_warm(rehearsal: Rehearsal) -> bool:
     """Whether all that training calls was compiled, and lies there still."""
     folder = place()
     if folder is None:
         return False
     try:
-        names = _list_of_files(folder, dtype).read_text(errors="replace").split("\n")
+        names = (folder / rehearsal.name).read_text(errors="replace").split("\n")
     except OSError:
         return False
     return all(name and (folder / name).is_file() for name in names)
 
 
-def compile_apart(dtype: str) -> None:
+def compile_apart(rehearsal: Rehearsal) -> None:
     """Compile in a process of its own, because the compiler takes 300 MB and does not return them.
 
     If that process fails, compile in this one.
@@ -68,7 +92,7 @@ def compile_apart(dtype: str) -> None:
     sources = str(Path(npnet.__file__).parents[1])
     others = [environment["PYTHONPATH"]] if environment.get("PYTHONPATH") else []
     environment["PYTHONPATH"] = os.pathsep.join([sources, *others])
-    script = f"from npnet.training.warmup import compile_here; compile_here({dtype!r})"
+    script = f"from npnet.training.warmup import *; compile_here({rehearsal!r})"
     child = subprocess.run(
         [sys.executable, "-P", "-c", script], env=environment, capture_output=True, text=True
     )
@@ -80,10 +104,10 @@ def compile_apart(dtype: str) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CacheWarning)  # whatever is wrong, it was told
-        rehearse(dtype)
+        rehearse(rehearsal)
 
 
-def compile_here(dtype: str) -> None:
+def compile_here(rehearsal: Rehearsal) -> None:
     """Compile in this process and, when all of it is on disk, leave a list of the files there.
 
     Raises CacheWarning if some of it cannot be kept.
@@ -92,32 +116,36 @@ def compile_here(dtype: str) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", CacheWarning)
-        rehearse(dtype)
+        rehearse(rehearsal)
     folder = place()
     if folder is not None:
         names = sorted(path.name for path in folder.glob("*.nb[ci]"))
-        _list_of_files(folder, dtype).write_text("\n".join(names))
+        (folder / rehearsal.name).write_text("\n".join(names))
 
 
-def _list_of_files(folder: Path, dtype: str) -> Path:
-    return folder / f"complete-{dtype}"
-
-
-def rehearse(dtype: str) -> None:
-    """Train and test on two grey images: kernels are compiled for types, whatever the sizes."""
-    recipe = replace(MODERN, dropout=0.5)
+def rehearse(rehearsal: Rehearsal) -> None:
+    """Train and test the smallest model of its kind on two grey images."""
+    small = {"width": 0.1} if "width" in entry(rehearsal.architecture).options else {}
+    model = configure(
+        rehearsal.architecture,
+        classes=2,
+        input_size=entry(rehearsal.architecture).smallest_input,
+        batch_norm=rehearsal.batch_norm,
+        padding=rehearsal.padding,
+        dropout=0.5,
+        **small,
+    )
+    recipe = replace(MODERN, freeze=rehearsal.freeze)
     for freeze_bn in (False, True):
         settings = Settings(
             epochs=1,
             batch_per_rank=2,
-            width=0.1,
-            input_size=32,
             seed=0,
             ranks_per_node=1,
-            dtype=dtype,
+            dtype=rehearsal.dtype,
             freeze_bn=freeze_bn,
         )
-        Trainer(Grey(), recipe, settings, SerialCommunicator(), Silence()).run()
+        Trainer(Grey(), model, recipe, settings, SerialCommunicator(), Silence()).run()
 
 
 class Grey:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from npnet.model.inference import Inference
-from npnet.model.mobilenet_v2 import mobilenet_v2
+from npnet.model.zoo.mobilenet_v2 import mobilenet_v2
 from npnet.model.network import BatchNorm, Network
 from npnet.model.parameters import initialise
 

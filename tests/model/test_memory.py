@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npnet.model.memory import ALIGNMENT, Buffer, MemoryPlan, plan
-from npnet.model.mobilenet_v2 import mobilenet_v2
+from npnet.model.zoo.mobilenet_v2 import mobilenet_v2
 
 
 def overlap(memory, a, b):

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from npnet.errors import NpnetError
-from npnet.model.mobilenet_v2 import MOBILENET_V2, divisible, mobilenet_v2
+from npnet.model.zoo.mobilenet_v2 import MOBILENET_V2, divisible, mobilenet_v2
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import psutil
 import pytest
 
-from npnet.model.mobilenet_v2 import Stage, mobilenet_v2
+from npnet.model.zoo.mobilenet_v2 import Stage, mobilenet_v2
 from npnet.model.network import BatchNorm, Network
 from npnet.model.parameters import initialise
 

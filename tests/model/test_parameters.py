@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from npnet.model.mobilenet_v2 import mobilenet_v2
+from npnet.model.zoo.mobilenet_v2 import mobilenet_v2
 from npnet.model.parameters import Parameters, initialise
 
 ARCHITECTURE = mobilenet_v2(0.5, 128, 10)

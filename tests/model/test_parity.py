@@ -7,7 +7,7 @@ import pytest
 
 from tests import parity_cases as cases
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 BACKENDS = ["reference", pytest.param("numba", marks=pytest.mark.compiled)]
 
 

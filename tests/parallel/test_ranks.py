@@ -11,7 +11,7 @@ import pytest
 
 from npnet.data.batches import TrainingShard, training_shards
 from npnet.errors import NpnetError
-from npnet.model.mobilenet_v2 import mobilenet_v2
+from npnet.model.zoo.mobilenet_v2 import mobilenet_v2
 from npnet.model.parameters import Parameters
 from npnet.parallel.communicator import (
     CollectiveError,

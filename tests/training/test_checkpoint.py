@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from npnet.errors import NpnetError
-from npnet.model.mobilenet_v2 import mobilenet_v2
+from npnet.model.zoo.mobilenet_v2 import mobilenet_v2
 from npnet.model.parameters import Parameters, initialise
 from npnet.training import checkpoint
 from npnet.training.recipe import MODERN

@@ -7,7 +7,7 @@ import pytest
 
 from npnet.data.batches import ImageInput, not_augmented
 from npnet.kernels import backend
-from npnet.model.mobilenet_v2 import mobilenet_v2
+from npnet.model.zoo.mobilenet_v2 import mobilenet_v2
 from npnet.model.network import BatchNorm, Network
 from npnet.model.parameters import initialise
 from npnet.parallel.communicator import SerialCommunicator

@@ -1,0 +1,62 @@
+"""What a model is: all that is needed to rebuild it. How it is trained is the recipe's matter."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from npnet.errors import NpnetError
+from npnet.schema import checked_fields
+
+Color = tuple[float, float, float]
+Padding = Literal["symmetric", "tf_same"]
+
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model and what its images look like. Colours are on the scale 0..255.
+
+    `padding`: at stride 2 TensorFlow and Keras pad below and to the right only (`tf_same`), PyTorch
+    on all sides (`symmetric`). Turned by 180 degrees the one is the other, and what is symmetric
+    stays as it is. So a `tf_same` model sees its images turned, and its 3x3 kernels are those of
+    Keras turned likewise; nothing else in the engine knows.
+    Raises NpnetError where a value is not usable.
+    """
+
+    architecture: str  # a name of npnet.model.zoo
+    classes: int
+    width: float = 1.0  # a multiplier of all channel counts
+    input_size: int = 224  # pixels across, of the network's square input
+    stored_size: int = 32  # pixels across, of the images that it was trained on
+    dropout: float = 0.0  # before the classifier
+    batch_norm: bool = True  # behind each convolution; else a bias
+    bn_epsilon: float = 1e-5  # added to the variance
+    padding: Padding = "symmetric"
+    mean: Color = IMAGENET_MEAN
+    std: Color = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if not 0 < self.width <= 16:
+            raise NpnetError(
+                f"width {self.width} is not usable: give a multiplier above 0, such as 0.5"
+            )
+        if not 1 <= self.input_size <= 4096:
+            raise NpnetError(f"input size {self.input_size} is not usable: give 1 to 4096 pixels")
+        if not 1 <= self.stored_size <= 4096:
+            raise NpnetError(f"stored size {self.stored_size} is not usable: give 1 to 4096 pixels")
+        if self.classes < 2:
+            raise NpnetError(f"{self.classes} classes cannot be told apart: give 2 or more")
+        if not 0 <= self.dropout < 1:
+            raise NpnetError(f"dropout rate {self.dropout} is not usable: give 0 <= rate < 1")
+        if not self.bn_epsilon > 0:
+            raise NpnetError(f"bn_epsilon {self.bn_epsilon} is not usable: give a number above 0")
+        if not min(self.std) > 0:
+            raise NpnetError(f"std {self.std} is not usable: give three numbers above 0")
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Any, where: str) -> "ModelConfig":
+        """The config that a file holds. Raises NpnetError, naming `where`, for anything else."""
+        return cls(**checked_fields(cls, fields, where))
