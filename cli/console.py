@@ -1,5 +1,7 @@
 """What a training run says: the paper's lines (its Figures 7 and 8), and a progress bar."""
 
+import os
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -191,13 +193,28 @@ def terminal() -> TextIO | None:
         return sys.stderr
     for parent in psutil.Process().parents():
         if parent.name() in LAUNCHERS:
-            try:
-                path = f"/proc/{parent.pid}/fd/2"
-                stream = open(path, "w", encoding="utf-8")  # noqa: SIM115 (open to the end)
-            except OSError:
-                return None
-            return stream if stream.isatty() else None
+            return _terminal_at(f"/proc/{parent.pid}/fd/2")
     return None
+
+
+def _terminal_at(path: str) -> TextIO | None:
+    """Another process's stream, if it is a terminal; nothing else is ever opened for writing.
+
+    It may be the user's log: to open that would cut it off, and to open a pipe would keep its
+    reader waiting. What stands there may change after the first look, so it is opened in a way
+    that changes nothing, and looked at again.
+    """
+    try:
+        if not stat.S_ISCHR(os.stat(path).st_mode):
+            return None
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    if not os.isatty(descriptor):
+        os.close(descriptor)
+        return None
+    os.set_blocking(descriptor, True)
+    return open(descriptor, "w", encoding="utf-8")
 
 
 def say(line: str, err: bool = False) -> None:
