@@ -4,13 +4,13 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable
 from statistics import mean
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 import psutil
 
+from npnet.cli.bar import Bar
 from npnet.machine import telemetry, threads
 from npnet.parallel.communicator import Communicator
 from npnet.parallel.workers import Workers
@@ -147,7 +147,7 @@ class Progress:
 
     def __init__(self, stream: TextIO | None) -> None:
         self.stream = stream
-        self.bar: Any = None
+        self.bar: Bar | None = None
 
     def start(self, trainer: Trainer) -> None:
         shard, self.epochs = trainer.workers[0].shard, trainer.settings.epochs
@@ -165,22 +165,19 @@ class Progress:
         text = f"{speed * self.images_per_step:.0f} images/s, {clock(left / speed)} left in all"
         if self.stream is not None:
             if self.bar is None:
-                self.bar = self._new_bar(f"Epoch {epoch + 1}/{self.epochs}")
-            self.bar.update(1, text)
+                self.bar = Bar(self.stream, f"Epoch {epoch + 1}/{self.epochs}", self.steps)
+            self.bar.show(self._done_of_epoch(), text)
         elif now - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = now
-            percent = 100 * ((self.done - 1) % self.steps + 1) / self.steps
+            percent = 100 * self._done_of_epoch() / self.steps
             say(f"[Root] Epoch {epoch + 1}/{self.epochs} {percent:.0f}% {text}", err=True)
 
-    def _new_bar(self, label: str) -> Any:
-        show: Callable[[str | None], str | None] = lambda text: text  # noqa: E731
-        return click.progressbar(
-            length=self.steps, label=label, file=self.stream, item_show_func=show, show_eta=False
-        )
+    def _done_of_epoch(self) -> int:
+        return (self.done - 1) % self.steps + 1
 
     def finish_epoch(self) -> None:
         if self.bar is not None:
-            self.bar.render_finish()
+            self.bar.finish()
             self.bar = None
 
 

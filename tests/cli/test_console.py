@@ -1,8 +1,10 @@
-"""Where a progress bar is drawn, and that nothing else is written to."""
+"""Where a progress bar is drawn, and that it fits there; and that nothing else is written to."""
 
 import fcntl
+import itertools
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -113,3 +115,88 @@ def test_a_run_s_log_keeps_the_runs_before(tmp_path: Path) -> None:
     text = log.read_text()
     assert text.startswith(BEFORE)
     assert "[SUMMARY] world=2" in text
+
+
+RUN = """
+import sys, types
+from npnet.cli.console import Progress
+shard = types.SimpleNamespace(steps=40, full_steps=40, total=480)
+worker = types.SimpleNamespace(shard=shard)
+settings = types.SimpleNamespace(epochs=200)
+progress = Progress(sys.stderr)
+progress.start(types.SimpleNamespace(workers=[worker], settings=settings, first_epoch=0))
+for epoch in range(2):
+    for step in range(40):
+        progress.step(epoch)
+    progress.finish_epoch()
+"""
+
+FETCH = """
+import sys
+from pathlib import Path
+from npnet.data import fetch
+def fake(name, folder, url, progress):
+    for received in range(0, 170_000_001, 10_000_000):
+        progress(received, {total})
+    return Path("x")
+fetch.fetch = fake
+import npnet.cli.main as entry
+entry.limit_threads = lambda threads=None: 1
+entry.main(["data", "fetch", "cifar10"])
+"""
+
+BARS = pytest.mark.parametrize(
+    "script",
+    [RUN, FETCH.format(total="170_000_000"), FETCH.format(total=None)],
+    ids=["training", "fetching", "fetching so much"],
+)
+
+
+def drawn(script: str, columns: int, cwd: Path) -> list[str]:
+    """What was written on each line of a terminal, each time that it was written."""
+    with screen(columns) as (slave, seen):
+        line = [sys.executable, "-c", script]
+        assert start(line, cwd, stdout=slave, stderr=slave) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())  # a cursor's moves have no width
+    return re.split(r"[\r\n]+", text)
+
+
+@BARS
+@pytest.mark.parametrize("columns", [1, 10, 50, 80, 200])
+def test_a_bar_fits_the_terminal(script: str, columns: int, tmp_path: Path) -> None:
+    """The last column stays free: some terminals go to the next line when it is written to."""
+    lines = [line for line in drawn(script, columns, tmp_path) if line != "cifar10 is in x"]
+    assert max(map(len, lines)) < max(columns, 2)
+
+
+@BARS
+def test_a_bar_on_a_terminal_that_does_not_tell_its_width(script: str, tmp_path: Path) -> None:
+    """As over a serial line: as on most terminals."""
+    lines = drawn(script, 0, tmp_path)
+    assert 15 < max(map(len, lines)) < 80
+
+
+def test_a_bar_says_how_far_it_is(tmp_path: Path) -> None:
+    lines = [line.rstrip() for line in drawn(RUN, 100, tmp_path)]
+    for half in ("Epoch 1/200  [###############---------------]   50%  ", "Epoch 2/200  [####"):
+        assert [line for line in lines if line.startswith(half)]
+    assert all(line.endswith(" left in all") for line in lines if line)
+    narrow = [line.rstrip() for line in drawn(RUN, 25, tmp_path)]
+    assert [line for line in narrow if line.startswith("Epoch 1/200  50% ")]
+
+
+def test_a_bar_becomes_narrower_with_its_terminal() -> None:
+    from npnet.cli.bar import Bar
+
+    def resize(columns: int) -> None:
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+
+    with screen(100) as (slave, seen), open(os.dup(slave), "w", encoding="utf-8") as stream:
+        bar = Bar(stream, "label", 10)
+        for done, columns in itertools.zip_longest(range(11), (100, 100, 100), fillvalue=40):
+            resize(columns)
+            bar.show(done, "some words")
+        bar.finish()
+    lines = re.split(r"[\r\n]+", seen.decode())
+    assert max(map(len, lines)) > 50
+    assert max(map(len, lines[-5:])) < 40
