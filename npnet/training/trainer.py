@@ -131,6 +131,7 @@ class Trainer:
                 if comm.rank == 0:
                     folder.create(checkpoint)
                     folder.write_config(self.config() | {"resumed_from": self.resumed_from})
+            folder.path = comm.broadcast(folder.path)  # another one, if its name was taken
 
     @property
     def planned_bytes(self) -> dict[str, int]:
