@@ -106,8 +106,12 @@ class TestCommunicator:
             monkeypatch.setenv(name, "1")
         monkeypatch.setenv("OMP_NUM_THREADS", "3")
         environment = environment_of_no_rank()
-        assert not [name for name in environment if name.startswith(("PMI", "OMPI", "MPI"))]
+        assert not [name for name in environment if name.startswith(("PMI", "OMPI", "MPI_"))]
         assert environment["OMP_NUM_THREADS"] == "3"
+
+    def test_a_child_is_told_which_mpi_to_load(self, monkeypatch):
+        monkeypatch.setenv("MPI4PY_LIBMPI", "/opt/libmpi.so")
+        assert environment_of_no_rank()["MPI4PY_LIBMPI"] == "/opt/libmpi.so"
 
     def test_an_error_of_one_rank_is_raised_on_all(self, comm):
         with pytest.raises(CollectiveError, match="broken file"):
