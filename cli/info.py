@@ -29,8 +29,7 @@ def info(batch: int, classes: int, data_dir: Path | None, **values: Any) -> None
     model = architecture.config
     click.echo(
         f"{model.architecture} width={model.width} input={model.input_size} classes={classes} "
-        f"(models: {', '.join(sorted(models()))})
-"
+        f"(models: {', '.join(sorted(models()))})\n"
     )
     header = f"{'operation':22} {'kind':12} {'input':>14} {'output':>14} {'parameters':>11}"
     click.echo(f"{header} {'MACs':>12} {'output bytes':>13}")

@@ -12,9 +12,9 @@ from numpy.typing import DTypeLike
 
 from npnet.kernels import backend as kernels_of
 from npnet.kernels.arrays import Floats, Ints
-from npnet.model.zoo.mobilenet_v2 import Architecture, mobilenet_v2
 from npnet.model.network import Network
 from npnet.model.parameters import Parameters, initialise
+from npnet.model.zoo.mobilenet_v2 import Architecture, mobilenet_v2
 
 SMOOTHING = 0.1
 

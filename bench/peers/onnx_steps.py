@@ -10,9 +10,9 @@ from bench.peers.layout import to_torch_layout
 from bench.peers.task import Task
 from bench.peers.worker import Contestant
 from npnet.kernels.arrays import Floats
-from npnet.model.zoo.mobilenet_v2 import Block, Operation
 from npnet.model.network import BatchNorm
 from npnet.model.parameters import Parameters
+from npnet.model.zoo.mobilenet_v2 import Block, Operation
 
 
 class Graph:

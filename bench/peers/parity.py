@@ -40,9 +40,9 @@ from bench.peers.torch_mobilenet import (
     read_parameters,
 )
 from npnet.kernels.arrays import Floats, Ints
-from npnet.model.zoo.mobilenet_v2 import Architecture, mobilenet_v2
 from npnet.model.network import Network
 from npnet.model.parameters import Parameters, initialise
+from npnet.model.zoo.mobilenet_v2 import Architecture, mobilenet_v2
 from tests import parity_cases as cases
 from tests.parity_cases import Curve, Run, relative_error, tensor_errors
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from npnet.kernels.arrays import Floats, Ints
-from npnet.model.zoo.mobilenet_v2 import Architecture, mobilenet_v2
 from npnet.model.network import BatchNorm, Network
 from npnet.model.parameters import Parameters, initialise
+from npnet.model.zoo.mobilenet_v2 import Architecture, mobilenet_v2
 from npnet.training.recipe import MODERN
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 5e-4

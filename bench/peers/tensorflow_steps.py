@@ -5,9 +5,9 @@ import tensorflow as tf
 from bench.peers.layout import to_tensorflow_layout
 from bench.peers.task import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Task
 from bench.peers.worker import Contestant
-from npnet.model.zoo.mobilenet_v2 import Architecture, Block, Operation
 from npnet.model.network import BatchNorm
 from npnet.model.parameters import Parameters
+from npnet.model.zoo.mobilenet_v2 import Architecture, Block, Operation
 
 layers = tf.keras.layers
 

@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from bench.peers.layout import to_npnet_layout, to_torch_layout
 from npnet.kernels.arrays import Floats
-from npnet.model.zoo.mobilenet_v2 import Architecture, Block, Operation
 from npnet.model.network import BatchNorm
 from npnet.model.parameters import Parameters
+from npnet.model.zoo.mobilenet_v2 import Architecture, Block, Operation
 
 
 def convolution_unit(operation: Operation, bn: BatchNorm) -> nn.Sequential:

@@ -18,7 +18,7 @@ GREY = np.array([[0, 255], [100, 128]], np.uint8)
 
 def colours(path: Path) -> list[tuple[int, ...]]:
     """Of a picture's pixels, row by row."""
-    (pixels,) = read_pictures(path)
+    (pixels,) = read_pictures(path, 32)
     assert pixels.dtype == np.uint8
     return [tuple(map(int, pixel)) for pixel in pixels.reshape(-1, 3)]
 
@@ -99,10 +99,10 @@ def test_one_of_sixteen_bits_is_clear(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_numbers_without_a_white_are_refused(tmp_path: Path, dtype: type) -> None:
-    Image.fromarray(GREY.astype(dtype)).save(tmp_path / "numbers.tif")
+    Image.fromarray(GREY.astype(dtype)).save(tmp_path / "numbers.tif", 32)
     with pytest.raises(NpnetError) as caught:
-        read_pictures(tmp_path / "numbers.tif")
-    assert str(tmp_path / "numbers.tif") in str(caught.value)
+        read_pictures(tmp_path / "numbers.tif", 32)
+    assert str(tmp_path / "numbers.tif", 32) in str(caught.value)
     assert "no white" in str(caught.value)
     assert str(caught.value).endswith("save it with 8 or 16 bits for each pixel and colour")
 
@@ -171,7 +171,7 @@ def test_an_array_of_other_numbers_is_refused(tmp_path: Path, dtype: type) -> No
     """Nobody knows which of them is white."""
     np.save(tmp_path / "numbers.npy", np.ones((4, 4, 3), dtype))
     with pytest.raises(NpnetError) as caught:
-        read_pictures(tmp_path / "numbers.npy")
+        read_pictures(tmp_path / "numbers.npy", 32)
     name = np.dtype(dtype).name
     assert f"numbers.npy holds {name} (4, 4, 3): give uint8" in str(caught.value)
     assert "from 0 to 255" in str(caught.value)

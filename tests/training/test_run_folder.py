@@ -83,7 +83,7 @@ def test_a_chosen_folder_is_had_by_one(tmp_path: Path) -> None:
         assert len(refusals) == 3
         for refusal in refusals:
             assert f"{tmp_path}/run is held by another run (" in refusal
-            assert "choose another --out" in refusal
+            assert "choose another `out`" in refusal
         assert content(tmp_path / "run")
 
 
