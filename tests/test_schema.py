@@ -37,7 +37,8 @@ def test_good_fields_come_as_the_record_wants_them():
     [
         ("count", True), ("count", 1.5), ("count", "1"), ("count", None), ("rate", float("nan")),
         ("rate", float("inf")), ("rate", True), ("rate", "1"), ("name", 3), ("on", 1),
-        ("kind", "c"), ("kind", ["a"]), ("steps", "no"), ("colour", [1, 2]), ("colour", [1, 2, "3"]),
+        ("kind", "c"), ("kind", ["a"]), ("steps", "no"), ("colour", [1, 2]),
+        ("colour", [1, 2, "3"]),
         ("colour", 5), ("names", "pq"), ("names", [1]),
     ],
 )  # fmt: skip
