@@ -38,8 +38,11 @@ from npnet.kernels.jit.tiles import (
 )
 from npnet.kernels.jit.vector import lanes, line, load, prefetch, store
 
-ROWS, WIDE, NARROW = TARGET.blocks[-1], 3, 2  # of the register block: rows, vectors of a panel
-TILE_ROWS = 192
+# Vectors in a panel, and rows of the register block that goes with it: as many sums either way.
+WIDE, NARROW = 3, 2
+ROWS = TARGET.blocks[-1]
+NARROW_ROWS, BOTH = ROWS * WIDE // NARROW, ROWS * WIDE  # a tile's rows are a multiple of both
+TILE_ROWS = 128
 TILE_BYTES = 2 * TARGET.tile_bytes
 
 Geometry = tuple[int, int, int, int]  # kernel, stride, input channels, outputs in a row
@@ -98,7 +101,7 @@ def activation_conv_stats_forward(
             here = slice(at - n * ho * wo, stop - n * ho * wo)
             gather(windows[at - start :], image, here.start, here.stop, geometry, outputs[at:stop])
             at = stop
-        whole = (count + ROWS - 1) // ROWS * ROWS
+        whole = (count + BOTH - 1) // BOTH * BOTH
         tile = outputs[start : start + count]
         fits = count == whole and co == made.shape[1]
         multiply_panels(tile if fits else made[:whole], windows[:whole, :depth], packed, co)
@@ -149,11 +152,12 @@ def activation_conv_stats_backward(
         count = min(len(windows), total - start)
         dy, arriving = gradient[:count, :co], dout[start : start + count]
         if affine_backward is None:
-            copy(dy, arriving)
+            if dz is not None:
+                copy(dy, arriving)
         elif y is not None:
             through_batchnorm(dy, arriving, pixels(y)[start : start + count], affine_backward)
         if dw is not None:
-            pack(dy_packed, dy)
+            pack(dy_packed, arriving if affine_backward is None else dy)
             at = start
             while at < start + count:
                 n = at // (ho * wo)
@@ -167,7 +171,7 @@ def activation_conv_stats_backward(
                 at = stop
             add_panels(dpacked, windows[:count, :taller].T, dy_packed, co)
         if dz is not None:
-            whole = (count + ROWS - 1) // ROWS * ROWS
+            whole = (count + BOTH - 1) // BOTH * BOTH
             multiply_panels(strided(windows)[:whole], gradient[:whole, :co], turned, depth)
             at = start
             while at < start + count:
@@ -184,24 +188,24 @@ def activation_conv_stats_backward(
         finish_backward(dgamma, dbeta, sums, affine)
 
 
-def _block_rows(vectors: int, add: bool) -> Callable[[Floats, Floats, Floats], None]:
+def _block_rows(height: int, vectors: int, add: bool) -> Callable[[Floats, Floats, Floats], None]:
     def rows(out: Floats, a: Floats, b: Floats) -> None:
-        for i in range(0, len(a), ROWS):
-            register_block(out, a, b, i, 0, None, ROWS, vectors, 1, add)
+        for i in range(0, len(a), height):
+            register_block(out, a, b, i, 0, None, height, vectors, 1, add)
 
     rows.__qualname__ = f"block_rows_{vectors}{'_add' * add}"
     return inline(rows)
 
 
-multiply_wide = _block_rows(WIDE, add=False)
-multiply_narrow = _block_rows(NARROW, add=False)
-add_wide = _block_rows(WIDE, add=True)
-add_narrow = _block_rows(NARROW, add=True)
+multiply_wide = _block_rows(ROWS, WIDE, add=False)
+multiply_narrow = _block_rows(NARROW_ROWS, NARROW, add=False)
+add_wide = _block_rows(ROWS, WIDE, add=True)
+add_narrow = _block_rows(ROWS, NARROW, add=True)
 
 
 @inline
 def multiply_panels(out: Floats, a: Floats, packed: Floats, columns: int) -> None:
-    """out = a @ b, b packed. The rows of `a` are a multiple of the block's."""
+    """out = a @ b, b packed. The rows of `a` are a multiple of the blocks'."""
     first = 0
     while first < columns:
         width = panel_width(columns - first, packed)
@@ -325,7 +329,7 @@ def new_windows(depth: int, total: int, like: Floats) -> Floats:
     most = max(8 * ROWS, min(TILE_ROWS, TILE_BYTES // (columns * like.itemsize)))
     tiles = (total - 1) // most + 1
     rows = (total - 1) // tiles + 1
-    return scratch((rows + ROWS - 1) // ROWS * ROWS, columns, like)
+    return scratch((rows + BOTH - 1) // BOTH * BOTH, columns, like)
 
 
 @inline
