@@ -1,14 +1,16 @@
 """What a training run says: the paper's lines (its Figures 7 and 8), and a progress bar."""
 
+import os
+import stat
 import sys
 import time
-from collections.abc import Callable
 from statistics import mean
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 import psutil
 
+from npnet.cli.bar import Bar
 from npnet.machine import telemetry, threads
 from npnet.parallel.communicator import Communicator
 from npnet.parallel.workers import Workers
@@ -146,7 +148,7 @@ class Progress:
 
     def __init__(self, stream: TextIO | None) -> None:
         self.stream = stream
-        self.bar: Any = None
+        self.bar: Bar | None = None
 
     def start(self, trainer: Trainer) -> None:
         shard, self.epochs = trainer.workers[0].shard, trainer.settings.epochs
@@ -164,22 +166,19 @@ class Progress:
         text = f"{speed * self.images_per_step:.0f} images/s, {clock(left / speed)} left in all"
         if self.stream is not None:
             if self.bar is None:
-                self.bar = self._new_bar(f"Epoch {epoch + 1}/{self.epochs}")
-            self.bar.update(1, text)
+                self.bar = Bar(self.stream, f"Epoch {epoch + 1}/{self.epochs}", self.steps)
+            self.bar.show(self._done_of_epoch(), text)
         elif now - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = now
-            percent = 100 * ((self.done - 1) % self.steps + 1) / self.steps
+            percent = 100 * self._done_of_epoch() / self.steps
             say(f"[Root] Epoch {epoch + 1}/{self.epochs} {percent:.0f}% {text}", err=True)
 
-    def _new_bar(self, label: str) -> Any:
-        show: Callable[[str | None], str | None] = lambda text: text  # noqa: E731
-        return click.progressbar(
-            length=self.steps, label=label, file=self.stream, item_show_func=show, show_eta=False
-        )
+    def _done_of_epoch(self) -> int:
+        return (self.done - 1) % self.steps + 1
 
     def finish_epoch(self) -> None:
         if self.bar is not None:
-            self.bar.render_finish()
+            self.bar.finish()
             self.bar = None
 
 
@@ -192,13 +191,28 @@ def terminal() -> TextIO | None:
         return sys.stderr
     for parent in psutil.Process().parents():
         if parent.name() in LAUNCHERS:
-            try:
-                path = f"/proc/{parent.pid}/fd/2"
-                stream = open(path, "w", encoding="utf-8")  # noqa: SIM115 (open to the end)
-            except OSError:
-                return None
-            return stream if stream.isatty() else None
+            return _terminal_at(f"/proc/{parent.pid}/fd/2")
     return None
+
+
+def _terminal_at(path: str) -> TextIO | None:
+    """Another process's stream, if it is a terminal; nothing else is ever opened for writing.
+
+    It may be the user's log: to open that would cut it off, and to open a pipe would keep its
+    reader waiting. What stands there may change after the first look, so it is opened in a way
+    that changes nothing, and looked at again.
+    """
+    try:
+        if not stat.S_ISCHR(os.stat(path).st_mode):
+            return None
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    if not os.isatty(descriptor):
+        os.close(descriptor)
+        return None
+    os.set_blocking(descriptor, True)
+    return open(descriptor, "w", encoding="utf-8")
 
 
 def say(line: str, err: bool = False) -> None:

@@ -1,10 +1,12 @@
 """`npnet data`: get datasets, and look at them."""
 
+import sys
 from pathlib import Path
 
 import click
 
 from npnet.cli import options
+from npnet.cli.bar import Bar
 
 
 @click.group()
@@ -32,13 +34,21 @@ def fetch(name: str, data_dir: Path, url: str | None) -> None:
     if fetching.is_complete(name, data_dir):
         click.echo(f"{name} is already in {data_dir}")
         return
-    with click.progressbar(length=0, label=f"Fetching {name}") as bar:
+    label = f"Fetching {name}"
+    bar = Bar(sys.stdout, label) if sys.stdout.isatty() else None
+    if bar is None:
+        click.echo(label)
 
-        def show(received: int, total: int | None) -> None:
-            bar.length = total
-            bar.update(received - bar.pos)
+    def show(received: int, total: int | None) -> None:
+        if bar is not None:
+            bar.total = total
+            bar.show(received, f"{received / 1e6:.0f} MB")
 
+    try:
         folder = fetching.fetch(name, data_dir, url=url, progress=show)
+    finally:
+        if bar is not None:
+            bar.finish()
     click.echo(f"{name} is in {folder}")
 
 

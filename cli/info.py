@@ -15,10 +15,17 @@ from npnet.cli import options
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where to look for datasets too.")
 def info(batch: int, classes: int, data_dir: Path | None, **values: Any) -> None:
     """The model, operation by operation; its memory; the machine, MPI, and the datasets found."""
+    from npnet.errors import NpnetError
     from npnet.model.memory import training_bytes
     from npnet.model.zoo import build, models
+    from npnet.parallel.communicator import launched_rank
 
-    architecture = build(options.model_config(values, classes))
+    try:
+        architecture = build(options.model_config(values, classes))
+    except NpnetError as error:  # on every rank: told once, as a wrong command line is
+        raise click.ClickException(str(error)) from error
+    if launched_rank() > 0:
+        return  # without joining the others: MPI may be what somebody wants to know of
     model = architecture.config
     click.echo(
         f"{model.architecture} width={model.width} input={model.input_size} classes={classes} "
@@ -59,12 +66,20 @@ def machine() -> dict[str, str]:
 
 
 def mpi() -> dict[str, str]:
-    """Asked in a process of its own: starting MPI here could end this one."""
+    """Asked in a process of its own: starting MPI here could end this one.
+
+    That process is none of a launcher's ranks, and runs no mpi4py.py of the current folder.
+    """
     import subprocess
     import sys
 
+    from npnet.parallel.communicator import environment_of_no_rank
+
     script = "from mpi4py import MPI; print(MPI.Get_library_version())"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    command = [sys.executable, "-P", "-c", script]
+    result = subprocess.run(
+        command, env=environment_of_no_rank(), capture_output=True, text=True, errors="replace"
+    )
     if result.returncode:
         return {"MPI": "no library found: pip install 'npnet[mpi]', or run as a single process"}
     return {"MPI": " ".join(result.stdout.split("\n")[0].split())}

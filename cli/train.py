@@ -163,7 +163,8 @@ def train(
             checkpoint = load_checkpoint(resume, dataset, recipe, model)
     checkpoint = comm.broadcast(checkpoint)
     world = comm.size * settings.workers_per_rank
-    folder = RunFolder(comm.broadcast(out or default_folder(dataset, recipe, world)))
+    name = comm.broadcast(out or default_folder(dataset, recipe, world))
+    folder = RunFolder(name, proposed=out is None)
     console = Console(comm, threads, progress)
     trainer = Trainer(source, model, recipe, settings, comm, console, folder, checkpoint)
     if settings.backend == "numba":
@@ -269,7 +270,10 @@ def load_checkpoint(
 
 
 def default_folder(dataset: str, recipe: "Recipe", world: int) -> Path:
-    """runs/<dataset>-<recipe>-np<ranks>-<date>-<time>; only rank 0's clock counts."""
+    """runs/<dataset>-<recipe>-np<ranks>-<date>-<time>; only rank 0's clock counts.
+
+    Of runs that start in one second, all but one get a number behind it (RunFolder).
+    """
     from datetime import datetime
 
     time = datetime.now().strftime("%Y%m%d-%H%M%S")

@@ -21,6 +21,7 @@ Legend, used in every docstring and shape comment
     S        height and width of the network's square input
     M        N*H*W, the samples behind one batch-norm statistic
 Arrays are C-contiguous, images NHWC, floats of one dtype (float32 to train, float64 to check).
+Where a docstring says so, maps may be a slice of channels (N,H,W,C)[..., a:b], and arguments None.
 
 Order of arguments: outputs, inputs, saved tensors, scalars. `dx dw dy` are gradients of the loss
 with respect to `x w y`. A kernel overwrites its outputs; one that adds to them has `accumulate`

@@ -72,6 +72,18 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A call of another form: arguments that are `none`, arrays `sliced` from wider ones.
+
+    A slice has all channels from a to b: (N,H,W,C)[..., a:b], or (6,C)[:, a:b].
+    """
+
+    label: str
+    none: tuple[str, ...] = ()
+    sliced: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Kernel:
     """One kernel of both backends.
 
@@ -80,7 +92,7 @@ class Kernel:
     `flops`: floating-point operations of a call. `tolerance`: the largest error of a float32
     result, relative to the largest value of the float64 twin's. `reference_only`: a plain operation
     whose compiled place a fused one has taken. `dtypes`, `draws`: of arguments that are others here
-    than their names elsewhere, see DTYPES and DRAWS.
+    than their names elsewhere, see DTYPES and DRAWS. `variants`: what else it may be called with.
     """
 
     name: str
@@ -95,6 +107,7 @@ class Kernel:
     reference_only: bool = False
     dtypes: Mapping[str, type[np.generic]] = field(default_factory=dict)
     draws: Mapping[str, "Draw"] = field(default_factory=dict)
+    variants: tuple[Variant, ...] = ()
 
     def output_names(self, case: Case) -> tuple[str, ...]:
         return tuple(self.shapes(case))[: self.outputs]
@@ -371,6 +384,10 @@ KERNELS: tuple[Kernel, ...] = (
         lambda c: {"y": c.mixed, "mean": (c.co,), "variance": (c.co,), "x": c.maps,
                    "affine": (6, c.ci), "w": (c.ci, c.co)},
         _flops_matmul, 5e-6,
+        variants=(
+            Variant("no statistics", none=("mean", "variance")),
+            Variant("slices", sliced=("y", "x", "affine")),
+        ),
     ),
     Kernel(
         "activation_pointwise_stats_backward", "pointwise", 4,
@@ -378,6 +395,15 @@ KERNELS: tuple[Kernel, ...] = (
                    "dz_next": c.mixed, "y": c.mixed, "affine_backward": (3, c.co), "x": c.maps,
                    "affine": (6, c.ci), "w": (c.ci, c.co)},
         lambda c: 2 * _flops_matmul(c), 1e-5,
+        variants=(
+            Variant("no batch norm", none=("y", "affine_backward")),
+            Variant("no batch norm, slices", none=("y", "affine_backward"),
+                    sliced=("dz", "dz_next", "x", "affine")),
+            Variant("no dz, slices", none=("dz", "dgamma", "dbeta"),
+                    sliced=("dz_next", "y", "affine_backward", "x", "affine")),
+            Variant("no dw, slices", none=("dw",),
+                    sliced=("dz", "dz_next", "y", "affine_backward", "x", "affine")),
+        ),
     ),
     Kernel(
         "activation_depthwise3x3_stats_forward", "depthwise", 3,
@@ -391,6 +417,9 @@ KERNELS: tuple[Kernel, ...] = (
                    "dz_next": c.filtered, "y": c.filtered, "affine_backward": (3, c.ci),
                    "x": c.maps, "affine": (6, c.ci), "w": (3, 3, c.ci)},
         lambda c: 2 * _flops_3x3(c), 1e-5, _stride,
+        variants=(
+            Variant("no dz", none=("dz", "dgamma", "dbeta")), Variant("no dw", none=("dw",)),
+        ),
     ),
     Kernel(
         "stem3x3_inference", "stem", 1,

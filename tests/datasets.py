@@ -3,6 +3,10 @@
 import numpy as np
 
 from npnet.data.dataset import Images
+from npnet.model.config import ModelConfig
+
+# The smallest network that tells the classes of Toy apart.
+MODEL = ModelConfig("mobilenet_v2", 3, width=0.1, input_size=32)
 
 
 class Toy:

@@ -7,7 +7,14 @@ import numpy as np
 
 from npnet.kernels.arrays import Bytes, Floats
 from npnet.kernels.jit.options import kernel
-from npnet.kernels.jit.tiles import activate, copy, deactivate, finish_backward, matrix, tile_rows
+from npnet.kernels.jit.tiles import (
+    activate,
+    copy,
+    deactivate,
+    finish_backward,
+    tile_rows,
+)
+from npnet.kernels.jit.vector import matrix
 
 
 @kernel

@@ -15,6 +15,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.extending import overload
 
 from npnet.kernels.arrays import Floats
 from npnet.kernels.jit.options import inline
@@ -160,8 +161,7 @@ def _panel(rows: int, vectors: int, part: int, add: bool, stream: bool) -> Calla
                 for r in range(rows):
                     for v in range(vectors):
                         prefetch(out, i + height + r, j + v * lanes(out))
-                for other in others:
-                    ask_for_rows(other, asked, min(asked + share, 2 * height))
+                ask_for_all(others, asked, min(asked + share, 2 * height))
                 asked += share
             register_block(out, a, b, i, j, tail, rows, vectors, part, add)
             i += rows
@@ -179,6 +179,28 @@ def ask_for_rows(a: Floats, first: int, stop: int) -> None:
     for i in range(first, stop):
         for c in range(0, a.shape[1], line(a)):
             prefetch(a, i, c)
+
+
+def ask_for_all(others: tuple[Floats, ...], first: int, stop: int) -> None:
+    """ask_for_rows of each; they may be of several layouts."""
+    for other in others:
+        ask_for_rows(other, first, stop)
+
+
+def _ask_for_one(others: tuple[Floats], first: int, stop: int) -> None:
+    ask_for_rows(others[0], first, stop)
+
+
+def _ask_for_three(others: tuple[Floats, Floats, Floats], first: int, stop: int) -> None:
+    ask_for_rows(others[0], first, stop)
+    ask_for_rows(others[1], first, stop)
+    ask_for_rows(others[2], first, stop)
+
+
+@overload(ask_for_all, strict=False, jit_options={"forceinline": True})  # type: ignore[untyped-decorator]
+def _(others: Any, first: Any, stop: Any) -> Any:
+    """A loop over a tuple wants all of one type."""
+    return {1: _ask_for_one, 3: _ask_for_three}[len(others)]
 
 
 def _product(add: bool, stream: bool) -> Callable[..., None]:

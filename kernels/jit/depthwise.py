@@ -18,17 +18,18 @@ from npnet.kernels.jit.tiles import (
     add_statistics,
     finish_backward,
     finish_statistics,
-    matrix,
     scratch,
     set_origin,
     set_zero,
 )
 from npnet.kernels.jit.vector import (
     clip,
+    columns,
     get,
     inside,
     lanes,
     load,
+    matrix,
     prefetch,
     put,
     store,
@@ -218,10 +219,10 @@ def window(ring: Floats, rows: tuple[int, int, int], left: int, weights: Nine) -
 
 @kernel
 def activation_depthwise3x3_stats_backward(
-    dz: Floats,
-    dw: Floats,
-    dgamma: Floats,
-    dbeta: Floats,
+    dz: Floats | None,
+    dw: Floats | None,
+    dgamma: Floats | None,
+    dbeta: Floats | None,
     dz_next: Floats,
     y: Floats,
     affine_backward: Floats,
@@ -230,16 +231,19 @@ def activation_depthwise3x3_stats_backward(
     w: Floats,
     stride: int,
 ) -> None:
-    """As reference.activation_depthwise3x3_stats_backward: dz, dw from the same ring of dy."""
+    """As reference.activation_depthwise3x3_stats_backward: dz, dw from the same ring of dy.
+
+    The weight's gradient is made even if nobody asks: it takes the numbers that dz takes.
+    """
     n_images, h, width, channels = x.shape
-    taps, dtaps, wo = w.reshape(9, channels), dw.reshape(9, channels), y.shape[2]
-    outputs, dout, inputs, din = matrix(y), matrix(dz_next), matrix(x), matrix(dz)
+    taps, wo = w.reshape(9, channels), y.shape[2]
+    outputs, dout, inputs = matrix(y), matrix(dz_next), matrix(x)
     group, sums = ring_channels(wo, x), np.zeros((11, channels), np.float64)
     for start in range(0, channels, group):
         c = slice(start, min(start + group, channels))
-        arrays = din[:, c], inputs[:, c], outputs[:, c], dout[:, c]
         backward(
-            arrays,
+            columns(matrix(dz), c),
+            (inputs[:, c], outputs[:, c], dout[:, c]),
             sums[:, c],
             affine_backward[:, c],
             affine[:, c],
@@ -247,13 +251,16 @@ def activation_depthwise3x3_stats_backward(
             (n_images, h, width),
             stride,
         )
-    dtaps[:] = sums[:9]
-    finish_backward(dgamma, dbeta, sums[9:], affine)
+    if dw is not None:
+        dw.reshape(9, channels)[:] = sums[:9]
+    if dgamma is not None and dbeta is not None:
+        finish_backward(dgamma, dbeta, sums[9:], affine)
 
 
 @inline
 def backward(
-    arrays: tuple[Floats, Floats, Floats, Floats],
+    din: Floats | None,
+    arrays: tuple[Floats, Floats, Floats],
     sums: Floats,
     affine_backward: Floats,
     affine: Floats,
@@ -262,7 +269,7 @@ def backward(
     stride: int,
 ) -> None:
     """For the channels that the ring holds."""
-    (din, inputs, outputs, dout), (n_images, h, width) = arrays, shape
+    (inputs, outputs, dout), (n_images, h, width) = arrays, shape
     ho, wo = (h - 1) // stride + 1, (width - 1) // stride + 1
     ring, partial = new_ring(wo + 2, inputs), scratch(11, inputs.shape[1], inputs)
     for n in range(n_images):
@@ -325,7 +332,7 @@ def pass_vector(
 
 @inline
 def backward_row(
-    dz: Floats,
+    dz: Floats | None,
     x: Floats,
     row: Row,
     partial: Floats,
@@ -355,7 +362,7 @@ def backward_row(
 
 @inline
 def backward_vectors(
-    dz: Floats,
+    dz: Floats | None,
     x: Floats,
     row: Row,
     partial: Floats,
@@ -387,7 +394,7 @@ def slots_backward(middle: tuple[int, int, int], vector: int, stride: int) -> tu
 
 @inline
 def backward_vector(
-    dz: Floats,
+    dz: Floats | None,
     x: Floats,
     row: Row,
     partial: Floats,
@@ -414,18 +421,21 @@ def backward_vector(
         dw, gradient = backward_pixel(
             dw, x, at, folded, weights, ring, rows, j // stride, parity, 0, c, tail
         )
-        store(dz, at, c, gradient, tail)
-        total, product = total + gradient, product + gradient * load(x, at, c, tail)
+        if dz is not None:
+            store(dz, at, c, gradient, tail)
+            total, product = total + gradient, product + gradient * load(x, at, c, tail)
         if stride == 2 and j + 1 < width:
             at = first + j + 1
             dw, gradient = backward_pixel(
                 dw, x, at, folded, weights, ring, rows, j // stride, parity, 1, c, tail
             )
-            store(dz, at, c, gradient, tail)
-            total, product = total + gradient, product + gradient * load(x, at, c, tail)
+            if dz is not None:
+                store(dz, at, c, gradient, tail)
+                total, product = total + gradient, product + gradient * load(x, at, c, tail)
         for k in range(first + j + width, first + j + width + stride):
             prefetch(x, k, c)
-            prefetch(dz, k, c)
+            if dz is not None:
+                prefetch(dz, k, c)
     d00, d01, d02, d10, d11, d12, d20, d21, d22 = dw
     add_to(partial, 0, c, d00, tail)
     add_to(partial, 1, c, d01, tail)

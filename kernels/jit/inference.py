@@ -14,8 +14,17 @@ from npnet.kernels.jit.depthwise import Nine, Row, activate_row, new_ring, nine,
 from npnet.kernels.jit.options import inline, kernel
 from npnet.kernels.jit.stem import new_bands, stem_row
 from npnet.kernels.jit.target import TARGET
-from npnet.kernels.jit.tiles import activate, matrix, scratch
-from npnet.kernels.jit.vector import clip, lanes, load, store
+from npnet.kernels.jit.tiles import (
+    activate,
+    scratch,
+)
+from npnet.kernels.jit.vector import (
+    clip,
+    lanes,
+    load,
+    matrix,
+    store,
+)
 
 
 @kernel

@@ -1,12 +1,15 @@
 """The one place where Numba is told how to compile, and where its machine code is kept."""
 
 import hashlib
+import os
 import platform
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import llvmlite
 import llvmlite.binding as llvm
 import numba
 
@@ -21,6 +24,13 @@ Function = TypeVar("Function", bound=Callable[..., object])
 # reorder sums, ignore the sign of zero. Not granted: "no NaNs" and "no infinities", because a loss
 # that explodes must be seen to explode.
 FASTMATH = {"contract", "reassoc", "nsz"}
+
+HOUSE = Path(__file__).parents[1]  # kernels/, which is npnet.kernels
+# By their look, not by parsing: that takes a tenth of a second, at every start.
+IMPORT = re.compile(r"^\s*(?:from|import) +(npnet\.kernels[.\w]*)(?: +import +([\w ,]*))?", re.M)
+
+WITHOUT_EFFECT = {"NUMBA_NUM_THREADS", "NUMBA_CACHE_DIR"}  # on machine code
+NUMBAS_FILE = Path(".numba_config.yaml")  # where Numba looks for settings besides
 
 
 def kernel(function: Function) -> Function:
@@ -71,14 +81,44 @@ def cache_directory() -> str | None:
     """A folder for machine code that fits these sources and this processor, or None.
 
     Numba itself looks only at the file of the cached function, so the name carries a hash of all
-    of the kernels' sources and of what the code was compiled for, the row of target.py included.
+    that the code depends on: what it was compiled from, by what, how, and for what, the row of
+    target.py included.
     """
     if config.DISABLE_JIT:
         return None
-    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-    compiled_for = f"{numba.__version__} {target()} {TARGET}"
-    key = hashlib.sha256(sources + compiled_for.encode()).hexdigest()[:16]
-    return open_folder(f"{platform.node()}-{key}")
+    key = hashlib.sha256()
+    for path in sources():
+        key.update(path.relative_to(HOUSE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    compiler = f"Numba {numba.__version__} llvmlite {llvmlite.__version__}"
+    key.update("\0".join((compiler, *compiler_settings(), target(), str(TARGET))).encode())
+    return open_folder(f"{platform.node()}-{key.hexdigest()[:16]}")
+
+
+def sources() -> list[Path]:
+    """The files of this folder, and those of kernels/ that they import, and so on.
+
+    What stands in another file may become a part of the code, as the numbers of arrays.py do.
+    """
+    found: set[Path] = set()
+    waiting = list(Path(__file__).parent.rglob("*.py"))
+    while waiting:
+        path = waiting.pop()
+        if path not in found and path.is_file():
+            found.add(path)
+            for module, names in IMPORT.findall(path.read_text(encoding="utf-8")):
+                for name in (module, *(f"{module}.{part}" for part in re.findall(r"\w+", names))):
+                    place = HOUSE.joinpath(*name.split(".")[2:])
+                    waiting += [place.with_suffix(".py"), place / "__init__.py"]
+    return sorted(found)
+
+
+def compiler_settings() -> Iterator[str]:
+    """What Numba was told to do otherwise than usual, such as NUMBA_OPT or NUMBA_CPU_NAME."""
+    for name, value in sorted(os.environ.items()):
+        if name.startswith("NUMBA_") and name not in WITHOUT_EFFECT:
+            yield f"{name}={value}"
+    if NUMBAS_FILE.is_file():
+        yield NUMBAS_FILE.read_text(encoding="utf-8", errors="replace")
 
 
 def target() -> str:

@@ -16,17 +16,22 @@ from npnet.kernels.jit.tiles import (
     deactivate,
     finish_backward,
     finish_statistics,
-    matrix,
     scratch,
     set_origin,
     through_batchnorm,
     tile_rows,
 )
+from npnet.kernels.jit.vector import matrix
 
 
 @kernel
 def activation_pointwise_stats_forward(
-    y: Floats, mean: Floats, variance: Floats, x: Floats, affine: Floats, w: Floats
+    y: Floats,
+    mean: Floats | None,
+    variance: Floats | None,
+    x: Floats,
+    affine: Floats,
+    w: Floats,
 ) -> None:
     """As reference.activation_pointwise_stats_forward."""
     inputs, outputs = matrix(x), matrix(y)
@@ -39,43 +44,54 @@ def activation_pointwise_stats_forward(
         tile, a = slice(start, stop), active[: stop - start]
         activate(a, inputs[tile], affine)
         multiply_stream(outputs[tile], a, w, (inputs[tile],))
-        if start == 0:
-            set_origin(origin, outputs[tile])
-        add_statistics(sums, outputs[tile], origin)
-    finish_statistics(mean, variance, sums, origin, pixels)
+        if mean is not None:
+            if start == 0:
+                set_origin(origin, outputs[tile])
+            add_statistics(sums, outputs[tile], origin)
+    if mean is not None and variance is not None:
+        finish_statistics(mean, variance, sums, origin, pixels)
 
 
 @kernel
 def activation_pointwise_stats_backward(
-    dz: Floats,
-    dw: Floats,
-    dgamma: Floats,
-    dbeta: Floats,
+    dz: Floats | None,
+    dw: Floats | None,
+    dgamma: Floats | None,
+    dbeta: Floats | None,
     dz_next: Floats,
-    y: Floats,
-    affine_backward: Floats,
+    y: Floats | None,
+    affine_backward: Floats | None,
     x: Floats,
     affine: Floats,
     w: Floats,
 ) -> None:
     """As reference.activation_pointwise_stats_backward: both products while dy is in the cache."""
-    inputs, outputs, din, dout = matrix(x), matrix(y), matrix(dz), matrix(dz_next)
+    inputs, dout = matrix(x), matrix(dz_next)
     pixels, (ci, co) = len(inputs), w.shape
     rows = tile_rows(ci + co, x.itemsize)
     active, gradient = scratch(rows, ci, x), scratch(rows, co, x)
     turned = scratch(co, ci, x)
     transpose(turned, w)
     sums = np.zeros((2, ci), np.float64)
-    dw[:] = 0
+    if dw is not None:
+        dw[:] = 0
     for start in range(0, pixels, rows):
         stop = min(start + rows, pixels)
-        tile, a, dy = slice(start, stop), active[: stop - start], gradient[: stop - start]
-        through_batchnorm(dy, dout[tile], outputs[tile], affine_backward)
-        activate(a, inputs[tile], affine)
-        multiply_accumulate(dw, a.T, dy)
-        multiply_stream(din[tile], dy, turned, (inputs[tile], outputs[tile], dout[tile]))
-        deactivate(din[tile], sums, inputs[tile], affine)
-    finish_backward(dgamma, dbeta, sums, affine)
+        tile = slice(start, stop)
+        outputs = dy = dout[tile]
+        if affine_backward is not None:
+            outputs, dy = matrix(y)[tile], gradient[: stop - start]
+            through_batchnorm(dy, dout[tile], outputs, affine_backward)
+        if dw is not None:
+            a = active[: stop - start]
+            activate(a, inputs[tile], affine)
+            multiply_accumulate(dw, a.T, dy)
+        if dz is not None:
+            din = matrix(dz)[tile]
+            multiply_stream(din, dy, turned, (inputs[tile], outputs, dout[tile]))
+            deactivate(din, sums, inputs[tile], affine)
+    if dgamma is not None and dbeta is not None:
+        finish_backward(dgamma, dbeta, sums, affine)
 
 
 @inline

@@ -14,13 +14,12 @@ from npnet.kernels.jit.tiles import (
     add_statistics,
     copy,
     finish_statistics,
-    matrix,
     scratch,
     set_origin,
     set_zero,
     through_batchnorm,
 )
-from npnet.kernels.jit.vector import lanes, prefetch
+from npnet.kernels.jit.vector import lanes, matrix, prefetch
 
 
 @kernel

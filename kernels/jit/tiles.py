@@ -214,9 +214,3 @@ def finish_backward(dgamma: Floats, dbeta: Floats, sums: Floats, affine: Floats)
     for c in range(len(dgamma)):
         dbeta[c] = sums[0, c]
         dgamma[c] = sums[1, c] * affine[RSTD, c]
-
-
-@inline
-def matrix(x: Floats) -> Floats:
-    """The (pixels, C) view of maps (N,H,W,C)."""
-    return x.reshape(-1, x.shape[-1])

@@ -13,6 +13,8 @@
     where_equal(u, v, g)         g where u == v, else 0
     load_bytes(a, i, c, v, tail)     as load, from a matrix of bytes into a vector like v
     store_bytes(a, i, c, v, tail)    and back; v holds whole numbers from 0 to 255
+    matrix(x)                    the (pixels, C) view of maps (N,H,W,C), or of a slice of channels
+    columns(a, c)                a[:, c];  matrix and columns of None are None
 
 `tail` is None where all lanes are there. Behind the last whole vector of a row it is the number of
 channels left, and the lanes beyond are neither read nor written.
@@ -29,7 +31,9 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.datamodel import models
+from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic, overload, register_model
+from numba.np.arrayobj import populate_array
 
 from npnet.kernels.arrays import Bytes, Floats
 from npnet.kernels.jit.options import config
@@ -214,6 +218,10 @@ def _store_bytes(a: Bytes, i: int, c: int, v: Floats, tail: int | None) -> None:
     _store(a, i, c, v, tail)
 
 
+def _matrix(x: Floats | None) -> Floats | None:
+    return None if x is None else x.reshape(-1, x.shape[-1])
+
+
 @instructions(_lanes)
 def lanes(typing: Any, a: Any) -> Any:
     return types.intp(a), lambda *_: INT64(VectorType(a.dtype).lanes)
@@ -372,6 +380,66 @@ def store_bytes(typing: Any, a: Any, i: Any, c: Any, v: Any, tail: Any) -> Any:
 
 def bytes_like(vector: ir.VectorType) -> ir.VectorType:
     return ir.VectorType(ir.IntType(8), vector.count)
+
+
+@instructions(_matrix)
+def matrix(typing: Any, x: Any) -> Any:
+    """Layout C stays C, so the compiler still knows that pixels lie side by side.
+
+    All other layouts are slices of channels: from pixel to pixel it is the same distance.
+    """
+    if x == types.none:
+        return x(x), lambda context, *_: context.get_dummy_value()
+    view = x.copy(ndim=2, layout="C" if x.layout == "C" else "A")
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        maps = context.make_array(x)(context, builder, values[0])
+        *lengths, channels = cgutils.unpack_tuple(builder, maps.shape)
+        *steps, step = cgutils.unpack_tuple(builder, maps.strides)
+        pixels, distance = lengths[-1], steps[-1]
+        if x.layout == "C":
+            distance = builder.mul(channels, maps.itemsize)
+        wrong = builder.icmp_signed("!=", step, maps.itemsize)
+        for length, between in zip(reversed(lengths[:-1]), reversed(steps[:-1]), strict=True):
+            differs = builder.icmp_signed("!=", between, builder.mul(pixels, distance))
+            several = builder.icmp_signed(">", length, INT64(1))
+            wrong = builder.or_(wrong, builder.and_(several, differs))
+            pixels = builder.mul(pixels, length)
+        if x.layout != "C":
+            with builder.if_then(wrong, likely=False):
+                words = ("maps must be whole, or a slice of channels",)
+                context.call_conv.return_user_exc(builder, ValueError, words)
+        made = context.make_array(view)(context, builder)
+        populate_array(
+            made,
+            data=maps.data,
+            shape=[pixels, channels],
+            strides=[distance, step],
+            itemsize=maps.itemsize,
+            meminfo=maps.meminfo,
+            parent=maps.parent,
+        )
+        return impl_ret_borrowed(context, builder, view, made._getvalue())
+
+    return view(x), emit
+
+
+def columns(a: Floats | None, c: slice) -> Floats | None:
+    return None if a is None else a[:, c]
+
+
+def _columns_of_none(a: None, c: slice) -> None:
+    return None
+
+
+def _columns_of_some(a: Floats, c: slice) -> Floats:
+    return a[:, c]
+
+
+@overload(columns, strict=False, jit_options={"forceinline": True})  # type: ignore[untyped-decorator]
+def _(a: Any, c: Any) -> Any:
+    """Two functions: in one, the compiler would type the way that None takes with the other."""
+    return _columns_of_none if a == types.none else _columns_of_some
 
 
 def _arithmetic(operation: Any, instruction: str) -> None:

@@ -56,10 +56,10 @@ def activation_depthwise3x3_stats_forward(
 
 
 def activation_depthwise3x3_stats_backward(
-    dz: Floats,
-    dw: Floats,
-    dgamma: Floats,
-    dbeta: Floats,
+    dz: Floats | None,
+    dw: Floats | None,
+    dgamma: Floats | None,
+    dbeta: Floats | None,
     dz_next: Floats,
     y: Floats,
     affine_backward: Floats,
@@ -70,15 +70,19 @@ def activation_depthwise3x3_stats_backward(
 ) -> None:
     """dy = p*dz_next + q*y + r, depthwise3x3_backward_*, activation_backward.
 
+    dz = dgamma = dbeta = None: nobody asks for the input's gradient. dw = None: the weight is
+    frozen.
     dz, x (N,H,W,C), dw, w (3,3,C), dgamma, dbeta (C,), dz_next, y (N,Ho,Wo,C),
     affine_backward (3,C), affine (6,C).
     """
     dy, a = np.empty_like(y), np.empty_like(x)
     batchnorm_backward(dy, dz_next, y, *affine_backward)
-    activation_forward(a, x, affine)
-    depthwise3x3_backward_weight(dw, dy, a, stride)
-    depthwise3x3_backward_input(dz, dy, w, stride)
-    activation_backward(dz, dgamma, dbeta, dz, x, affine)
+    if dw is not None:
+        activation_forward(a, x, affine)
+        depthwise3x3_backward_weight(dw, dy, a, stride)
+    if dz is not None and dgamma is not None and dbeta is not None:
+        depthwise3x3_backward_input(dz, dy, w, stride)
+        activation_backward(dz, dgamma, dbeta, dz, x, affine)
 
 
 def padded(x: Floats) -> Floats:

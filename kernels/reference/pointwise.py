@@ -24,38 +24,52 @@ def pointwise_backward_weight(dw: Floats, dy: Floats, x: Floats) -> None:
 
 
 def activation_pointwise_stats_forward(
-    y: Floats, mean: Floats, variance: Floats, x: Floats, affine: Floats, w: Floats
+    y: Floats,
+    mean: Floats | None,
+    variance: Floats | None,
+    x: Floats,
+    affine: Floats,
+    w: Floats,
 ) -> None:
     """activation_forward, pointwise_forward, batchnorm_statistics.
 
-    y (N,H,W,Co), mean, variance float64 (Co,), x (N,H,W,Ci), affine (6,Ci), w (Ci,Co).
+    mean = variance = None: no batch norm follows, nobody asks for statistics.
+    y (N,H,W,Co), mean, variance float64 (Co,), x (N,H,W,Ci), affine (6,Ci), w (Ci,Co). Maps and
+    affine may be channel slices [..., a:b] of wider arrays.
     """
     a = np.empty_like(x)
     activation_forward(a, x, affine)
     pointwise_forward(y, a, w)
-    batchnorm_statistics(mean, variance, y)
+    if mean is not None and variance is not None:
+        batchnorm_statistics(mean, variance, y)
 
 
 def activation_pointwise_stats_backward(
-    dz: Floats,
-    dw: Floats,
-    dgamma: Floats,
-    dbeta: Floats,
+    dz: Floats | None,
+    dw: Floats | None,
+    dgamma: Floats | None,
+    dbeta: Floats | None,
     dz_next: Floats,
-    y: Floats,
-    affine_backward: Floats,
+    y: Floats | None,
+    affine_backward: Floats | None,
     x: Floats,
     affine: Floats,
     w: Floats,
 ) -> None:
     """dy = p*dz_next + q*y + r, pointwise_backward_*, activation_backward.
 
+    affine_backward = None: no batch norm followed, dz_next is dy itself, and y may be None. dz =
+    dgamma = dbeta = None: nobody asks for the input's gradient. dw = None: the weight is frozen.
     dz, x (N,H,W,Ci), dw, w (Ci,Co), dgamma, dbeta (Ci,), dz_next, y (N,H,W,Co),
-    affine_backward (3,Co), affine (6,Ci).
+    affine_backward (3,Co), affine (6,Ci). Maps and maps of channels may be channel slices.
     """
-    dy, a = np.empty_like(y), np.empty_like(x)
-    batchnorm_backward(dy, dz_next, y, *affine_backward)
-    activation_forward(a, x, affine)
-    pointwise_backward_weight(dw, dy, a)
-    pointwise_backward_input(dz, dy, w)
-    activation_backward(dz, dgamma, dbeta, dz, x, affine)
+    dy, a = dz_next, np.empty_like(x)
+    if affine_backward is not None and y is not None:
+        dy = np.empty_like(y)
+        batchnorm_backward(dy, dz_next, y, *affine_backward)
+    if dw is not None:
+        activation_forward(a, x, affine)
+        pointwise_backward_weight(dw, dy, a)
+    if dz is not None and dgamma is not None and dbeta is not None:
+        pointwise_backward_input(dz, dy, w)
+        activation_backward(dz, dgamma, dbeta, dz, x, affine)

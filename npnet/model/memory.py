@@ -136,7 +136,8 @@ class _Planner:
 
     def plan(self, architecture: Architecture, batch: int, dtype: DTypeLike) -> MemoryPlan:
         size = architecture.input_size
-        self._put(IMAGES, (size, size, 3), 0, max(map(self._end, self.readers[IMAGES])))
+        until = max(self.last, *map(self._end, self.readers[IMAGES]))  # they are not overwritten
+        self._put(IMAGES, (size, size, 3), 0, until)
         for t, operation in enumerate(self.operations):
             self._outputs(t, operation)
         for operation in self.operations:

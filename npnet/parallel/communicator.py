@@ -26,6 +26,7 @@ _RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
 _SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 _LOCAL_RANK_VARIABLES = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
 _OF_LAUNCHERS = ("PMI", "OMPI_", "OPAL_", "PRTE_", "HYDRA_", "HYDI_", "MPI", "I_MPI_", "SLURM_")
+_OF_USERS = ("MPI4PY_",)  # which MPI library mpi4py is to load, among others
 
 SECONDS_BETWEEN_LOOKS = 0.01
 
@@ -222,7 +223,11 @@ def launched_local_rank() -> int:
 
 def environment_of_no_rank() -> dict[str, str]:
     """This process's environment for a child that must not take itself for one of the ranks."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(_OF_LAUNCHERS)}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_OF_USERS) or not name.startswith(_OF_LAUNCHERS)
+    }
 
 
 def _environment_number(names: tuple[str, ...]) -> int | None:

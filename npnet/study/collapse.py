@@ -106,7 +106,8 @@ def collapse(
     `models`: the model of each recipe. `settings` are those of all runs but for the workers. A run
     that was interrupted goes on after its last whole epoch; under `paper`, where momenta are the
     workers' own and not saved, these begin anew. Writes collapse.csv, of all that lies in `folder`,
-    and a run folder for each case. Raises NpnetError, on every rank and before any run, if `folder` holds another study.
+    and a run folder for each case. Raises NpnetError, on every rank and before any run, if `folder`
+    holds another study.
     """
     with together(comm):
         if comm.rank == 0:

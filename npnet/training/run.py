@@ -62,6 +62,7 @@ class Run:
             if self.comm.rank == 0:
                 self.folder.create(self.checkpoint)
                 self.folder.write_config(self.config() | {"resumed_from": self.resumed_from})
+        self.folder.path = self.comm.broadcast(self.folder.path)  # another, if its name was taken
 
     def config(self) -> dict[str, Any]:
         """Every value that decides this run, and where it runs."""

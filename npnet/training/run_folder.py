@@ -10,12 +10,14 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from npnet.errors import NpnetError
 from npnet.files import write_atomically
 from npnet.training.checkpoint import Checkpoint, save
+from npnet.training.claim import Claim
 from npnet.training.results import EpochResult, Summary
 
 SCORES = ("test_loss", "test_acc", "recalibrated_test_loss", "recalibrated_test_acc")
@@ -23,10 +25,15 @@ LOG_COLUMNS = (*(field.name for field in fields(EpochResult)), *SCORES)
 
 
 class RunFolder:
-    """Written by rank 0 alone; every file is replaced as a whole."""
+    """Written by rank 0 alone, and by one run at a time; every file is replaced as a whole.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    `proposed`: nobody asked for this very name, so if it is taken a number is put behind it, and
+    `path` is another one once the folder was created.
+    """
+
+    def __init__(self, path: Path, proposed: bool = False) -> None:
+        self.path, self.proposed = path, proposed
+        self._claim: Claim | None = None
 
     @property
     def config(self) -> Path:
@@ -53,33 +60,65 @@ class RunFolder:
         return self.path / f"epoch-{number:03d}.npz"
 
     def create(self, resumed: Checkpoint | None = None) -> None:
-        """Make the folder and prove that it can be written, before any work is done.
+        """Make the folder, claim it and prove that it can be written, before any work is done.
 
         A folder that holds a run is only written by the run that continues it, from one of its own
-        checkpoints; the log then forgets the epochs that are done anew. Raises NpnetError else.
+        checkpoints; the log then forgets the epochs that are done anew. Raises NpnetError else, or
+        if another run is under way there.
         """
-        origin = resumed.path if resumed is not None else None
-        own = origin is not None and origin.resolve().parent == self.path.resolve()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            taken = self.log.exists() and not own
+            self._make()
+            own = resumed is not None and self._holds(resumed)
+            if not own:
+                self._refuse_a_run()  # without a trace in its folder
+            claim = Claim(self.path)
         except OSError as error:
             raise NpnetError(
-                f"cannot make the run folder {self.path}: {error.strerror}; choose another --out"
+                f"cannot make the run folder {self.path}: {error.strerror}; choose another `out`"
             ) from error
-        if taken:
+        try:
+            if not own:
+                self._refuse_a_run()  # it may have come and gone since
+            self._prove_writable()
+            if resumed is not None and own:
+                self._forget_after(resumed.header.epoch)
+        except BaseException:
+            claim.release()
+            raise
+        self._claim = claim
+
+    def _make(self) -> None:
+        if not self.proposed:
+            self.path.mkdir(parents=True, exist_ok=True)
+            return
+        first = self.path
+        first.parent.mkdir(parents=True, exist_ok=True)
+        for number in count(2):
+            try:
+                self.path.mkdir()  # one alone succeeds, of all that try
+            except FileExistsError:
+                self.path = first.with_name(f"{first.name}-{number}")
+            else:
+                return
+
+    def _holds(self, checkpoint: Checkpoint) -> bool:
+        origin = checkpoint.path
+        return origin is not None and origin.resolve().parent == self.path.resolve()
+
+    def _refuse_a_run(self) -> None:
+        if self.log.exists():
             raise NpnetError(
-                f"{self.path} holds a run already: choose another --out, or continue that run "
-                f"with --resume {self.path}/epoch-NNN.npz"
+                f"{self.path} holds a run already: choose another `out`, or continue that run "
+                f"with `resume` {self.path}/epoch-NNN.npz"
             )
+
+    def _prove_writable(self) -> None:
         table = self.scaling_results
         if table.exists() and not (table.is_file() and os.access(table, os.R_OK | os.W_OK)):
-            raise NpnetError(f"cannot add a row to {table}: move it away or choose another --out")
-        probe = self.path / ".writable"
+            raise NpnetError(f"cannot add a row to {table}: move it away or choose another `out`")
+        probe = self.path / ".npnet-writable"  # a name that no file of the user's has
         write_atomically(probe, b"")
         probe.unlink()
-        if resumed is not None and own:
-            self._forget_after(resumed.header.epoch)
 
     def _forget_after(self, epoch: int) -> None:
         if self.log.exists():
@@ -91,7 +130,10 @@ class RunFolder:
         write_atomically(self.config, _json(config))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write the last of a run's files; the folder is free after it."""
         write_atomically(self.summary, _json(summary))
+        if self._claim is not None:
+            self._claim.release()
 
     def save_epoch(self, number: int, state: Checkpoint) -> None:
         save(self.epoch(number), state)
@@ -131,7 +173,7 @@ def _append_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str,
         before = b""
     except OSError as error:
         raise NpnetError(
-            f"cannot add to {path}: {error.strerror}; move it away or choose another --out"
+            f"cannot add to {path}: {error.strerror}; move it away or choose another `out`"
         ) from error
     if not before:
         writer.writeheader()

@@ -1,5 +1,6 @@
 """Bad input: one clear line, a non-zero status of every rank, and nothing half-written."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from npnet.kernels import BACKENDS
 from npnet.parallel.strategies import STRATEGIES
 from npnet.training.checkpoint import load
 from npnet.training.recipe import RECIPES
+from npnet.training.run_folder import RunFolder
 from npnet.training.warmup import DTYPES
 from tests.cifar_files import IMAGES, change, write, write_cifar
 from tests.launch import TINY, npnet_run
@@ -27,6 +29,16 @@ def fill_then_train(self, epoch):
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     return train_epoch(self, epoch)
 Trainer.train_epoch = fill_then_train
+"""
+
+# All ranks' weights, after epoch 2.
+DIVERGE_LATER = """
+train_epoch = Trainer.train_epoch
+def spoil(self, epoch):
+    results = train_epoch(self, epoch)
+    self.parameters.values[:] *= float("nan") if epoch == 1 else 1
+    return results
+Trainer.train_epoch = spoil
 """
 
 SERIAL_AND_MPI = pytest.mark.parametrize(
@@ -272,6 +284,37 @@ def test_a_run_is_not_written_over(place: Path, trained: Path) -> None:
     line = refusal(place)
     assert "holds a run already" in line
     assert "--resume" in line
+
+
+@SERIAL_AND_MPI
+def test_a_folder_that_another_run_holds(place: Path, ranks: int | None) -> None:
+    """From its start on, long before it leaves a first epoch."""
+    other = RunFolder(place / "run")
+    other.create()
+    line = refusal(place, ranks=ranks)
+    assert f"run is held by another run (process {os.getpid()} on " in line
+    assert line.endswith("choose another --out, or wait for its end")
+    del other
+    outcome = npnet_run("train", *TINY, "--out", "run", cwd=place, ranks=ranks)
+    assert outcome.status == 0, outcome.stderr
+
+
+@SERIAL_AND_MPI
+def test_two_runs_that_start_in_one_second(place: Path, ranks: int | None) -> None:
+    """Each rank of the second knows its new name, which stands in what it says of a divergence."""
+    clock = "import npnet.cli.train as t; t.default_folder = lambda *a: t.Path('runs/now')"
+    first = npnet_run("train", *TINY, cwd=place, patches=clock)
+    assert first.status == 0, first.stderr
+    before = files(place / "runs" / "now")
+    more = ("--epochs", 2, "--recipe", "paper", "--sync", "gradients")
+    second = npnet_run(
+        "train", *TINY, *more, cwd=place, ranks=ranks, patches=clock + "\n" + DIVERGE_LATER
+    )
+    assert "the weights of epoch 1 are kept in runs/now-2/epoch-001.npz" in second.error
+    assert not second.error.startswith("rank")
+    assert files(place / "runs" / "now") == before
+    left = {path.name for path in (place / "runs" / "now-2").iterdir()}
+    assert left == {"config.json", "log.csv", "epoch-001.npz"}
 
 
 def test_what_cannot_be_replaced_in_the_output_folder(place: Path) -> None:
@@ -520,6 +563,31 @@ class TestResume:
         assert self.epochs(place, "run") == [1, 2, 3]
         assert load(place / "run" / "final.npz").digest() == whole
         assert len((place / "scaling_results.csv").read_text().splitlines()) == 2
+
+    def test_a_killed_run_is_continued_in_its_folder(self, place: Path) -> None:
+        kill = """
+import os, signal
+train_epoch = Trainer.train_epoch
+def die(self, epoch):
+    if epoch == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return train_epoch(self, epoch)
+Trainer.train_epoch = die
+"""
+        more = ("--epochs", 3, "--out", "run")
+        outcome = npnet_run("train", *TINY, *more, cwd=place, patches=kill)
+        assert outcome.status == -9
+        self.train(place, "--resume", "run/epoch-002.npz", "--out", "run")
+        assert self.epochs(place, "run") == [1, 2, 3]
+        assert not [path for path in (place / "run").iterdir() if path.name.startswith(".")]
+
+    def test_a_run_under_way_is_not_continued(self, place: Path) -> None:
+        self.train(place, "--out", "run")
+        checkpoint = load(place / "run" / "epoch-001.npz")
+        other = RunFolder(place / "run")
+        other.create(checkpoint)
+        more = ("--epochs", "3", "--resume", "run/epoch-001.npz")
+        assert "run is held by another run" in refusal(place, *more)
 
     def test_another_run_s_folder_is_left_alone(self, place: Path) -> None:
         for run in ("a", "b"):

@@ -89,6 +89,35 @@ def test_info_adds_up(tmp_path: Path) -> None:
     assert "dataset shapes" in outcome.stdout
 
 
+def test_info_runs_no_file_of_the_current_folder(tmp_path: Path) -> None:
+    """It looks for mpi4py, and a user's file may bear that name."""
+    for name in ("mpi4py.py", "mpi4py/__init__.py"):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("open('was-run', 'w').close()")
+        assert npnet_run("info", cwd=tmp_path).status == 0
+        assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.mpi
+def test_info_under_mpiexec_is_said_once(tmp_path: Path) -> None:
+    """And as by a process of its own: the one that it starts is no rank."""
+    alone = npnet_run("info", cwd=tmp_path)
+    outcome = npnet_run("info", cwd=tmp_path, ranks=2)
+    assert outcome.statuses == (0, 0)
+    (line,) = [line for line in alone.stdout.splitlines() if line.startswith("MPI ")]
+    assert "no library found" not in line
+    assert outcome.stdout.splitlines().count(line) == 1
+    assert outcome.stdout.count("dataset shapes") == 1
+    assert outcome.stderr == ""
+
+
+@pytest.mark.mpi
+def test_info_under_mpiexec_refuses_once(tmp_path: Path) -> None:
+    outcome = npnet_run("info", "--width", "1e9", cwd=tmp_path, ranks=2)
+    assert "width" in outcome.error
+
+
 def test_gradcheck_passes(tmp_path: Path) -> None:
     outcome = npnet_run("gradcheck", "--backend", "reference", cwd=tmp_path)
     assert outcome.status == 0

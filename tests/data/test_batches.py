@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npnet.data.batches import ImageInput, TrainingShard, plain_batches
+from npnet.data.batches import Batch, ImageInput, TrainingShard, plain_batches
 from npnet.errors import NpnetError
 from npnet.kernels import reference
 from npnet.training.recipe import MODERN, PAPER
-from tests.datasets import Toy
+from tests.datasets import MODEL, Toy
 
 GLOBAL = replace(MODERN, shuffle="global")
 
@@ -120,10 +120,25 @@ def test_evaluation_sees_every_test_image_once(world):
     assert np.array_equal(labels, Toy().read("test", np.array(seen)).labels)
 
 
-def test_input_is_normalised_by_the_recipe():
-    recipe = replace(PAPER, mean=(10.0, 20.0, 30.0), std=(1.0, 2.0, 4.0))
+def test_input_is_normalised_as_the_model_expects():
+    model = replace(MODEL, mean=(10.0, 20.0, 30.0), std=(1.0, 2.0, 4.0))
     pixels = np.full((1, 32, 32, 3), 50, np.uint8)
     (_, _, item) = next(iter(plain_batches(Toy(), "test", 1, range(1), 1)))
     images = np.empty((1, 40, 40, 3))
-    ImageInput(recipe, reference).fill(images, pixels, item)
+    ImageInput(model, reference).fill(images, pixels, item)
     assert np.allclose(images, [40.0, 15.0, 5.0])
+
+
+@pytest.mark.parametrize("size", [32, 45])
+def test_padding_as_tensorflow_has_it_turns_the_image(size):
+    """Cropped, flipped and resized as ever, then turned by 180 degrees."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    rows = np.array([2, 0])
+    shift_yx, flip = np.array([[3, -2], [-1, 4]]), np.array([1, 0], np.uint8)
+    batch = Batch(rows, np.zeros(2, np.int64), shift_yx, flip, 2)
+    straight, turned = np.empty((2, 2, size, size, 3))
+    ImageInput(MODEL, reference).fill(straight, pixels, batch)
+    ImageInput(replace(MODEL, padding="tf_same"), reference).fill(turned, pixels, batch)
+    assert not np.allclose(turned, straight)
+    assert np.allclose(turned, straight[:, ::-1, ::-1], atol=1e-12)

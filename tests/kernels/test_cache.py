@@ -13,6 +13,7 @@ import pytest
 from npnet.kernels.jit import block, cache, options
 from npnet.kernels.jit.target import TARGET, TARGETS
 from tests.launch import SOURCES
+from tests.test_house import imports
 
 SCRIPT = """
 import numpy as np
@@ -68,6 +69,21 @@ def test_helpers_of_one_factory_have_names_of_their_own():
     assert all(len(functions) == 1 for functions in found.values()), found
 
 
+def test_the_sources_of_the_code_are_all_that_it_imports():
+    """As the parser sees it; the kernels themselves look at the lines only, which is faster."""
+    kernels = SOURCES / "kernels"
+    found = {kernels / path.relative_to(options.HOUSE) for path in options.sources()}
+    assert kernels / "arrays.py" in found
+    assert kernels / "registry.py" not in found
+    assert set((kernels / "jit").rglob("*.py")) <= found
+    for path in found:
+        for name in imports(path):
+            if name.startswith("npnet.kernels"):
+                place = kernels.joinpath(*name.split(".")[2:])
+                files = {place.with_suffix(".py"), place / "__init__.py"}
+                assert {file for file in files if file.is_file()} <= found, name
+
+
 @pytest.mark.compiled
 class TestMachineCode:
     def test_the_second_start_loads_what_the_first_compiled(self, compiled):
@@ -87,6 +103,18 @@ class TestMachineCode:
         result = run(compiled[0], told, tmp_path)
         assert result.stdout.startswith(str(tmp_path))
         assert result.stdout.endswith(LOADED)
+
+    @pytest.mark.parametrize("module", ["arrays.py", "jit/block.py"])
+    def test_other_sources_are_compiled_anew(self, compiled, tmp_path, module):
+        """Rows in another order, in a file beside: the old code would read the wrong ones."""
+        for package in ("npnet", "kernels", "cli"):
+            shutil.copytree(SOURCES / package, tmp_path / package, symlinks=True)
+        file = tmp_path / "kernels" / module
+        changed = file.read_text().replace("SCALE, SHIFT,", "SHIFT, SCALE,") + "\n"
+        file.write_text(changed)
+        root = shutil.copytree(compiled[0], tmp_path / "copy")
+        assert run(root, sources=tmp_path).stdout.endswith(COMPILED)
+        assert len(list(root.iterdir())) == 2
 
     def test_without_a_folder_it_compiles_anew_and_says_so(self, tmp_path):
         occupied = tmp_path / "a file"
@@ -152,6 +180,27 @@ class TestFolder:
         (tmp_path / "root" / "name").symlink_to(tmp_path / "elsewhere")
         with pytest.warns(cache.CacheWarning, match="a link"):
             assert cache.open_folder("name") is None
+
+    def other(self, monkeypatch, **settings):
+        """The folder under other settings of the environment."""
+        with monkeypatch.context() as patch:
+            for name, value in settings.items():
+                patch.setenv(name, value)
+            return options.cache_directory.__wrapped__()
+
+    @pytest.mark.compiled
+    def test_compiler_s_settings_have_their_own(self, monkeypatch, tmp_path):
+        usual = options.cache_directory.__wrapped__()
+        assert self.other(monkeypatch, NUMBA_NUM_THREADS="3", NUMBA_CACHE_DIR="x") == usual
+        assert self.other(monkeypatch, NUMBA_OPT="1") != usual
+        assert self.other(monkeypatch, NUMBA_CPU_NAME="generic") != usual
+        for library in (options.numba, options.llvmlite):
+            with monkeypatch.context() as patch:
+                patch.setattr(library, "__version__", "another")
+                assert options.cache_directory.__wrapped__() != usual
+        monkeypatch.chdir(tmp_path)
+        Path(".numba_config.yaml").write_text("opt: 1\n")
+        assert options.cache_directory.__wrapped__() != usual
 
     @pytest.mark.compiled
     def test_each_row_of_the_table_of_processors_has_its_own(self, monkeypatch):

@@ -145,6 +145,15 @@ class TestSpecialValues:
         assert np.allclose(y[0, :, :, 0], [0, 50, 150, 200])
 
 
+@pytest.mark.compiled
+def test_maps_that_are_no_slice_of_channels_are_refused():
+    """Pixels of another distance: read as if they had one, they would be the wrong ones."""
+    x = np.zeros((2, 4, 6, 5), np.float32)
+    for cut in (x[:, :, :5, 1:4], x[:, :3, :, 1:4], x[..., ::2]):
+        with pytest.raises(ValueError, match="slice of channels"):
+            jit.activation_forward(np.empty_like(cut), cut, relu6(3))
+
+
 class TestSgd:
     def run(self, kernels, steps=3, **options):
         settings_ = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.5, "nesterov": False} | options

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from npnet.model.inference import Inference
-from npnet.model.zoo.mobilenet_v2 import mobilenet_v2
 from npnet.model.network import BatchNorm, Network
 from npnet.model.parameters import initialise
+from npnet.model.zoo.mobilenet_v2 import mobilenet_v2
 
 
 def trained(width=0.5, size=33, dtype=np.float64, backend="numba", batch=5):

@@ -5,7 +5,9 @@ import itertools
 import pytest
 
 from npnet.errors import NpnetError
-from npnet.model.zoo.mobilenet_v2 import MOBILENET_V2, divisible, mobilenet_v2
+from npnet.model.operations import Add, Convolution
+from npnet.model.zoo import build, configure
+from npnet.model.zoo.mobilenet_v2 import TABLE, divisible, mobilenet_v2
 
 
 @pytest.mark.parametrize(
@@ -28,9 +30,9 @@ def test_multiply_accumulates_of_the_paper():
 
 
 def test_convolutions_follow_the_table():
-    blocks = sum(stage.repeats for stage in MOBILENET_V2)
+    blocks = sum(stage.repeats for stage in TABLE)
     # Stem and head, two convolutions in the block without expansion, three in the others.
-    assert len(mobilenet_v2().convolutions) == 2 + 2 + 3 * (blocks - 1)
+    assert len(mobilenet_v2().normalised) == 2 + 2 + 3 * (blocks - 1)
 
 
 @pytest.mark.parametrize(
@@ -43,16 +45,38 @@ def test_channels_are_multiples_of_eight_and_lose_at_most_a_tenth(channels, roun
 @pytest.mark.parametrize("size", [32, 33, 47, 63, 64, 65, 96, 127, 128, 224])
 def test_any_input_size(size):
     operations = mobilenet_v2(0.5, size).operations
+    shapes = {"images": (size, size, 3)} | {each.name: each.output_shape for each in operations}
     for before, after in itertools.pairwise(operations):
-        assert before.output_shape == after.input_shape
+        assert after.inputs[0] == before.name  # a chain, but for the shortcuts
+        assert after.input_shapes == tuple(shapes[name] for name in after.inputs)
         assert min(after.output_shape) >= 1
     assert operations[-1].output_shape == (1000,)
 
 
 def test_shortcuts_are_where_shapes_agree():
-    for block in mobilenet_v2(0.5, 128, 10).blocks[1:-1]:
-        first, last = block.operations[0], block.operations[-1]
-        assert block.shortcut == (first.input_shape == last.output_shape)
+    operations = {each.name: each for each in mobilenet_v2(0.5, 128, 10).operations}
+    found = 0
+    for number in range(1, 18):
+        last = operations[f"block{number}.project"]
+        first = operations.get(f"block{number}.expand", operations[f"block{number}.depthwise"])
+        agree = first.input_shape == last.output_shape
+        assert (f"block{number}.add" in operations) == agree
+        if agree:
+            add = operations[f"block{number}.add"]
+            assert isinstance(add, Add)
+            assert add.inputs == (last.name, first.inputs[0])
+            found += 1
+    assert found == 10
+
+
+def test_the_variant_for_small_images():
+    """3x3 stem and second stage at stride 1: 28.0 M multiply-accumulates at width 0.5."""
+    architecture = build(configure("mobilenet_v2_cifar", 10))
+    assert architecture.input_size == 32
+    assert round(architecture.macs / 1e5) == 280
+    strides = [each.stride for each in architecture.operations if isinstance(each, Convolution)]
+    assert strides.count(2) == 3  # the last maps are 4x4
+    assert architecture.normalised[-1].output_shape[:2] == (4, 4)
 
 
 @pytest.mark.parametrize(

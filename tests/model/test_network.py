@@ -4,9 +4,9 @@ import numpy as np
 import psutil
 import pytest
 
-from npnet.model.zoo.mobilenet_v2 import Stage, mobilenet_v2
 from npnet.model.network import BatchNorm, Network
 from npnet.model.parameters import initialise
+from npnet.model.zoo.mobilenet_v2 import Stage, mobilenet_v2
 
 SMALL = (Stage(1, 8, 1, 1), Stage(6, 8, 2, 2), Stage(6, 16, 2, 2))
 
@@ -55,12 +55,12 @@ def test_a_smaller_batch_uses_only_its_own_images():
 def test_running_statistics_move_by_one_minus_momentum():
     network, _ = small_network(momentum=0.75)
     network.forward(4, training=True)
-    unit = network.blocks[0].units[0]
-    samples = unit.output.x.size // unit.output.x.shape[-1]
-    mean, variance = unit.output.x.mean(axis=(0, 1, 2)), unit.output.x.var(axis=(0, 1, 2), ddof=1)
-    assert samples > 1
-    assert np.allclose(unit.bn.running_mean, 0.25 * mean)
-    assert np.allclose(unit.bn.running_variance, 0.75 + 0.25 * variance)
+    stem = network.layers[0]
+    y = stem.output.x
+    mean, variance = y.mean(axis=(0, 1, 2)), y.var(axis=(0, 1, 2), ddof=1)
+    assert y.size // y.shape[-1] > 1
+    assert np.allclose(stem.bn.running_mean, 0.25 * mean)
+    assert np.allclose(stem.bn.running_variance, 0.75 + 0.25 * variance)
 
 
 @pytest.mark.parametrize("mode", [{"training": False}, {"training": True, "frozen": True}])
@@ -83,9 +83,8 @@ def test_evaluation_with_the_batch_s_own_statistics_is_training():
     """With momentum 0 the running statistics are the last batch's (but for Bessel's correction)."""
     network, _ = small_network(momentum=0.0)
     trained = network.forward(4, training=True).copy()
-    for block in network.blocks:
-        for unit in block.units:
-            unit.bn.running_variance *= (unit.bn.samples - 1) / unit.bn.samples
+    for bn in network.normalisations:
+        bn.running_variance *= (bn.samples - 1) / bn.samples
     assert np.allclose(network.forward(4), trained)
 
 
@@ -96,7 +95,8 @@ def test_dropout_drops_only_where_asked():
     again = network.forward(4, dropout=np.random.default_rng(0)).copy()
     assert not np.allclose(plain, dropped)
     assert np.array_equal(dropped, again)
-    assert np.count_nonzero(network.head.keep) < network.head.keep.size
+    (keep,) = (layer.keep for layer in network.layers if layer.operation.name == "dropout")
+    assert 0 < np.count_nonzero(keep) < keep.size
     assert np.array_equal(network.forward(4), plain)
 
 

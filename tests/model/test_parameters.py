@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from npnet.model.zoo.mobilenet_v2 import mobilenet_v2
 from npnet.model.parameters import Parameters, initialise
+from npnet.model.zoo.mobilenet_v2 import mobilenet_v2
 
 ARCHITECTURE = mobilenet_v2(0.5, 128, 10)
 

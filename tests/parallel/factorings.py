@@ -16,13 +16,14 @@ from npnet.training.recipe import MODERN
 from npnet.training.settings import Settings
 from npnet.training.trainer import Trainer
 from npnet.training.warmup import Silence
-from tests.datasets import Toy
+from tests.datasets import MODEL, Toy
 
 WORKERS = (1, 2, 4, 6)
 
 
 def main() -> None:
     comm, found = connect(), {}
+    model = replace(MODEL, input_size=64, dropout=0.1)
     for workers in WORKERS:
         if workers % comm.size:
             continue
@@ -31,8 +32,6 @@ def main() -> None:
                 settings = Settings(
                     epochs=2,
                     batch_per_rank=3,
-                    width=0.1,
-                    input_size=64,
                     seed=5,
                     ranks_per_node=1,
                     dtype="float32" if deterministic else "float64",
@@ -41,9 +40,9 @@ def main() -> None:
                     bn_eval="both",
                 )
                 steps = 2 if sync == "weights" else None
-                recipe = replace(MODERN, sync=sync, sync_steps=steps, lr=0.01, dropout=0.1)
+                recipe = replace(MODERN, sync=sync, sync_steps=steps, lr=0.01)
                 dataset = Toy(7 * workers + 2)  # uneven shards
-                trainer = Trainer(dataset, recipe, settings, comm, Silence())
+                trainer = Trainer(dataset, model, recipe, settings, comm, Silence())
                 summary = trainer.run()
                 found[f"{workers} {sync} {deterministic}"] = {
                     "state": trainer.parameters.digest(),

@@ -11,8 +11,8 @@ import pytest
 
 from npnet.data.batches import TrainingShard, training_shards
 from npnet.errors import NpnetError
-from npnet.model.zoo.mobilenet_v2 import mobilenet_v2
 from npnet.model.parameters import Parameters
+from npnet.model.zoo.mobilenet_v2 import mobilenet_v2
 from npnet.parallel.communicator import (
     CollectiveError,
     SerialCommunicator,
@@ -26,9 +26,9 @@ from npnet.parallel.workers import Workers, workers_of
 from npnet.training.recipe import MODERN, PAPER
 from npnet.training.settings import Settings
 from npnet.training.trainer import Trainer
-from tests.datasets import Toy
+from tests.datasets import MODEL, Toy
 
-SETTINGS = Settings(epochs=1, batch_per_rank=4, width=0.1, input_size=32, seed=5, ranks_per_node=1)
+SETTINGS = Settings(epochs=1, batch_per_rank=4, seed=5, ranks_per_node=1)
 
 
 class Silent:
@@ -52,8 +52,9 @@ def comm():
     return connect()
 
 
-def trainer(comm, recipe, dataset, **settings):
-    return Trainer(dataset, recipe, replace(SETTINGS, **settings), comm, Silent())
+def trainer(comm, recipe, dataset, input_size=32, **settings):
+    model = replace(MODEL, input_size=input_size)
+    return Trainer(dataset, model, recipe, replace(SETTINGS, **settings), comm, Silent())
 
 
 def fail_on(rank, comm):
@@ -106,8 +107,12 @@ class TestCommunicator:
             monkeypatch.setenv(name, "1")
         monkeypatch.setenv("OMP_NUM_THREADS", "3")
         environment = environment_of_no_rank()
-        assert not [name for name in environment if name.startswith(("PMI", "OMPI", "MPI"))]
+        assert not [name for name in environment if name.startswith(("PMI", "OMPI", "MPI_"))]
         assert environment["OMP_NUM_THREADS"] == "3"
+
+    def test_a_child_is_told_which_mpi_to_load(self, monkeypatch):
+        monkeypatch.setenv("MPI4PY_LIBMPI", "/opt/libmpi.so")
+        assert environment_of_no_rank()["MPI4PY_LIBMPI"] == "/opt/libmpi.so"
 
     def test_an_error_of_one_rank_is_raised_on_all(self, comm):
         with pytest.raises(CollectiveError, match="broken file"):
@@ -212,7 +217,8 @@ class TestGradients:
             worker.begin(0)
             batch = next(worker.batches)
             each.image_input.fill(each.network.images, worker.shard.images.pixels, batch)
-            each._forward_backward(worker, 0, 0, batch)
+            each.epoch = each.step = 0
+            each._forward_backward(worker, batch)
             each.workers.keep_gradient(worker)
             each.workers.sum_gradients()
         apart = np.linalg.norm(one.parameters.gradients - many.parameters.gradients)
@@ -244,7 +250,7 @@ class TestGradients:
         each = trainer(comm, MODERN, dataset, sync_bn=True, bn_eval="both", input_size=64)
         summary = each.run()
         assert np.isfinite(summary.recalibrated_test_loss)
-        assert each.recalibrated.dtype == each.parameters.statistics.dtype
+        assert each.evaluator.recalibrated_statistics.dtype == each.parameters.statistics.dtype
 
     @pytest.mark.parametrize("total", [30, 31])
     def test_ranks_stay_the_same_to_the_bit(self, comm, total):
@@ -310,14 +316,15 @@ class TestTraining:
         first = trainer(comm, MODERN, dataset, epochs=3)
         for epoch in range(2):
             first.train_epoch(epoch)
-        state = first.checkpoint(2)
+        state = first.run_files.state(2)
         second = Trainer(
-            dataset, MODERN, replace(SETTINGS, epochs=3), comm, Silent(), checkpoint=state
+            dataset, MODEL, MODERN, replace(SETTINGS, epochs=3), comm, Silent(), checkpoint=state
         )
         second.run()
         assert second.parameters.digest() == whole.parameters.digest()
 
     def test_a_finished_run_is_not_resumed(self, comm):
-        done = trainer(comm, MODERN, Toy(20 * comm.size)).checkpoint(1)
+        done = trainer(comm, MODERN, Toy(20 * comm.size)).run_files.state(1)
+        dataset = Toy(20 * comm.size)
         with pytest.raises(CollectiveError, match="nothing is left to train"):
-            Trainer(Toy(20 * comm.size), MODERN, SETTINGS, comm, Silent(), checkpoint=done)
+            Trainer(dataset, MODEL, MODERN, SETTINGS, comm, Silent(), checkpoint=done)

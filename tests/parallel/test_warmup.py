@@ -24,8 +24,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 # A run's own files would be too large for that disk.
 NO_RUN_FOLDER = """
 start = Trainer.__init__
-def start_without(self, dataset, recipe, settings, comm, reporter, *rest):
-    start(self, dataset, recipe, settings, comm, reporter)
+def start_without(self, dataset, model, recipe, settings, comm, reporter, *rest):
+    start(self, dataset, model, recipe, settings, comm, reporter)
 Trainer.__init__ = start_without
 """
 
@@ -68,7 +68,7 @@ def files(place: Path) -> dict[Path, int]:
 
 
 def list_of_files(place: Path) -> Path:
-    (path,) = (place / "cache").glob("*/complete-float32")
+    (path,) = (place / "cache").glob("*/complete-mobilenet_v2-float32-*")
     return path
 
 
@@ -103,7 +103,7 @@ def test_the_command_says_where_the_code_lies(warm: Path) -> None:
     """One line for each node; all ranks of this test are on one."""
     outcome = run(warm, "warmup", ranks=2)
     folder = list_of_files(warm).parent.relative_to(warm)
-    assert outcome.stdout == f"[Rank 0] float32 kernels were there: {folder}\n"
+    assert outcome.stdout == f"[Rank 0] float32 kernels of mobilenet_v2 were there: {folder}\n"
 
 
 @pytest.mark.parametrize("content", ["", "jit", "\0\xff\n", None])
@@ -124,7 +124,7 @@ def test_what_someone_tidied_away_is_compiled_again(place: Path) -> None:
             path.unlink()
     outcome = run(place, "warmup")
     assert outcome.stdout.startswith(COMPILING)
-    assert "[Rank 0] float32 kernels compiled in " in outcome.stdout
+    assert "[Rank 0] float32 kernels of mobilenet_v2 compiled in " in outcome.stdout
     assert set(files(place)) == before
 
 

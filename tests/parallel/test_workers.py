@@ -14,11 +14,12 @@ from npnet.training.recipe import MODERN, PAPER
 from npnet.training.settings import Settings
 from npnet.training.trainer import Trainer
 from npnet.training.warmup import Silence
-from tests.datasets import Toy
+from tests.datasets import MODEL, Toy
 from tests.launch import SOURCES, clean_environment, launcher
 from tests.parallel.factorings import WORKERS
 
-SETTINGS = Settings(epochs=2, batch_per_rank=3, width=0.1, input_size=64, seed=5, ranks_per_node=1)
+SETTINGS = Settings(epochs=2, batch_per_rank=3, seed=5, ranks_per_node=1)
+WIDER = replace(MODEL, input_size=64)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,8 @@ class TestFactorings:
 
 def trainer(recipe, **settings):
     dataset = Toy(14 * settings.get("workers_per_rank", 1))
-    return Trainer(dataset, recipe, replace(SETTINGS, **settings), SerialCommunicator(), Silence())
+    here = replace(SETTINGS, **settings)
+    return Trainer(dataset, WIDER, recipe, here, SerialCommunicator(), Silence())
 
 
 def test_memory_grows_by_weights_not_by_activations():

@@ -1,27 +1,29 @@
 """Checkpoints come back as they were saved, or not at all."""
 
+import hashlib
 import io
+import json
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from npnet.errors import NpnetError
-from npnet.model.zoo.mobilenet_v2 import mobilenet_v2
 from npnet.model.parameters import Parameters, initialise
+from npnet.model.zoo.mobilenet_v2 import mobilenet_v2
 from npnet.training import checkpoint
 from npnet.training.recipe import MODERN
+from tests.datasets import MODEL
 
 
 @pytest.fixture(scope="module")
 def state():
     parameters = Parameters(mobilenet_v2(0.1, 32, 3))
     initialise(parameters, "he_fan_out", 0)
-    header = checkpoint.Header(
-        checkpoint.VERSION, "0", "mobilenet_v2", 0.1, 32, ("a", "b", "c"), 0.0, "toy",
-        MODERN.as_dict(), 1, 4, 10, 2,
-    )  # fmt: skip
+    classes = ("a", "b", "c")
+    header = checkpoint.Header(checkpoint.VERSION, "0", MODEL, classes, "toy", MODERN, 1, 4, 10, 2)
     velocity = np.random.default_rng(0).standard_normal(len(parameters.values), np.float32)
     return checkpoint.Checkpoint(header, parameters.values, parameters.statistics, velocity)
 
@@ -36,7 +38,7 @@ def saved(state, tmp_path):
 def test_round_trip(state, saved):
     loaded = checkpoint.load(saved)
     assert loaded.header.classes == ("a", "b", "c")
-    assert replace(loaded.header, recipe={}) == replace(state.header, recipe={})
+    assert loaded.header == state.header
     for name in ("values", "statistics", "velocity"):
         assert np.array_equal(getattr(loaded, name), getattr(state, name))
         assert getattr(loaded, name).dtype == np.float32
@@ -92,7 +94,7 @@ def test_no_pickle_is_written(saved):
 
 def test_another_network_is_refused(state):
     other = Parameters(mobilenet_v2(0.1, 32, 4))
-    with pytest.raises(NpnetError, match=r"another network: width 0\.1, 3 classes"):
+    with pytest.raises(NpnetError, match=r"another network: mobilenet_v2, width 0\.1, 3 classes"):
         state.load_into(other)
 
 
@@ -107,3 +109,86 @@ def test_a_failed_write_leaves_the_old_file(state, saved, monkeypatch):
 
 def _refuse(*_):
     raise OSError(28, "No space left on device")
+
+
+FIXTURES = Path(__file__).parent / "checkpoints"
+# What the npnet that wrote the fixture of version 2 predicted of four images of noise.
+LOGITS = [18.82408905, -29.05910110, -8.44790554]
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_what_earlier_versions_wrote_is_read_for_ever(version):
+    saved = checkpoint.load(FIXTURES / f"version-{version}.npz")
+    header = saved.header
+    assert header.classes == ("dark", "middle", "bright")
+    assert (header.model.architecture, header.model.width, header.model.input_size) == (
+        "mobilenet_v2", 0.1, 32,
+    )  # fmt: skip
+    assert (header.model.bn_epsilon, header.model.std) == (1e-5, (58.395, 57.12, 57.375))
+    assert (header.recipe.name, header.recipe.momentum) == ("modern", 0.95)
+    assert (header.epoch, header.epochs, header.world) == (3, 10, 2)
+    inference = saved.inference(4, "reference")
+    noise = np.random.default_rng(8).standard_normal(inference.images.shape)
+    inference.images[:] = noise.astype(np.float32)
+    assert np.allclose(inference.forward(4)[0], LOGITS, rtol=1e-5)
+
+
+def test_the_classifier_s_momentum_of_version_2_fits_its_group():
+    """It was that of a gradient scaled by 0.1, and is now that of a rate scaled by 0.1."""
+    saved = checkpoint.load(FIXTURES / "version-2.npz")
+    assert saved.velocity[-3:].tolist() == [5, 5, 5]  # the classifier's bias; 0.5 in the file
+    assert saved.velocity[:100].tolist() == [1] * 100  # the stem's weights
+
+
+def rewritten(path, change):
+    """The fixture of version 3 with another header, sealed as if npnet had written it."""
+    with np.load(FIXTURES / "version-3.npz") as archive:
+        arrays = dict(archive)
+    fields = json.loads(arrays["header"].tobytes())
+    change(fields)
+    arrays["header"] = np.frombuffer(json.dumps(fields).encode(), np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.comment = b"0" * 64
+    body = buffer.getvalue()[:-64]
+    path.write_bytes(body + hashlib.sha256(body).hexdigest().encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("record", "field", "value", "words"),
+    [
+        (None, "newest", 1, "field 'newest' that this npnet does not know"),
+        ("recipe", "newest", 1, r"recipe has a field 'newest'"),
+        ("recipe", "momentum", "0.9", "momentum is '0.9', where a finite number was expected"),
+        ("recipe", "decay", "cubic", "decay is 'cubic', where one of none, linear was expected"),
+        ("recipe", "nesterov", 1, "nesterov is 1, where true or false was expected"),
+        ("model", "architecture", "resnet50", "unknown model 'resnet50'"),
+        ("model", "architecture", "squeezenet1_1", "comes in one width"),
+        ("model", "architecture", "mobilenet_v2_cifar", None),
+        ("model", "classes", 4, "names 3 classes, its model has 4"),
+        ("model", "width", 0.5, r"holds 89,923 parameters"),
+        ("model", "width", -1, "width -1.0 is not usable"),
+        ("model", "mean", [1, 2], r"mean is \[1, 2\]"),
+        (None, "epoch", 2.5, "epoch is 2.5, where a whole number was expected"),
+        (None, "classes", "abc", "classes is 'abc'"),
+    ],
+)
+def test_a_header_is_checked_before_anything_is_built(tmp_path, record, field, value, words):
+    def change(fields):
+        (fields if record is None else fields[record])[field] = value
+
+    path = rewritten(tmp_path / "state.npz", change)
+    if words is None:  # another network of as many parameters, and not MobileNetV2
+        assert checkpoint.load(path).header.build().name == value
+        return
+    with pytest.raises(NpnetError, match=words) as refusal:
+        checkpoint.load(path)
+    assert "state.npz" in str(refusal.value) or record == "model"
+
+
+def test_a_missing_field_is_named(tmp_path):
+    path = rewritten(tmp_path / "state.npz", lambda fields: fields["recipe"].pop("momentum"))
+    with pytest.raises(NpnetError, match=r"state\.npz: recipe lacks the field 'momentum'"):
+        checkpoint.load(path)

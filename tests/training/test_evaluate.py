@@ -7,17 +7,17 @@ import pytest
 
 from npnet.data.batches import ImageInput, not_augmented
 from npnet.kernels import backend
-from npnet.model.zoo.mobilenet_v2 import mobilenet_v2
 from npnet.model.network import BatchNorm, Network
 from npnet.model.parameters import initialise
+from npnet.model.zoo.mobilenet_v2 import mobilenet_v2
 from npnet.parallel.communicator import SerialCommunicator
 from npnet.training import evaluate
 from npnet.training.evaluate import recalibrate
-from npnet.training.recipe import MODERN, PAPER
+from npnet.training.recipe import MODEL_FIELDS, PAPER
 from npnet.training.settings import Settings
 from npnet.training.trainer import Trainer
 from npnet.training.warmup import Silence
-from tests.datasets import Toy
+from tests.datasets import MODEL, Toy
 
 
 @pytest.fixture
@@ -28,19 +28,19 @@ def network():
 
 
 def recalibrated(network, dataset, **options):
-    image_input = ImageInput(MODERN, backend("reference"))
+    image_input = ImageInput(MODEL, backend("reference"))
     return recalibrate(network, dataset, image_input, SerialCommunicator(), **options)
 
 
 def test_one_batch_gives_that_batch_s_statistics(network):
     """With momentum 0 the running statistics are those of the last batch, but unbiased."""
     images = Toy(8).read("train", np.arange(8))
-    image_input = ImageInput(MODERN, backend("reference"))
+    image_input = ImageInput(MODEL, backend("reference"))
     image_input.fill(network.images, images.pixels, not_augmented(np.arange(8), images.labels))
     network.forward(8, training=True)
     channels = len(network.parameters.running_means)
     expected = network.parameters.statistics.copy()
-    for operation in network.architecture.convolutions:
+    for operation in network.architecture.normalised:
         samples = 8 * np.prod(operation.output_shape[:2])
         _, variance = network.parameters.running(operation.name)
         variance *= (samples - 1) / samples
@@ -52,7 +52,7 @@ def test_batches_are_counted_by_their_images(network, monkeypatch):
     """11 images in batches of 8 and 3: the mean of the first layer is that of all images."""
     found = recalibrated(network, Toy(11))[:8]
     images = Toy(11).read("train", np.arange(11))
-    image_input = ImageInput(MODERN, backend("reference"))
+    image_input = ImageInput(MODEL, backend("reference"))
     whole = Network(network.architecture, 11, "reference", np.float64, BatchNorm(0.0))
     initialise(whole.parameters, "he_fan_out", 0)
     image_input.fill(whole.images, images.pixels, not_augmented(np.arange(11), images.labels))
@@ -72,17 +72,16 @@ def test_the_running_statistics_are_left_as_they_are(network):
 def test_a_collapse_and_its_cause():
     """Keras' momentum and few steps: by moving statistics a network that learned knows nothing."""
     recipe = replace(PAPER, lr=0.02, sync="gradients")
+    model = replace(MODEL, input_size=64, **MODEL_FIELDS["paper"])
     settings = Settings(
         epochs=12,
         batch_per_rank=10,
-        width=0.1,
-        input_size=64,
         seed=5,
         ranks_per_node=1,
         bn_eval="both",
         evaluate_each_epoch=False,
     )
-    trainer = Trainer(Toy(90, 30), recipe, settings, SerialCommunicator(), Silence())
+    trainer = Trainer(Toy(90, 30), model, recipe, settings, SerialCommunicator(), Silence())
     summary = trainer.run()
     assert trainer.initial_statistics_left == pytest.approx(0.999**108)
     assert summary.test_acc <= 0.4

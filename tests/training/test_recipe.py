@@ -12,13 +12,13 @@ from npnet.kernels import BACKENDS
 from npnet.parallel.strategies import STRATEGIES
 from npnet.study.collapse import PAPER_TEST_ACC
 from npnet.training.evaluate import BatchNormEvaluation
-from npnet.training.recipe import MODERN, PAPER, RECIPES
+from npnet.training.recipe import BATCH_PER_RANK, MODEL_FIELDS, MODERN, PAPER, RECIPES
 
 
 def test_paper_is_the_protocol_of_section_3_2():
     assert (PAPER.lr, PAPER.momentum, PAPER.weight_decay) == (5e-4, 0.9, 0.0)
-    assert (PAPER.batch_per_rank, PAPER.sync) == (12, "gather-bcast")
-    assert (PAPER.bn_momentum, PAPER.bn_epsilon) == (0.999, 1e-3)
+    assert (BATCH_PER_RANK, PAPER.sync) == (12, "gather-bcast")
+    assert (PAPER.bn_momentum, MODEL_FIELDS["paper"]["bn_epsilon"]) == (0.999, 1e-3)
     assert {PAPER.lr_at(epoch, 10, 24) for epoch in (0, 0.1, 5, 10)} == {5e-4}
 
 

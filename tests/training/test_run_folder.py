@@ -1,0 +1,147 @@
+"""One run a folder: who comes second is told so, or gets another name, and touches nothing."""
+
+import errno
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from npnet.errors import NpnetError
+from npnet.training.run_folder import RunFolder
+from tests.launch import SOURCES, clean_environment
+
+# Takes the folder when told to, says which it got, and keeps it until it is told to end.
+TAKE = """
+import sys
+from pathlib import Path
+from npnet.errors import NpnetError
+from npnet.training.run_folder import RunFolder
+folder = RunFolder(Path(sys.argv[1]), proposed=sys.argv[2] == "proposed")
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    folder.create()
+    print(folder.path, flush=True)
+except NpnetError as error:
+    print("refused:", error, flush=True)
+sys.stdin.readline()
+"""
+
+
+class Others:
+    """Other processes that take a folder, all at the same time."""
+
+    def __init__(self, count: int, folder: Path, how: str) -> None:
+        self.line = [sys.executable, "-c", TAKE, str(folder), how]
+        self.count = count
+
+    def __enter__(self) -> "Others":
+        environment = clean_environment() | {"PYTHONPATH": str(SOURCES)}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.processes = [
+            subprocess.Popen(self.line, env=environment, **pipes) for _ in range(self.count)
+        ]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self.processes:
+            process.communicate("\n\n", timeout=60)
+
+    def take(self) -> list[str]:
+        """What each of them says to it."""
+        for process in self.processes:
+            assert process.stdout.readline() == "ready\n"
+        for process in self.processes:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        return [process.stdout.readline().strip() for process in self.processes]
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait(60)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_proposed_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:
+    with Others(4, tmp_path / "runs" / "name", "proposed") as others:
+        names = sorted(Path(answer).name for answer in others.take())
+        assert names == ["name", "name-2", "name-3", "name-4"]
+    again = RunFolder(tmp_path / "runs" / "name", proposed=True)
+    again.create()
+    assert again.path.name == "name-5"
+
+
+def test_a_chosen_folder_is_had_by_one(tmp_path: Path) -> None:
+    with Others(4, tmp_path / "run", "chosen") as others:
+        refusals = [answer for answer in others.take() if answer.startswith("refused: ")]
+        assert len(refusals) == 3
+        for refusal in refusals:
+            assert f"{tmp_path}/run is held by another run (" in refusal
+            assert "choose another `out`" in refusal
+        assert content(tmp_path / "run")
+
+
+def test_a_run_that_ends_leaves_no_claim(tmp_path: Path) -> None:
+    with Others(1, tmp_path / "run", "chosen") as others:
+        assert others.take() == [str(tmp_path / "run")]
+    assert content(tmp_path / "run") == {}
+    RunFolder(tmp_path / "run").create()
+
+
+def test_a_killed_run_holds_nothing(tmp_path: Path) -> None:
+    with Others(1, tmp_path / "run", "chosen") as others:
+        others.take()
+        with pytest.raises(NpnetError, match="is held by another run"):
+            RunFolder(tmp_path / "run").create()
+        others.kill()
+        assert content(tmp_path / "run")  # nobody has cleared up
+        folder = RunFolder(tmp_path / "run")
+        folder.create()
+    folder.write_summary({})
+    assert set(content(tmp_path / "run")) == {"summary.json"}
+
+
+def test_a_run_in_the_same_process_is_another_run_too(tmp_path: Path) -> None:
+    """As of a notebook. Who was refused has not lifted the claim either."""
+    folder = RunFolder(tmp_path)
+    folder.create()
+    before = content(tmp_path)
+    for _ in range(2):
+        with pytest.raises(NpnetError, match="is held by another run"):
+            RunFolder(tmp_path).create()
+    assert content(tmp_path) == before
+    folder.write_summary({})
+    RunFolder(tmp_path).create()
+
+
+def test_a_user_s_own_files_stay(tmp_path: Path) -> None:
+    for name in (".writable", ".lock", "lock", "notes.txt"):
+        (tmp_path / name).write_text("mine")
+    before = content(tmp_path)
+    folder = RunFolder(tmp_path)
+    folder.create()
+    folder.write_summary({})
+    assert content(tmp_path) == before | {"summary.json": b"{}\n"}
+
+
+def test_a_file_where_the_folder_s_parent_should_be(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("mine")
+    with pytest.raises(NpnetError, match="cannot make the run folder"):
+        RunFolder(tmp_path / "runs" / "name", proposed=True).create()
+
+
+def test_a_disk_that_knows_no_locks_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    with pytest.warns(UserWarning, match="No locks available.*no other run"):
+        RunFolder(tmp_path).create()
