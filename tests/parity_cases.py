@@ -1,42 +1,36 @@
 """What the comparison with PyTorch runs, and how it measures distances.
 
-`tests/test_parity.py` uses it without PyTorch, `bench/peers/parity.py` with it: both must draw the
-same weights and images, and project gradients on the same directions.
+`tests/model/test_parity.py` uses it without PyTorch, `bench/peers/parity.py` with it: both must
+draw the same weights and images, and project gradients on the same directions.
 """
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from npnet.kernels import backend as kernels_of
 from npnet.kernels.arrays import Floats, Ints
+from npnet.model import zoo
+from npnet.model.architecture import Architecture
 from npnet.model.network import Network
 from npnet.model.parameters import Parameters, initialise
-from npnet.model.zoo.mobilenet_v2 import Architecture, mobilenet_v2
 
 SMOOTHING = 0.1
 
-# The passes of gradients.npz. 8 images leave 8 samples behind each statistic of the last, 1x1 maps;
-# with 4, the network multiplies rounding errors by 10 times as much and more.
-GRADIENT_SEEDS = (0, 1, 2, 3, 4)
+# The passes of gradients.npz. 8 images leave MobileNetV2 8 samples behind each statistic of the
+# last, 1x1 maps; with 4, it multiplies rounding errors by 10 times as much and more.
 GRADIENT_BATCH = 8
-FULL_COPIES = (
-    "stem.weight",
-    "block1.depthwise.weight",
-    "block4.project.gamma",
-    "block8.depthwise.beta",
-    "classifier.bias",
-)
 
-# float32.npz: the errors of a float32 pass, on the same kind of batch.
+# float32.npz, of MobileNetV2: the errors of a float32 pass, on the same kind of batch.
 FLOAT32_SEEDS = range(12)
 FLOAT32_FIGURES = ("logits", "gradients", "tensor_median")
 
 # The ten steps of curve.npz.
 CURVE_SEED, CURVE_POOL, CURVE_BATCH, CURVE_STEPS = 0, 64, 16, 10
-LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.05, 0.9, 5e-4
+MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 
 
 class Run(NamedTuple):
@@ -57,9 +51,40 @@ class Curve(NamedTuple):
     statistics: Floats
 
 
-def small_architecture() -> Architecture:
-    """All 52 convolutions of MobileNetV2 at the smallest input."""
-    return mobilenet_v2(0.35, 32, 10)
+class Case(NamedTuple):
+    """A network whose passes and ten steps PyTorch has recorded, in a folder of tests/golden.
+
+    `copies`: the gradients that are recorded as they are; of the others norms and projections are.
+    """
+
+    architecture: Architecture
+    folder: str
+    copies: tuple[str, ...]
+    seeds: Sequence[int] = (0, 1)
+    learning_rate: float = 0.05
+
+
+def _small(model: str, **options: Any) -> Architecture:
+    return zoo.build(zoo.configure(model, 10, dropout=0.0, **options))
+
+
+_MOBILENET = (
+    "stem.weight",
+    "block1.depthwise.weight",
+    "block4.project.gamma",
+    "block8.depthwise.beta",
+    "classifier.bias",
+)
+
+# MobileNetV2 has all of its 52 convolutions at the smallest input.
+CASES = {
+    "mobilenet_v2": Case(
+        _small("mobilenet_v2", width=0.35, input_size=32), "", _MOBILENET, range(5)
+    ),
+    "mobilenet_v2_cifar": Case(
+        _small("mobilenet_v2_cifar", width=0.1, input_size=16), "mobilenet_v2_cifar", _MOBILENET
+    ),
+}
 
 
 def draw_start(architecture: Architecture, seed: int) -> Parameters:
@@ -70,9 +95,13 @@ def draw_start(architecture: Architecture, seed: int) -> Parameters:
     channel changes nothing after the next batch norm). Convolution weights are 4 times as large as
     initialised and the head's gamma and beta are small: without that, ten steps of training at a
     learning rate of 0.05 turn rounding errors of 1e-15 into 1, and no two programs agree on them.
+
+    Without batch norm weights are as initialised, which keeps activations as large as the images
+    are, but for a classifier that is 5 times as large, so that images get different logits.
     """
     parameters = Parameters(architecture, np.float32)
-    initialise(parameters, "glorot_uniform", seed)
+    plain = not architecture.normalised
+    initialise(parameters, "he_fan_out" if plain else "glorot_uniform", seed)
     rng = np.random.default_rng([seed, 1])
     for spec in parameters.specs:
         value = parameters.value(spec.name)
@@ -83,8 +112,8 @@ def draw_start(architecture: Architecture, seed: int) -> Parameters:
             value[...] = head * rng.uniform(-1, 3, spec.shape).astype(np.float32)
         elif spec.role == "bias":
             value[...] = rng.uniform(-0.1, 0.1, spec.shape)
-        elif spec.name != "classifier.weight":
-            value *= 4
+        elif (spec.name == "classifier.weight") == plain:
+            value *= 5 if plain else 4
     return parameters
 
 
@@ -119,22 +148,26 @@ def run(
     labels: Ints,
     backend: str,
     dtype: DTypeLike,
-) -> tuple[Run, Network]:
-    """One pass of npnet, and the network as it leaves it."""
+    look: Callable[[Network], None] = lambda network: None,
+) -> Run:
+    """One pass of npnet. `look` may see the network between forward and backward, which puts other
+    things where outputs were.
+    """
     n = len(images)
     network = Network(architecture, n, backend, dtype)
     parameters = network.parameters
     parameters.values[:] = start.values
     network.images[:] = images
-    logits = network.forward(n, training=True)
+    logits = network.forward(n, training=True).copy()
     losses = network.loss(labels, SMOOTHING)
+    look(network)
     network.backward(1 / n)
-    return Run(logits, losses, parameters.gradients, parameters.statistics), network
+    return Run(logits, losses, parameters.gradients, parameters.statistics)
 
 
-def train(backend: str, dtype: DTypeLike) -> Curve:
+def train(case: Case, backend: str, dtype: DTypeLike) -> Curve:
     """Ten steps of npnet."""
-    architecture = small_architecture()
+    architecture = case.architecture
     pool, labels = draw_batch(architecture, CURVE_SEED, CURVE_POOL)
     network = Network(architecture, CURVE_BATCH, backend, dtype)
     parameters = network.parameters
@@ -151,7 +184,7 @@ def train(backend: str, dtype: DTypeLike) -> Curve:
             velocity,
             parameters.gradients,
             parameters.decayed,
-            LEARNING_RATE,
+            case.learning_rate,
             MOMENTUM,
             WEIGHT_DECAY,
             True,
@@ -176,7 +209,7 @@ def split_tensors(flat: Floats, parameters: Parameters) -> list[Floats]:
 
 def split_statistics(flat: Floats, architecture: Architecture) -> list[Floats]:
     """A vector in the order of `parameters.statistics`: each batch norm's means, then variances."""
-    channels = [operation.output_shape[-1] for operation in architecture.convolutions]
+    channels = [operation.statistics_channels for operation in architecture.normalised]
     return np.split(flat, np.cumsum(channels + channels)[:-1])
 
 

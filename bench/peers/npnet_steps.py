@@ -7,7 +7,7 @@ from npnet.measure.benchmark import InferenceStep, TrainingStep
 
 
 def training(task: Task, backend: str = "numba") -> Contestant:
-    step = TrainingStep(backend, len(task.labels), task.width, task.input_size)
+    step = TrainingStep(backend, len(task.labels), task.architecture)
     task.fill(step.parameters)
     step.network.images[:] = task.images
     step.labels = task.labels
@@ -15,7 +15,7 @@ def training(task: Task, backend: str = "numba") -> Contestant:
 
 
 def inference(task: Task, backend: str = "numba") -> Contestant:
-    step = InferenceStep(backend, len(task.labels), task.width, task.input_size)
+    step = InferenceStep(backend, len(task.labels), task.architecture)
     task.fill(step.engine.parameters)
     step.engine.fold()
     step.engine.images[:] = task.images

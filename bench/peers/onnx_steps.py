@@ -1,4 +1,4 @@
-"""ONNX Runtime as a contestant: a graph built from npnet's table; the runtime folds batch norm."""
+"""ONNX Runtime as a contestant: a graph built from npnet's list; the runtime folds batch norm."""
 
 from typing import Any
 
@@ -10,79 +10,99 @@ from bench.peers.layout import to_torch_layout
 from bench.peers.task import Task
 from bench.peers.worker import Contestant
 from npnet.kernels.arrays import Floats
-from npnet.model.network import BatchNorm
+from npnet.model.operations import (
+    Add,
+    AveragePool,
+    Concat,
+    Convolution,
+    Linear,
+    MaxPool,
+    Operation,
+)
+from npnet.model.operations.base import IMAGES
 from npnet.model.parameters import Parameters
-from npnet.model.zoo.mobilenet_v2 import Block, Operation
 
 
 class Graph:
-    """Nodes and constants of a network in ONNX, NCHW; `last` names what the last node yields."""
+    """Nodes and constants of a network in ONNX, NCHW. `outputs`: each operation's, by its name."""
 
-    def __init__(self, parameters: Parameters) -> None:
-        self.parameters = parameters
+    def __init__(self, parameters: Parameters, epsilon: float) -> None:
+        self.parameters, self.epsilon = parameters, epsilon
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
-        self.last = "images"
+        self.outputs = {IMAGES: IMAGES}
         self.bounds = self.constant("zero", np.float32(0)), self.constant("six", np.float32(6))
 
     def constant(self, name: str, value: Floats | np.float32) -> str:
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
-    def add(self, kind: str, *inputs: str, **attributes: Any) -> None:
-        """A node whose first input is the last node's output."""
+    def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Append a node; return the name of its output."""
         output = f"{kind}{len(self.nodes)}"
-        node = helper.make_node(kind, [self.last, *inputs], [output], **attributes)
-        self.nodes.append(node)
-        self.last = output
+        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
 
-    def convolution(self, operation: Operation) -> None:
-        """Convolution, batch norm, and ReLU6 where the operation has one."""
-        name, value = operation.name, self.parameters.value
-        pad = 0 if operation.kind == "pointwise" else 1
-        weight = to_torch_layout(value(f"{name}.weight"), 4)
-        self.add(
+    def append(self, operation: Operation) -> None:
+        """The nodes of an operation of any kind but dropout, which tasks do without."""
+        inputs = [self.outputs[name] for name in operation.inputs]
+        match operation:
+            case Convolution():
+                y = self.convolution(operation, *inputs)
+            case Add():
+                y = self.node("Add", *inputs)
+            case Concat():
+                y = self.node("Concat", *inputs, axis=1)
+            case MaxPool():
+                windows = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}
+                y = self.node("MaxPool", *inputs, **windows)
+            case AveragePool():
+                y = self.node("Flatten", self.node("GlobalAveragePool", *inputs))
+            case Linear():
+                y = self.node("Gemm", *inputs, *self.numbers(operation, "weight", "bias"))
+            case _:
+                raise NotImplementedError(f"no ONNX node stands for {operation.kind}")
+        self.outputs[operation.name] = y
+
+    def numbers(self, operation: Operation, *roles: str) -> list[str]:
+        names = [f"{operation.name}.{role}" for role in roles]
+        return [self.constant(name, self.parameters.value(name)) for name in names]
+
+    def convolution(self, operation: Convolution, x: str) -> str:
+        """Convolution, with a batch norm or a bias, and the ReLU that the operation has."""
+        name = operation.name
+        weight = to_torch_layout(self.parameters.value(f"{name}.weight"), 4)
+        y = self.node(
             "Conv",
+            x,
             self.constant(f"{name}.weight", weight),
+            *([] if operation.batch_norm else self.numbers(operation, "bias")),
             strides=[operation.stride] * 2,
-            pads=[pad] * 4,
-            group=operation.input_shape[-1] if operation.kind == "depthwise" else 1,
+            pads=[operation.pad] * 4,
+            group=operation.channels if operation.depthwise else 1,
         )
-        norm = {role: value(f"{name}.{role}") for role in ("gamma", "beta")}
-        norm["mean"], norm["variance"] = self.parameters.running(name)
-        constants = [self.constant(f"{name}.{role}", array) for role, array in norm.items()]
-        self.add("BatchNormalization", *constants, epsilon=BatchNorm().epsilon)
-        if operation.relu6:
-            self.add("Clip", *self.bounds)
-
-    def block(self, block: Block) -> None:
-        before = self.last
-        for operation in block.operations:
-            if operation.is_convolution:
-                self.convolution(operation)
-        if block.shortcut:
-            self.add("Add", before)
-
-    def classifier(self) -> None:
-        self.add("GlobalAveragePool")
-        self.add("Flatten")
-        roles = ("weight", "bias")
-        self.add(
-            "Gemm",
-            *(self.constant(role, self.parameters.value(f"classifier.{role}")) for role in roles),
-        )
+        if operation.batch_norm:
+            norm = self.numbers(operation, "gamma", "beta")
+            for role, array in zip(
+                ("mean", "variance"), self.parameters.running(name), strict=True
+            ):
+                norm.append(self.constant(f"{name}.{role}", array))
+            y = self.node("BatchNormalization", y, *norm, epsilon=self.epsilon)
+        if operation.relu == "relu6":
+            return self.node("Clip", y, *self.bounds)
+        return self.node("Relu", y) if operation.relu == "relu" else y
 
 
-def mobilenet(task: Task) -> ModelProto:
-    """The task's network: `images` (n,3,S,S) to logits (n,10)."""
+def graph_of(task: Task) -> ModelProto:
+    """The task's network: `images` (n,3,S,S) to logits (n,K)."""
     n, size, _, channels = task.images.shape
-    graph = Graph(task.parameters)
-    for block in task.architecture.blocks:
-        graph.block(block)
-    graph.classifier()
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [n, channels, size, size])
-    logits = helper.make_tensor_value_info(graph.last, TensorProto.FLOAT, [n, 10])
-    parts = graph.nodes, "mobilenet", [images], [logits], graph.constants
+    graph = Graph(task.parameters, task.config.bn_epsilon)
+    for operation in task.architecture:
+        graph.append(operation)
+    images = helper.make_tensor_value_info(IMAGES, TensorProto.FLOAT, [n, channels, size, size])
+    last, shape = graph.outputs[operation.name], [n, task.config.classes]
+    logits = helper.make_tensor_value_info(last, TensorProto.FLOAT, shape)
+    parts = graph.nodes, task.config.architecture, [images], [logits], graph.constants
     return helper.make_model(
         helper.make_graph(*parts), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
     )
@@ -93,9 +113,9 @@ def inference(task: Task) -> Contestant:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     session = onnxruntime.InferenceSession(
-        mobilenet(task).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        graph_of(task).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    images = {"images": np.ascontiguousarray(task.images.transpose(0, 3, 1, 2))}
+    images = {IMAGES: np.ascontiguousarray(task.images.transpose(0, 3, 1, 2))}
 
     def step() -> Floats:
         logits: Floats = session.run(None, images)[0]

@@ -5,7 +5,7 @@ From equal weights and images, one forward and backward pass in training mode:
     float64   the reference backend (and numba) against PyTorch float64
     float32   numba's error and PyTorch float32's own error, both against PyTorch float64
 
-Rounding in float32 puts a few of the millions of values that enter a ReLU6 on the other side of 0
+Rounding in float32 puts a few of the millions of values that enter a ReLU on the other side of 0
 or 6. The gradient jumps there: each such flip costs a channel about 1/sqrt(samples), 1000 times the
 rounding error, and where flips fall is chance. So float32 errors are given twice: "raw", and
 "smooth", against the float64 gradient that takes the same side of every corner as the run under
@@ -16,8 +16,10 @@ samples amplify by a factor that changes from seed to seed. So each seed gives o
 error over PyTorch's, and the bound asks whether the geometric mean of the ratios is above 1 by more
 than two of its standard errors.
 
-`--write-golden` writes tests/golden, from which tests/test_parity.py compares without PyTorch.
-Exits with 1 where a bound is broken.
+The pixels that max pools take are such sides, too.
+
+`--write-golden` writes tests/golden, from which tests/model/test_parity.py compares without
+PyTorch. Exits with 1 where a bound is broken.
 """
 
 import argparse
@@ -31,8 +33,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.peers.torch_mobilenet import (
-    TorchMobileNet,
+from bench.peers.torch_model import (
+    TorchModel,
     images_to_torch,
     load_parameters,
     parameter_groups,
@@ -40,43 +42,74 @@ from bench.peers.torch_mobilenet import (
     read_parameters,
 )
 from npnet.kernels.arrays import Floats, Ints
+from npnet.model import zoo
+from npnet.model.architecture import Architecture
 from npnet.model.network import Network
+from npnet.model.operations import Convolution, MaxPool
+from npnet.model.operations.convolution import BOUNDS
+from npnet.model.operations.pooling import MaxPoolLayer
 from npnet.model.parameters import Parameters, initialise
-from npnet.model.zoo.mobilenet_v2 import Architecture, mobilenet_v2
 from tests import parity_cases as cases
-from tests.parity_cases import Curve, Run, relative_error, tensor_errors
+from tests.parity_cases import Case, Curve, Run, relative_error, tensor_errors
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden"
 FLOAT64_BOUND = 1e-9
 STANDARD_ERRORS = 2  # by which numba's float32 error may exceed PyTorch's on average over seeds
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
-Masks = dict[str, Tensor]  # for each operation with a ReLU6: where its gradient passes, NCHW
+
+# For each operation with a ReLU, where its gradient passes, and for each max pool the pixel of the
+# map that it took, NCHW.
+Sides = dict[str, Tensor]
 
 
-class Case(NamedTuple):
+class Comparison(NamedTuple):
     name: str
     architecture: Architecture
     batch: int
     seeds: int
 
 
-CASES = (
-    Case("small", cases.small_architecture(), 4, 24),
-    Case("paper", mobilenet_v2(0.5, 128, 10), 12, 5),
+COMPARISONS = (
+    Comparison("mobilenet_v2", cases.CASES["mobilenet_v2"].architecture, 4, 24),
+    Comparison("paper", zoo.build(zoo.configure("mobilenet_v2", 10)), 12, 5),
+    *(
+        Comparison(name, case.architecture, 8, 12)
+        for name, case in cases.CASES.items()
+        if name != "mobilenet_v2"
+    ),
 )
 
 
-class GivenSideReLU6(nn.Module):
-    """ReLU6 whose gradient passes where a mask says, not where its own input lies."""
+class GivenSideReLU(nn.Module):
+    """ReLU whose gradient passes where a mask says, not where its own input lies."""
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Tensor, high: float) -> None:
         super().__init__()
-        self.mask = mask
+        self.mask, self.high = mask, high
 
     def forward(self, x: Tensor) -> Tensor:
         fixed = x.detach()
-        return functional.relu6(fixed) + (x - fixed) * self.mask
+        return fixed.clamp(0, self.high) + (x - fixed) * self.mask
+
+
+class GivenPixelMaxPool(nn.Module):
+    """Max pool whose gradient goes to the pixels given, not to those that are the largest."""
+
+    def __init__(self, pixels: Tensor) -> None:
+        super().__init__()
+        self.pixels = pixels
+
+    def forward(self, x: Tensor) -> Tensor:
+        fixed, _ = max_pool(x.detach())
+        taken = x.flatten(2).gather(2, self.pixels.flatten(2)).view_as(fixed)
+        return fixed + (taken - taken.detach())
+
+
+def max_pool(x: Tensor) -> tuple[Tensor, Tensor]:
+    """A max pool's output, and the pixels that it took."""
+    y, pixels = functional.max_pool2d(x, 3, 2, ceil_mode=True, return_indices=True)
+    return y, pixels
 
 
 def run_torch(
@@ -85,19 +118,25 @@ def run_torch(
     images: Floats,
     labels: Ints,
     dtype: torch.dtype,
-    sides: Masks | None = None,
-) -> tuple[Run, Masks]:
-    """One pass of PyTorch, and the sides its ReLU6es took; `sides` are those to take backward."""
-    model = TorchMobileNet(architecture, dtype=dtype)
+    sides: Sides | None = None,
+) -> tuple[Run, Sides]:
+    """One pass of PyTorch, and the sides that it took; `sides` are those to take backward."""
+    model = TorchModel(architecture, dtype=dtype)
     load_parameters(model, start)
     model.train()
-    taken: Masks = {}
-    for operation in architecture.convolutions:
-        if operation.relu6:
-            unit = model.convolutions[operation.name]
+    taken: Sides = {}
+    for operation in architecture:
+        name, layer = operation.name, model.layers[operation.name]
+        if isinstance(operation, MaxPool):
+            layer.register_forward_hook(_note_pixels(taken, name))
             if sides is not None:
-                unit[2] = GivenSideReLU6(sides[operation.name])
-            unit[2].register_forward_hook(_note_sides(taken, operation.name))
+                model.layers[name] = GivenPixelMaxPool(sides[name])
+        elif isinstance(operation, Convolution) and operation.relu != "none":
+            assert isinstance(layer, nn.Sequential)
+            _, high = BOUNDS[operation.relu]
+            layer.register_forward_hook(_note_side(taken, name, high))
+            if sides is not None:
+                layer[-1] = GivenSideReLU(sides[name], high)
     logits = model(images_to_torch(images, model))
     losses = functional.cross_entropy(
         logits, torch.from_numpy(labels), reduction="none", label_smoothing=cases.SMOOTHING
@@ -110,28 +149,62 @@ def run_torch(
     return run, taken
 
 
-def _note_sides(taken: Masks, name: str) -> Hook:
-    """What to run after the ReLU6 of operation `name`: it writes the sides down in `taken`."""
+def _note_side(taken: Sides, name: str, high: float) -> Hook:
+    """What to run after operation `name`, which ends with a ReLU: it writes its side down."""
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        taken[name] = inside(output.detach())
+        taken[name] = inside(output.detach(), high)
 
     return hook
 
 
-def inside(output: Tensor) -> Tensor:
-    """Where the gradient of a ReLU6 passes, told from its output."""
-    return (output > 0) & (output < 6)
+def _note_pixels(taken: Sides, name: str) -> Hook:
+    """What to run after max pool `name`: it writes down the pixels that it took."""
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        _, taken[name] = max_pool(inputs[0].detach())
+
+    return hook
 
 
-def npnet_sides(network: Network) -> Masks:
-    """As the kernels compute them, (n,C,H,W)."""
-    return {
-        name: inside(torch.from_numpy(z).permute(0, 3, 1, 2)) for name, z in network.relu6_inputs()
-    }
+def inside(value: Tensor, high: float) -> Tensor:
+    """Where the gradient of a ReLU passes, told from its output or its input."""
+    return (value > 0) & (value < high)
 
 
-def flips(sides: Masks, true: Masks) -> int:
+def npnet_sides(network: Network) -> Sides:
+    """As the kernels compute them; to be asked between forward and backward."""
+    sides = {}
+    inputs = dict(network.relu_inputs())
+    for layer in network.layers:
+        operation = layer.operation
+        if operation.name in inputs:
+            assert isinstance(operation, Convolution)
+            _, high = BOUNDS[operation.relu]
+            z = torch.from_numpy(inputs[operation.name])
+            sides[operation.name] = inside(z, high).permute(0, 3, 1, 2)
+        elif isinstance(layer, MaxPoolLayer):
+            # Bytes 3k+l, of the pixel at (k,l) of a window whose first is at (2i,2j).
+            index = layer.index.astype(np.int64)
+            i, j = np.indices(index.shape[1:3])[..., None]
+            pixels = (2 * i + index // 3) * operation.input_shape[1] + 2 * j + index % 3
+            sides[operation.name] = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    return sides
+
+
+def run_numba(
+    start: Parameters, architecture: Architecture, images: Floats, labels: Ints
+) -> tuple[Run, Sides]:
+    """One pass of numba in float32, and the sides that it took."""
+    sides: Sides = {}
+
+    def note(network: Network) -> None:
+        sides.update(npnet_sides(network))
+
+    return cases.run(start, architecture, images, labels, "numba", np.float32, note), sides
+
+
+def flips(sides: Sides, true: Sides) -> int:
     return sum(int((sides[name] != true[name]).sum()) for name in true)
 
 
@@ -156,12 +229,14 @@ class Float64(NamedTuple):
     name: str  # of that tensor
 
 
-def float64_errors(run: Run, true: Run, parameters: Parameters) -> Float64:
+def float64_errors(
+    run: Run, true: Run, parameters: Parameters, architecture: Architecture
+) -> Float64:
     errors = tensor_errors(run.gradients, true.gradients, parameters)
     return Float64(
         relative_error(run.logits, true.logits),
         relative_error(run.losses, true.losses),
-        relative_error(run.statistics, true.statistics),
+        relative_error(run.statistics, true.statistics) if architecture.normalised else 0.0,
         relative_error(run.gradients, true.gradients),
         float(errors.max()),
         parameters.specs[int(errors.argmax())].name,
@@ -185,9 +260,9 @@ class Float32(NamedTuple):
 
 def float32_errors(
     run: Run,
-    sides: Masks,
+    sides: Sides,
     true: Run,
-    true_sides: Masks,
+    true_sides: Sides,
     start: Parameters,
     architecture: Architecture,
     images: Floats,
@@ -204,11 +279,11 @@ def float32_errors(
     )
 
 
-def compare(case: Case, start_name: str) -> bool:
+def compare(case: Comparison, start_name: str) -> bool:
     """Print a case's table; whether all of its bounds hold."""
     architecture, n = case.architecture, case.batch
     print(
-        f"\n{case.name}: width {architecture.width}, {architecture.input_size}x"
+        f"\n{case.name}: width {architecture.config.width}, {architecture.input_size}x"
         f"{architecture.input_size}, batch {n}, {start_name} parameters, {case.seeds} seeds"
     )
     float64: dict[str, list[Float64]] = {"reference": [], "numba": []}
@@ -218,12 +293,11 @@ def compare(case: Case, start_name: str) -> bool:
         inputs = start, architecture, *cases.draw_batch(architecture, seed, n)
         true, true_sides = run_torch(*inputs, torch.float64)
         for backend, runs in float64.items():
-            run, _ = cases.run(*inputs, backend, np.float64)
-            runs.append(float64_errors(run, true, start))
+            run = cases.run(*inputs, backend, np.float64)
+            runs.append(float64_errors(run, true, start, architecture))
         run, sides = run_torch(*inputs, torch.float32)
         float32["PyTorch"].append(float32_errors(run, sides, true, true_sides, *inputs))
-        run, network = cases.run(*inputs, "numba", np.float32)
-        sides = npnet_sides(network)
+        run, sides = run_numba(*inputs)
         float32["numba"].append(float32_errors(run, sides, true, true_sides, *inputs))
 
     print(f"  {'float64':18}", *(f"{field:>13}" for field in Float64._fields[:-1]))
@@ -267,39 +341,48 @@ def _compare_float32(numba: list[Float32], peer: list[Float32], parameters: Para
 
 def write(path: Path, arrays: dict[str, Floats]) -> None:
     np.savez_compressed(path, allow_pickle=False, **arrays)
-    print(f"{path.name}: {path.stat().st_size} bytes")
+    print(f"{path.relative_to(GOLDEN)}: {path.stat().st_size} bytes")
 
 
-def write_gradients(path: Path) -> None:
+def write_gradients(path: Path, case: Case) -> None:
     """PyTorch's float64 results, the gradients shortened to norms and projections."""
-    architecture = cases.small_architecture()
+    architecture = case.architecture
     arrays: dict[str, list[object]] = {}
-    for seed in cases.GRADIENT_SEEDS:
+    for seed in case.seeds:
         start = cases.draw_start(architecture, seed)
         images, labels = cases.draw_batch(architecture, seed, cases.GRADIENT_BATCH)
         true, _ = run_torch(start, architecture, images, labels, torch.float64)
         tensors = cases.split_tensors(true.gradients, start)
-        statistics = cases.split_statistics(true.statistics, architecture)
         row = {
             "checksum": cases.checksum(start.values, images, labels),
             "logits": true.logits,
             "losses": true.losses,
             "norms": cases.norms(tensors),
             "projections": cases.projections(tensors),
-            "statistics_norms": cases.norms(statistics),
-            "statistics_projections": cases.projections(statistics),
+            **shortened_statistics(true.statistics, architecture),
         }
         for spec, tensor in zip(start.specs, tensors, strict=True):
-            if spec.name in cases.FULL_COPIES:
+            if spec.name in case.copies:
                 row[spec.name] = tensor.reshape(spec.shape)
         for key, value in row.items():
             arrays.setdefault(key, []).append(value)
     write(path, {key: np.array(values) for key, values in arrays.items()})
 
 
-def write_float32(path: Path) -> None:
+def shortened_statistics(flat: Floats, architecture: Architecture) -> dict[str, Floats]:
+    """Norms and projections; nothing without batch norm."""
+    if not architecture.normalised:
+        return {}
+    pieces = cases.split_statistics(flat, architecture)
+    return {
+        "statistics_norms": cases.norms(pieces),
+        "statistics_projections": cases.projections(pieces),
+    }
+
+
+def write_float32(path: Path, case: Case) -> None:
     """PyTorch's own float32 errors."""
-    architecture = cases.small_architecture()
+    architecture = case.architecture
     errors = []
     for seed in cases.FLOAT32_SEEDS:
         start = cases.draw_start(architecture, seed)
@@ -310,16 +393,16 @@ def write_float32(path: Path) -> None:
     write(path, dict(zip(cases.FLOAT32_FIGURES, columns, strict=True)))
 
 
-def train_torch() -> Curve:
+def train_torch(case: Case) -> Curve:
     """Ten steps of PyTorch in float64."""
-    architecture = cases.small_architecture()
+    architecture = case.architecture
     start = cases.draw_start(architecture, cases.CURVE_SEED)
     pool, labels = cases.draw_batch(architecture, cases.CURVE_SEED, cases.CURVE_POOL)
-    model = TorchMobileNet(architecture, dtype=torch.float64)
+    model = TorchModel(architecture, dtype=torch.float64)
     load_parameters(model, start)
     optimiser = torch.optim.SGD(
         parameter_groups(model, start, cases.WEIGHT_DECAY),
-        lr=cases.LEARNING_RATE,
+        lr=case.learning_rate,
         momentum=cases.MOMENTUM,
         nesterov=True,
     )
@@ -346,41 +429,44 @@ def train_torch() -> Curve:
     return Curve(np.array(losses), np.array(evaluation), result.values, result.statistics)
 
 
-def write_curve(path: Path) -> None:
-    architecture = cases.small_architecture()
+def write_curve(path: Path, case: Case) -> None:
+    architecture = case.architecture
     start = cases.draw_start(architecture, cases.CURVE_SEED)
     pool = cases.draw_batch(architecture, cases.CURVE_SEED, cases.CURVE_POOL)
-    curve = train_torch()
+    curve = train_torch(case)
     tensors = cases.split_tensors(curve.values, start)
-    statistics = cases.split_statistics(curve.statistics, architecture)
     arrays = {
         "checksum": np.array(cases.checksum(start.values, *pool, cases.draw_steps())),
         "losses": curve.losses,
         "evaluation": curve.evaluation,
         "norms": cases.norms(tensors),
         "projections": cases.projections(tensors),
-        "statistics_norms": cases.norms(statistics),
-        "statistics_projections": cases.projections(statistics),
+        **shortened_statistics(curve.statistics, architecture),
     }
     write(path, arrays)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--case", choices=[case.name for case in CASES], help="only this one")
+    parser.add_argument("--case", choices=[case.name for case in COMPARISONS], help="only this one")
     parser.add_argument("--write-golden", action="store_true", help="write tests/golden and stop")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"PyTorch {torch.__version__}, NumPy {np.__version__}")
     if options.write_golden:
-        GOLDEN.mkdir(exist_ok=True)
-        write_gradients(GOLDEN / "gradients.npz")
-        write_float32(GOLDEN / "float32.npz")
-        write_curve(GOLDEN / "curve.npz")
+        for name, recorded in cases.CASES.items():
+            if options.case not in (None, name):
+                continue
+            folder = GOLDEN / recorded.folder
+            folder.mkdir(parents=True, exist_ok=True)
+            write_gradients(folder / "gradients.npz", recorded)
+            write_curve(folder / "curve.npz", recorded)
+            if name == "mobilenet_v2":
+                write_float32(folder / "float32.npz", recorded)
         return 0
     passed = [
         compare(case, start)
-        for case in CASES
+        for case in COMPARISONS
         if options.case in (None, case.name)
         for start in STARTS
     ]

@@ -2,6 +2,7 @@
 
     python -m bench.peers.step --peer torch=PYTHON --peer compile=PYTHON --peer tensorflow=PYTHON
     python -m bench.peers.step --inference --peer traced=PYTHON --peer onnxruntime=PYTHON
+    python -m bench.peers.step --model squeezenet1_1 --peer torch=PYTHON
 
 Every contestant is a process of its own (bench.peers.worker) with one thread, under the PYTHON
 named behind it, and starts from the same weights and images. What it computes must agree with
@@ -26,9 +27,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.peers.task import Task, draw_task
+from bench.peers.task import Task, configure, draw_task
 from bench.peers.worker import INFERENCE, TRAINING
 from npnet.machine.threads import VARIABLES
+from npnet.model.zoo import models
 
 TOLERANCE = 1e-3  # of the first loss or the logits, relative to npnet's largest
 
@@ -189,8 +191,10 @@ def main() -> None:
     )
     parser.add_argument("--inference", action="store_true", help="logits instead of training")
     parser.add_argument("--batch", type=int, default=12)
-    parser.add_argument("--input-size", type=int, default=128)
-    parser.add_argument("--width", type=float, default=0.5)
+    parser.add_argument("--model", choices=sorted(models()), default="mobilenet_v2")
+    for option, kind in (("--width", float), ("--input-size", int)):
+        parser.add_argument(option, type=kind, help="the model's own unless given")
+    parser.add_argument("--batch-norm", action=argparse.BooleanOptionalAction)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=3, help="counted steps of a turn")
     parser.add_argument("--json", action="store_true", help="one JSON object a contestant")
@@ -200,7 +204,9 @@ def main() -> None:
         if peer.name not in known:
             parser.error(f"no contestant {peer.name!r}: choose from {', '.join(known)}")
 
-    task = draw_task(options.inference, options.batch, options.width, options.input_size)
+    sizes = options.width, options.input_size, options.batch_norm
+    config = configure(options.model, *sizes)
+    task = draw_task(options.inference, options.batch, config)
     rows = measure(task, options.peer, options.rounds, options.steps)
     if options.json:
         for row in rows:

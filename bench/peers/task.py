@@ -1,17 +1,21 @@
 """What all contestants are given: a network with its numbers, images, labels."""
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from npnet.kernels.arrays import Floats, Ints
+from npnet.model import zoo
+from npnet.model.architecture import Architecture
+from npnet.model.config import ModelConfig
 from npnet.model.network import BatchNorm, Network
 from npnet.model.parameters import Parameters, initialise
-from npnet.model.zoo.mobilenet_v2 import Architecture, mobilenet_v2
 from npnet.training.recipe import MODERN
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 5e-4
+CLASSES = 10
 
 
 class Task(NamedTuple):
@@ -21,8 +25,7 @@ class Task(NamedTuple):
     """
 
     inference: bool
-    width: float
-    input_size: int
+    config: ModelConfig
     values: Floats
     statistics: Floats
     images: Floats
@@ -30,7 +33,7 @@ class Task(NamedTuple):
 
     @property
     def architecture(self) -> Architecture:
-        return mobilenet_v2(self.width, self.input_size, 10)
+        return zoo.build(self.config)
 
     @property
     def parameters(self) -> Parameters:
@@ -43,43 +46,55 @@ class Task(NamedTuple):
         parameters.values[:], parameters.statistics[:] = self.values, self.statistics
 
     def save(self, path: Path) -> None:
-        np.savez(path, **self._asdict())
+        np.savez(path, **self._asdict() | {"config": json.dumps(self.config.as_dict())})
 
     @classmethod
     def load(cls, path: Path) -> "Task":
         with np.load(path, allow_pickle=False) as file:
             fields = {name: file[name] for name in cls._fields}
-        scalars = {name: value.item() for name, value in fields.items() if value.ndim == 0}
-        return cls(**fields | scalars)
+        config = ModelConfig.from_dict(json.loads(fields["config"].item()), str(path))
+        inference = bool(fields["inference"])
+        return cls(**fields | {"inference": inference, "config": config})
 
 
-def draw_task(inference: bool, batch: int, width: float, input_size: int) -> Task:
+def configure(
+    model: str,
+    width: float | None = None,
+    input_size: int | None = None,
+    batch_norm: bool | None = None,
+) -> ModelConfig:
+    """A model with the zoo's defaults where nothing is given, but without dropout: programs draw
+    other numbers.
+    """
+    given = {"width": width, "input_size": input_size, "batch_norm": batch_norm}
+    return zoo.configure(model, CLASSES, dropout=0.0, **given)
+
+
+def draw_task(inference: bool, batch: int, config: ModelConfig) -> Task:
     """Training starts from initial weights, inference from a network that has seen images."""
     rng = np.random.default_rng(0)
-    architecture = mobilenet_v2(width, input_size, 10)
+    architecture, size = zoo.build(config), config.input_size
     # Each has a colour and a contrast: plain noise looks all alike to a network that averages it.
-    noise = rng.standard_normal((batch, input_size, input_size, 3))
+    noise = rng.standard_normal((batch, size, size, 3))
     contrasts, colours = (
         rng.uniform(0.3, 2, (batch, 1, 1, 1)),
         rng.standard_normal((batch, 1, 1, 3)),
     )
     images = (contrasts * noise + colours).astype(np.float32)
-    labels = rng.integers(0, 10, batch)
+    labels = rng.integers(0, config.classes, batch)
     parameters = Parameters(architecture)
     initialise(parameters, MODERN.initialiser, seed=0)
     if inference:
         parameters = _seasoned(architecture, parameters, images, rng)
-    return Task(
-        inference, width, input_size, parameters.values, parameters.statistics, images, labels
-    )
+    return Task(inference, config, parameters.values, parameters.statistics, images, labels)
 
 
 def _seasoned(
     architecture: Architecture, start: Parameters, images: Floats, rng: np.random.Generator
 ) -> Parameters:
-    """Parameters whose batch norms all do something, so that folding them can go wrong.
+    """Parameters whose biases and batch norms all do something, so that folding them can go wrong.
 
-    Random gammas and betas, and the running statistics of three forward passes.
+    Random gammas, betas and biases, and the running statistics of three forward passes.
     """
     batch = len(images)
     network = Network(architecture, batch, bn=BatchNorm(momentum=0.2))

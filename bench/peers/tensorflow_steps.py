@@ -5,70 +5,96 @@ import tensorflow as tf
 from bench.peers.layout import to_tensorflow_layout
 from bench.peers.task import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Task
 from bench.peers.worker import Contestant
-from npnet.model.network import BatchNorm
+from npnet.model.architecture import Architecture
+from npnet.model.operations import (
+    Add,
+    AveragePool,
+    BatchNorm,
+    Concat,
+    Convolution,
+    Linear,
+    MaxPool,
+    Operation,
+)
+from npnet.model.operations.base import IMAGES
 from npnet.model.parameters import Parameters
-from npnet.model.zoo.mobilenet_v2 import Architecture, Block, Operation
 
 layers = tf.keras.layers
 
 
-def _convolve(x: tf.Tensor, operation: Operation) -> tf.Tensor:
-    """Convolution, batch norm, and ReLU6 where the operation has one."""
-    name, stride, padding = operation.name, operation.stride, "same"
-    if stride == 2:  # "same" would pad below and to the right alone
-        x, padding = layers.ZeroPadding2D(1)(x), "valid"
-    if operation.kind == "depthwise":
-        x = layers.DepthwiseConv2D(3, stride, padding, use_bias=False, name=name)(x)
+def convolve(operation: Convolution, epsilon: float, x: tf.Tensor) -> tf.Tensor:
+    """Convolution, with a batch norm or a bias, and the ReLU that the operation has."""
+    name, size, stride, pad = operation.name, operation.size, operation.stride, operation.pad
+    padding = "same" if (stride, 2 * pad) == (1, size - 1) else "valid"
+    if padding == "valid" and pad:  # at stride 2, "same" would pad below and to the right alone
+        x = layers.ZeroPadding2D(pad)(x)
+    options = {"use_bias": not operation.batch_norm, "name": name}
+    if operation.depthwise:
+        x = layers.DepthwiseConv2D(size, stride, padding, **options)(x)
     else:
-        size = 1 if operation.kind == "pointwise" else 3
-        channels = operation.output_shape[-1]
-        x = layers.Conv2D(channels, size, stride, padding, use_bias=False, name=name)(x)
-    bn = BatchNorm()
-    x = layers.BatchNormalization(
-        momentum=bn.momentum, epsilon=bn.epsilon, name=f"{name}.batchnorm"
-    )(x)
-    return layers.ReLU(6.0)(x) if operation.relu6 else x
+        x = layers.Conv2D(operation.channels, size, stride, padding, **options)(x)
+    if operation.batch_norm:
+        options = {"momentum": BatchNorm().momentum, "epsilon": epsilon}
+        x = layers.BatchNormalization(**options, name=f"{name}.batchnorm")(x)
+    if operation.relu == "none":
+        return x
+    return layers.ReLU(6.0 if operation.relu == "relu6" else None)(x)
 
 
-def _block(x: tf.Tensor, block: Block) -> tf.Tensor:
-    y = x
-    for operation in block.operations:
-        if operation.is_convolution:
-            y = _convolve(y, operation)
-    return layers.Add()([x, y]) if block.shortcut else y
+def append(operation: Operation, epsilon: float, *inputs: tf.Tensor) -> tf.Tensor:
+    """The output of an operation of any kind but dropout, which tasks do without."""
+    match operation:
+        case Convolution():
+            return convolve(operation, epsilon, *inputs)
+        case Add():
+            return layers.Add()(inputs[::-1])
+        case Concat():
+            return layers.Concatenate()(inputs)
+        case MaxPool():  # "same" pads an even map below and to the right, and an odd one all round
+            padding = "valid" if operation.input_shape[0] % 2 else "same"
+            return layers.MaxPooling2D(3, 2, padding)(*inputs)
+        case AveragePool():
+            return layers.GlobalAveragePooling2D()(*inputs)
+        case Linear():
+            return layers.Dense(operation.classes, name=operation.name)(*inputs)
+    raise NotImplementedError(f"no Keras layer stands for {operation.kind}")
 
 
-def mobilenet(architecture: Architecture, batch: int) -> tf.keras.Model:
+def model_of(architecture: Architecture, batch: int) -> tf.keras.Model:
     """`architecture` in Keras: images (n,S,S,3) to logits (n,K)."""
     size = architecture.input_size
-    images = tf.keras.Input((size, size, 3), batch)
-    x = images
-    for block in architecture.blocks:
-        x = _block(x, block)
-    x = layers.GlobalAveragePooling2D()(x)
-    return tf.keras.Model(images, layers.Dense(architecture.classes, name="classifier")(x))
+    images = x = tf.keras.Input((size, size, 3), batch)
+    outputs = {IMAGES: images}
+    for operation in architecture:
+        inputs = [outputs[name] for name in operation.inputs]
+        x = append(operation, architecture.config.bn_epsilon, *inputs)
+        outputs[operation.name] = x
+    return tf.keras.Model(images, x)
 
 
 def load_parameters(
     model: tf.keras.Model, architecture: Architecture, parameters: Parameters
 ) -> None:
     """Copy npnet's parameters and running statistics into `model`."""
-    value = parameters.value
-    for operation in architecture.convolutions:
+    for operation in architecture:
+        if not operation.parameters:
+            continue
         name = operation.name
-        model.get_layer(name).set_weights([to_tensorflow_layout(value(f"{name}.weight"))])
-        norm = value(f"{name}.gamma"), value(f"{name}.beta"), *parameters.running(name)
-        model.get_layer(f"{name}.batchnorm").set_weights(norm)
-    model.get_layer("classifier").set_weights(
-        [value("classifier.weight"), value("classifier.bias")]
-    )
+        weight, *others = (parameters.value(spec.name) for spec in operation.parameters)
+        if isinstance(operation, Convolution):
+            weight = to_tensorflow_layout(weight)
+        if operation.statistics_channels:
+            norm = [*others, *parameters.running(name)]
+            model.get_layer(f"{name}.batchnorm").set_weights(norm)
+            others = []
+        model.get_layer(name).set_weights([weight, *others])
 
 
 def training(task: Task) -> Contestant:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     architecture = task.architecture
-    model = mobilenet(architecture, len(task.labels))
+    model = model_of(architecture, len(task.labels))
     load_parameters(model, architecture, task.parameters)
     images, labels = tf.constant(task.images), tf.constant(task.labels)
     variables = model.trainable_variables

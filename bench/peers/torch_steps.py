@@ -4,8 +4,8 @@ import torch
 from torch.nn import functional
 
 from bench.peers.task import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Task
-from bench.peers.torch_mobilenet import (
-    TorchMobileNet,
+from bench.peers.torch_model import (
+    TorchModel,
     images_to_torch,
     load_parameters,
     parameter_groups,
@@ -14,9 +14,9 @@ from bench.peers.worker import Contestant
 from npnet.kernels.arrays import Floats
 
 
-def _model(task: Task) -> TorchMobileNet:
+def _model(task: Task) -> TorchModel:
     torch.set_num_threads(1)
-    model = TorchMobileNet(task.architecture, channels_last=True)
+    model = TorchModel(task.architecture, channels_last=True)
     load_parameters(model, task.parameters)
     return model
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from bench.peers.step import Peer, Worker, check_agreement, distance, measure
-from bench.peers.task import Task, draw_task
+from bench.peers.task import Task, configure, draw_task
 
 REFERENCE = Peer("reference", sys.executable)
-SMALL = (16, 0.1, 64)  # batch, width, input size: with fewer samples rounding moves the loss
+# Batch and model: with fewer samples rounding moves the loss.
+SMALL = (16, configure("mobilenet_v2", width=0.1, input_size=64))
 
 
 @pytest.mark.compiled
