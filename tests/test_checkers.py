@@ -54,9 +54,18 @@ def test_gradient_check_sees_a_wrong_batch_norm(monkeypatch):
 
     faulty = with_fault("activation_pointwise_stats_backward", forgets_the_mean)
     monkeypatch.setattr("npnet.model.network.kernels_of", lambda _: faulty)
-    assert any(not check.passed for check in gradcheck.check_network())
+    architecture = next(gradcheck.miniatures())
+    assert any(not check.passed for check in gradcheck.check_network(architecture))
     # Frozen statistics have no such term: there the fault does not show.
-    assert all(check.passed for check in gradcheck.check_network(frozen=True))
+    assert all(check.passed for check in gradcheck.check_network(architecture, frozen=True))
+
+
+def test_gradient_check_sees_a_reader_that_is_forgotten(monkeypatch):
+    """A block's input is read twice: without the second gradient its own is half of the truth."""
+    faulty = with_fault("residual_backward_accumulate", lambda dshortcut, dy: None)
+    monkeypatch.setattr("npnet.model.network.kernels_of", lambda _: faulty)
+    for architecture in gradcheck.miniatures():
+        assert any(not check.passed for check in gradcheck.check_network(architecture))
 
 
 def test_a_nan_does_not_pass():

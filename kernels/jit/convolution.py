@@ -36,10 +36,13 @@ from npnet.kernels.jit.tiles import (
     set_zero,
     through_batchnorm,
 )
-from npnet.kernels.jit.vector import lanes, line, load, store
+from npnet.kernels.jit.vector import lanes, line, load, prefetch, store
 
-ROWS, VECTORS = TARGET.blocks[-1], len(TARGET.blocks)  # of the register block
-TILE_ROWS = 192 // ROWS * ROWS
+# Vectors in a panel, and rows of the register block that goes with it: as many sums either way.
+WIDE, NARROW = 3, 2
+ROWS = TARGET.blocks[-1]
+NARROW_ROWS, BOTH = ROWS * WIDE // NARROW, ROWS * WIDE  # a tile's rows are a multiple of both
+TILE_ROWS = 128
 TILE_BYTES = 2 * TARGET.tile_bytes
 
 Geometry = tuple[int, int, int, int]  # kernel, stride, input channels, outputs in a row
@@ -77,36 +80,31 @@ def activation_conv_stats_forward(
 ) -> None:
     """As reference.activation_conv_stats_forward."""
     _, ho, wo, co = y.shape
-    outputs, ci, size = pixels(y), x.shape[3], w.shape[0]
-    weights, geometry = as_matrix(w), (size, stride, ci, wo)
-    depth, total, per_image = len(weights), len(outputs), ho * wo
-    panels = new_panels(depth, co, x)
-    pack(panels, weights)
+    outputs, size, ci, weights = pixels(y), w.shape[0], w.shape[2], as_matrix(w)
+    geometry, depth, total = (size, stride, ci, wo), len(weights), len(outputs)
+    packed = new_panels(depth, co, x)
+    pack(packed, weights)
     windows = new_windows(depth, total, x)
-    rows = len(windows)
-    made = strided(scratch(rows, co // wide(x) * wide(x) + wide(x), x))
-    image = new_image(x, padding)
+    made = strided(scratch(len(windows), padded_columns(co, x), x))
+    image = new_image(x, affine, padding)
     sums, origin = np.zeros((2, co), np.float64), np.empty((1, co), x.dtype)
     ready = -1
-    for start in range(0, total, rows):
-        count = min(rows, total - start)
+    for start in range(0, total, len(windows)):
+        count = min(len(windows), total - start)
         at = start
         while at < start + count:
-            n = at // per_image
+            n = at // (ho * wo)
             if n != ready:
-                fill_image(image, x, n, affine, padding)
+                image = fill_image(image, x, n, affine, padding)
                 ready = n
-            stop = min((n + 1) * per_image, start + count)
-            gather(windows, at - start, image, at - n * per_image, stop - n * per_image, geometry)
+            stop = min((n + 1) * ho * wo, start + count)
+            here = slice(at - n * ho * wo, stop - n * ho * wo)
+            gather(windows[at - start :], image, here.start, here.stop, geometry, outputs[at:stop])
             at = stop
-        whole = (count + ROWS - 1) // ROWS * ROWS
+        whole = (count + BOTH - 1) // BOTH * BOTH
         tile = outputs[start : start + count]
-        fits = count == whole and co % wide(x) == 0
-        out = tile if fits else made[:whole]
-        a = windows[:whole, :depth]
-        for p in range(len(panels) // depth):
-            columns = slice(p * wide(x), (p + 1) * wide(x))
-            block_rows(out[:, columns], a, panels[p * depth : (p + 1) * depth])
+        fits = count == whole and co == made.shape[1]
+        multiply_panels(tile if fits else made[:whole], windows[:whole, :depth], packed, co)
         if not fits:
             copy(tile, made[:count, :co])
         if mean is not None:
@@ -134,92 +132,172 @@ def activation_conv_stats_backward(
 ) -> None:
     """As reference.activation_conv_stats_backward: both products of a tile of windows."""
     _, ho, wo, co = dz_next.shape
-    dout, ci, size = pixels(dz_next), x.shape[3], w.shape[0]
-    weights, geometry = as_matrix(w), (size, stride, ci, wo)
-    depth, total, per_image = len(weights), len(dout), ho * wo
+    dout, size, ci, weights = pixels(dz_next), w.shape[0], w.shape[2], as_matrix(w)
+    geometry, depth, total = (size, stride, ci, wo), len(weights), len(dout)
     windows = new_windows(depth, total, x)
-    rows = len(windows)
-    gradient = scratch(rows, odd_lines(co + wide(x), x), x)
-    set_zero(gradient)
+    gradient = scratch(len(windows), odd_lines(co, x), x)
     sums = np.zeros((2, ci), np.float64)
     if dw is not None:
-        image = new_image(x, padding)
+        image = new_image(x, affine, padding)
         taller = (depth + ROWS - 1) // ROWS * ROWS
-        dpanels = new_panels(taller, co, x)
-        set_zero(dpanels)
+        dpacked = new_panels(taller, co, x)
+        set_zero(dpacked)
+        dy_packed = new_panels(len(windows), co, x)
     if dz is not None:
         dimage = new_padded(x, padding)
         turned = new_panels(co, depth, x)
         pack_turned(turned, weights)
     ready = -1
-    for start in range(0, total, rows):
-        count = min(rows, total - start)
-        dy = gradient[:count, :co]
+    for start in range(0, total, len(windows)):
+        count = min(len(windows), total - start)
+        dy, arriving = gradient[:count, :co], dout[start : start + count]
         if affine_backward is None:
-            copy(dy, dout[start : start + count])
+            if dz is not None:
+                copy(dy, arriving)
         elif y is not None:
-            through_batchnorm(
-                dy, dout[start : start + count], pixels(y)[start : start + count], affine_backward
-            )
+            through_batchnorm(dy, arriving, pixels(y)[start : start + count], affine_backward)
         if dw is not None:
+            pack(dy_packed, arriving if affine_backward is None else dy)
             at = start
             while at < start + count:
-                n = at // per_image
+                n = at // (ho * wo)
                 if n != ready:
-                    fill_image(image, x, n, affine, padding)
+                    image = fill_image(image, x, n, affine, padding)
                     ready = n
-                stop = min((n + 1) * per_image, start + count)
-                gather(
-                    windows, at - start, image, at - n * per_image, stop - n * per_image, geometry
-                )
+                stop = min((n + 1) * ho * wo, start + count)
+                here = slice(at - n * ho * wo, stop - n * ho * wo)
+                following = dout[at + count : stop + count]
+                gather(windows[at - start :], image, here.start, here.stop, geometry, following)
                 at = stop
-            a = windows[:count, :taller].T
-            for p in range(len(dpanels) // taller):
-                columns = slice(p * wide(x), (p + 1) * wide(x))
-                block_rows_add(dpanels[p * taller : (p + 1) * taller], a, gradient[:count, columns])
+            add_panels(dpacked, windows[:count, :taller].T, dy_packed, co)
         if dz is not None:
-            whole = (count + ROWS - 1) // ROWS * ROWS
-            for p in range(len(turned) // co):
-                columns = slice(p * wide(x), (p + 1) * wide(x))
-                block_rows(
-                    windows[:whole, columns],
-                    gradient[:whole, :co],
-                    turned[p * co : (p + 1) * co],
-                )
+            whole = (count + BOTH - 1) // BOTH * BOTH
+            multiply_panels(strided(windows)[:whole], gradient[:whole, :co], turned, depth)
             at = start
             while at < start + count:
-                n = at // per_image
-                stop = min((n + 1) * per_image, start + count)
-                scatter(
-                    dimage, windows, at - start, at - n * per_image, stop - n * per_image, geometry
-                )
+                n = at // (ho * wo)
+                stop = min((n + 1) * ho * wo, start + count)
+                here = slice(at - n * ho * wo, stop - n * ho * wo)
+                scatter(dimage, windows[at - start :], here.start, here.stop, geometry)
                 at = stop
-                if at == (n + 1) * per_image:
+                if at == (n + 1) * ho * wo:
                     empty_image(dz, n, dimage, sums, x, affine, padding)
     if dw is not None:
-        unpack(as_matrix(dw), dpanels, taller)
+        unpack(as_matrix(dw), dpacked, taller)
     if affine is not None and dgamma is not None and dbeta is not None:
         finish_backward(dgamma, dbeta, sums, affine)
 
 
-def _block_rows(add: bool) -> Callable[[Floats, Floats, Floats], None]:
+def _block_rows(height: int, vectors: int, add: bool) -> Callable[[Floats, Floats, Floats], None]:
     def rows(out: Floats, a: Floats, b: Floats) -> None:
-        for i in range(0, len(a), ROWS):
-            register_block(out, a, b, i, 0, None, ROWS, VECTORS, 1, add)
+        for i in range(0, len(a), height):
+            register_block(out, a, b, i, 0, None, height, vectors, 1, add)
 
-    rows.__qualname__ = f"block_rows{'_add' * add}"
+    rows.__qualname__ = f"block_rows_{vectors}{'_add' * add}"
     return inline(rows)
 
 
-# out = a @ b and out += a @ b for one panel. The rows of `a` are a multiple of the block's.
-block_rows = _block_rows(add=False)
-block_rows_add = _block_rows(add=True)
+multiply_wide = _block_rows(ROWS, WIDE, add=False)
+multiply_narrow = _block_rows(NARROW_ROWS, NARROW, add=False)
+add_wide = _block_rows(ROWS, WIDE, add=True)
+add_narrow = _block_rows(ROWS, NARROW, add=True)
 
 
 @inline
-def wide(like: Floats) -> int:
-    """Columns of a panel."""
-    return VECTORS * lanes(like)  # type: ignore[no-any-return]
+def multiply_panels(out: Floats, a: Floats, packed: Floats, columns: int) -> None:
+    """out = a @ b, b packed. The rows of `a` are a multiple of the blocks'."""
+    first = 0
+    while first < columns:
+        width = panel_width(columns - first, packed)
+        b, here = panel(packed, a.shape[1], first, width), out[:, first : first + width]
+        if width == WIDE * lanes(out):
+            multiply_wide(here, a, b)
+        else:
+            multiply_narrow(here, a, b)
+        first += width
+
+
+@inline
+def add_panels(packed_out: Floats, a: Floats, packed: Floats, columns: int) -> None:
+    """Likewise out += a @ b, where `out` is packed as well."""
+    first = 0
+    while first < columns:
+        width = panel_width(columns - first, packed)
+        b, out = panel(packed, a.shape[1], first, width), panel(packed_out, len(a), first, width)
+        if width == WIDE * lanes(out):
+            add_wide(out, a, b)
+        else:
+            add_narrow(out, a, b)
+        first += width
+
+
+@inline
+def panel_width(columns: int, like: Floats) -> int:
+    """Columns of the next panel: wide ones as far as narrow ones can make up the rest."""
+    vectors = (columns - 1) // lanes(like) + 1
+    return (NARROW if vectors < WIDE or vectors == 2 * NARROW else WIDE) * lanes(like)  # type: ignore[no-any-return]
+
+
+@inline
+def padded_columns(columns: int, like: Floats) -> int:
+    """Columns of all panels together."""
+    vectors = (columns - 1) // lanes(like) + 1
+    return max(vectors, NARROW) * lanes(like)  # type: ignore[no-any-return]
+
+
+@inline
+def panel(packed: Floats, depth: int, first: int, width: int) -> Floats:
+    """The panel that begins at column `first`: (depth, width)."""
+    return packed[0, first * depth : (first + width) * depth].reshape(depth, width)
+
+
+@inline
+def new_panels(depth: int, columns: int, like: Floats) -> Floats:
+    """Place for the panels of a matrix (depth, columns), one behind the other: (1, numbers)."""
+    return scratch(1, depth * padded_columns(columns, like), like)
+
+
+@inline
+def pack(packed: Floats, b: Floats) -> None:
+    """The columns of b into panels; zeros beyond."""
+    depth, columns = b.shape
+    first = 0
+    while first < columns:
+        width = panel_width(columns - first, packed)
+        here = panel(packed, depth, first, width)
+        if width > columns - first:
+            set_zero(here)
+            width = columns - first
+        copy(here[:, :width], b[:, first : first + width])
+        first += here.shape[1]
+
+
+@inline
+def pack_turned(packed: Floats, w: Floats) -> None:
+    """The columns of w^T into panels; zeros beyond."""
+    columns, depth = w.shape
+    set_zero(packed)
+    first = 0
+    while first < columns:
+        width = panel_width(columns - first, packed)
+        here = panel(packed, depth, first, width)
+        for c in range(min(width, columns - first)):
+            for k in range(depth):
+                here[k, c] = w[first + c, k]
+        first += width
+
+
+@inline
+def unpack(b: Floats, packed: Floats, taller: int) -> None:
+    """From panels of `taller` rows, of which the first are b's, into b."""
+    depth, columns = b.shape
+    first = 0
+    while first < columns:
+        width = panel_width(columns - first, packed)
+        here = panel(packed, taller, first, width)
+        width = min(width, columns - first)
+        copy(b[:, first : first + width], here[:depth, :width])
+        first += here.shape[1]
 
 
 @inline
@@ -237,56 +315,21 @@ def as_matrix(w: Floats) -> Floats:
 
 @inline
 def strided(a: Floats) -> Floats:
-    """The same matrix, of the type that a slice of columns has."""
+    """The same matrix, of the type that a part of a wider one has."""
     return as_strided(a, a.shape, a.strides)
 
 
 @inline
-def new_panels(depth: int, columns: int, like: Floats) -> Floats:
-    """A matrix of so many columns as panels, one below the other, each (depth, wide)."""
-    return scratch(((columns - 1) // wide(like) + 1) * depth, wide(like), like)
-
-
-@inline
-def pack(panels: Floats, w: Floats) -> None:
-    """The columns of w (K,Co) into panels; zeros beyond."""
-    depth, columns = w.shape
-    set_zero(panels)
-    for p in range(len(panels) // depth):
-        first = p * panels.shape[1]
-        here = slice(first, min(first + panels.shape[1], columns))
-        copy(panels[p * depth : (p + 1) * depth, : here.stop - first], w[:, here])
-
-
-@inline
-def pack_turned(panels: Floats, w: Floats) -> None:
-    """The columns of w^T, w (K,Co), into panels of depth Co; zeros beyond."""
-    depth, columns = w.shape
-    width = panels.shape[1]
-    set_zero(panels)
-    for k in range(depth):
-        first, c = k // width * columns, k % width
-        for o in range(columns):
-            panels[first + o, c] = w[k, o]
-
-
-@inline
-def unpack(w: Floats, panels: Floats, taller: int) -> None:
-    """From panels of `taller` rows, of which the first K are, into w (K,Co)."""
-    depth, columns = w.shape
-    for p in range(len(panels) // taller):
-        first = p * panels.shape[1]
-        here = slice(first, min(first + panels.shape[1], columns))
-        copy(w[:, here], panels[p * taller : p * taller + depth, : here.stop - first])
-
-
-@inline
 def new_windows(depth: int, total: int, like: Floats) -> Floats:
-    """A tile of windows: K numbers a row, and place behind them for what a vector leaves there."""
-    columns = odd_lines(depth + wide(like), like)
-    rows = min(TILE_ROWS, TILE_BYTES // (columns * like.itemsize) // ROWS * ROWS)
-    rows = min(max(rows, 8 * ROWS), (total + ROWS - 1) // ROWS * ROWS)
-    return scratch(rows, columns, like)
+    """A tile of windows: K numbers a row, and place behind them for what a vector leaves there.
+
+    All tiles are about as high.
+    """
+    columns = odd_lines(depth + NARROW * lanes(like), like)
+    most = max(8 * ROWS, min(TILE_ROWS, TILE_BYTES // (columns * like.itemsize)))
+    tiles = (total - 1) // most + 1
+    rows = (total - 1) // tiles + 1
+    return scratch((rows + BOTH - 1) // BOTH * BOTH, columns, like)
 
 
 @inline
@@ -299,31 +342,40 @@ def new_padded(x: Floats, padding: int) -> Floats:
 
 
 @inline
-def new_image(x: Floats, padding: int) -> Floats:
-    """Likewise."""
+def new_image(x: Floats, affine: Floats | None, padding: int) -> Floats:
+    """The same for activations; nothing where x itself will do."""
+    if affine is None and padding == 0 and x.strides[2] == x.shape[3] * x.itemsize:
+        return strided(scratch(1, 1, x))
     return new_padded(x, padding)
 
 
 @inline
-def image_row(image: Floats, i: int, padding: int, shape: tuple[int, int]) -> Floats:
-    """Row i of the map inside of the border: (W,C)."""
-    channels = shape[1]
-    inside = image[i + padding, padding * channels :]
-    return as_strided(inside, shape, (channels * image.itemsize, image.itemsize))
-
-
-@inline
-def fill_image(image: Floats, x: Floats, n: int, affine: Floats | None, padding: int) -> None:
-    """The activation of x[n] inside of the border."""
+def fill_image(image: Floats, x: Floats, n: int, affine: Floats | None, padding: int) -> Floats:
+    """The activation of x[n] inside of the border; x[n] itself where it will do."""
     _, h, width, channels = x.shape
+    if affine is None and x.strides[2] == channels * x.itemsize:  # no slice of channels
+        rows = as_strided(x[n], (h, width * channels), (x.strides[1], x.itemsize))
+        if padding == 0:
+            return rows
+        left, right = padding * channels, (padding + width) * channels
+        copy(image[padding : padding + h, left:right], rows)
+        return image
     inputs = pixels(x)
     for i in range(h):
         first = (n * h + i) * width
-        row = image_row(image, i, padding, (width, channels))
+        row = image_row(image, i, padding, width, channels)
         if affine is None:
             copy(row, inputs[first : first + width])
         else:
             activate(row, inputs[first : first + width], affine)
+    return image
+
+
+@inline
+def image_row(image: Floats, i: int, padding: int, width: int, channels: int) -> Floats:
+    """Row i of the map inside of the border: (W,C)."""
+    inside = image[i + padding, padding * channels :]
+    return as_strided(inside, (width, channels), (channels * image.itemsize, image.itemsize))
 
 
 @inline
@@ -338,10 +390,10 @@ def empty_image(
 ) -> None:
     """The gradient of x[n]'s activation out of `dimage`, which is zeros again, on to dz[n]."""
     _, h, width, channels = x.shape
-    image = slice(n * h * width, (n + 1) * h * width)
-    inputs, din = pixels(x)[image], pixels(dz)[image]
+    here = slice(n * h * width, (n + 1) * h * width)
+    inputs, din = pixels(x)[here], pixels(dz)[here]
     for i in range(h):
-        row = image_row(dimage, i, padding, (width, channels))
+        row = image_row(dimage, i, padding, width, channels)
         copy(din[i * width : (i + 1) * width], row)
     set_zero(dimage)
     if affine is not None:
@@ -350,41 +402,46 @@ def empty_image(
 
 @inline
 def gather(
-    windows: Floats, row: int, image: Floats, first: int, stop: int, geometry: Geometry
+    windows: Floats, image: Floats, first: int, stop: int, geometry: Geometry, needed: Floats
 ) -> None:
-    """The windows of outputs `first` to `stop` of an image, into rows of the tile from `row` on."""
+    """The windows of outputs `first` to `stop` of an image, one a row of the tile.
+
+    Meanwhile memory is asked for as many rows of `needed`.
+    """
     size, stride, channels, wo = geometry
     length, step = size * channels, lanes(windows)
-    tail = length % step
-    for q in range(first, stop):
-        i, left = q // wo * stride, q % wo * stride * channels
+    tail, left, top = length % step, first % wo, first // wo * stride
+    for q in range(stop - first):
+        for c in range(0, needed.shape[1], line(needed)):
+            prefetch(needed, q, c)
         for k in range(size):
-            at = k * length
+            at, start = k * length, left * stride * channels
             for c in range(0, length - tail, step):
-                store(windows, row, at + c, load(image, i + k, left + c, None), None)
+                store(windows, q, at + c, load(image, top + k, start + c, None), None)
             if tail > 0:  # the rest of the vector is overwritten, or lies behind the row's end
                 c = length - tail
-                store(windows, row, at + c, load(image, i + k, left + c, tail), None)
-        row += 1
+                store(windows, q, at + c, load(image, top + k, start + c, tail), None)
+        left += 1
+        if left == wo:
+            left, top = 0, top + stride
 
 
 @inline
-def scatter(
-    dimage: Floats, windows: Floats, row: int, first: int, stop: int, geometry: Geometry
-) -> None:
+def scatter(dimage: Floats, windows: Floats, first: int, stop: int, geometry: Geometry) -> None:
     """The gradients of windows, added to those of the pixels that they were copied from."""
     size, stride, channels, wo = geometry
     length, step = size * channels, lanes(windows)
-    tail = length % step
-    for q in range(first, stop):
-        i, left = q // wo * stride, q % wo * stride * channels
+    tail, left, top = length % step, first % wo, first // wo * stride
+    for q in range(stop - first):
         for k in range(size):
-            at = k * length
+            at, start = k * length, left * stride * channels
             for c in range(0, length - tail, step):
-                total = load(dimage, i + k, left + c, None) + load(windows, row, at + c, None)
-                store(dimage, i + k, left + c, total, None)
+                total = load(dimage, top + k, start + c, None) + load(windows, q, at + c, None)
+                store(dimage, top + k, start + c, total, None)
             if tail > 0:
                 c = length - tail
-                total = load(dimage, i + k, left + c, tail) + load(windows, row, at + c, tail)
-                store(dimage, i + k, left + c, total, tail)
-        row += 1
+                total = load(dimage, top + k, start + c, tail) + load(windows, q, at + c, tail)
+                store(dimage, top + k, start + c, total, tail)
+        left += 1
+        if left == wo:
+            left, top = 0, top + stride

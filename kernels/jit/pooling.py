@@ -5,13 +5,14 @@ from numpy.lib.stride_tricks import as_strided
 
 from npnet.kernels.arrays import HIGH, LOW, MEAN, SCALE, SHIFT, Bytes, Floats
 from npnet.kernels.jit.options import inline, kernel
-from npnet.kernels.jit.tiles import finish_backward
+from npnet.kernels.jit.tiles import finish_backward, flush
 from npnet.kernels.jit.vector import (
     clip,
     inside,
     lanes,
     load,
     load_bytes,
+    prefetch,
     repeat,
     store,
     store_bytes,
@@ -111,73 +112,135 @@ def activation_max_pool3x3_backward(
     x: Floats,
     affine: Floats | None,
 ) -> None:
-    """As reference.activation_max_pool3x3_backward: each pixel asks the windows that it lies in."""
+    """As reference.activation_max_pool3x3_backward, a row of dz at a time.
+
+    Row i lies in the windows of row i // 2, and if i is even in the lowest row of those above them.
+    """
     n_images, h, width, channels = x.shape
-    _, ho, wo, _ = dy.shape
-    din, dout, places, inputs = pixels(dz), pixels(dy), pixels(index), pixels(x)
-    step = lanes(x)
+    ho = dy.shape[1]
+    arrays = pixels(dz), pixels(dy), pixels(index), pixels(x)
     sums, partial = np.zeros((2, channels), np.float64), np.zeros((2, channels), x.dtype)
-    whole = channels - channels % step
-    for row in range(n_images * h):
-        n, i = row // h, row % h
-        outputs = (n * ho, ho, wo)
-        for c in range(0, whole, step):
-            unpool_vector(
-                din, partial, row * width, i, dout, places, outputs, inputs, width, affine, c, None
-            )
-        if whole < channels:
-            unpool_vector(
-                din, partial, row * width, i, dout, places, outputs, inputs, width, affine, whole,
-                channels - whole,
-            )  # fmt: skip
-        if affine is not None:
-            for k in range(2):
-                for c in range(channels):
-                    sums[k, c] += partial[k, c]
+    for n in range(n_images):
+        for i in range(h):
+            row, windows = (n * h + i) * width, (n * ho + i // 2, i % 2)
+            above = (n * ho + i // 2 - 1, 2)
+            if i % 2 == 0 and 0 < i < 2 * ho:
+                unpool_row(arrays, partial, row, windows, above, dy.shape[2], width, affine)
+            else:
+                windows = windows if i < 2 * ho else above
+                unpool_row(arrays, partial, row, windows, None, dy.shape[2], width, affine)
+            if affine is not None:
+                flush(sums, partial)
     if affine is not None and dgamma is not None and dbeta is not None:
         finish_backward(dgamma, dbeta, sums, affine)
 
 
 @inline
-def unpool_vector(
-    dz: Floats,
+def unpool_row(
+    arrays: tuple[Floats, Floats, Bytes, Floats],
     partial: Floats,
-    first: int,
-    i: int,
-    dy: Floats,
-    index: Bytes,
-    outputs: tuple[int, int, int],
-    x: Floats,
+    row: int,
+    windows: tuple[int, int],
+    others: tuple[int, int] | None,
+    wo: int,
+    width: int,
+    affine: Floats | None,
+) -> None:
+    """A row of dz, from pixel `row` on, and its two sums in `partial` (2,C).
+
+    `windows`, `others`: a row of windows, and which row of theirs this is.
+    """
+    channels, step = partial.shape[1], lanes(partial)
+    whole = channels - channels % step
+    for c in range(0, whole, step):
+        unpool_vector(arrays, partial, row, windows, others, wo, width, affine, c, None)
+    if whole < channels:
+        tail = channels - whole
+        unpool_vector(arrays, partial, row, windows, others, wo, width, affine, whole, tail)
+
+
+@inline
+def unpool_vector(
+    arrays: tuple[Floats, Floats, Bytes, Floats],
+    partial: Floats,
+    row: int,
+    windows: tuple[int, int],
+    others: tuple[int, int] | None,
+    wo: int,
     width: int,
     affine: Floats | None,
     c: int,
     tail: int | None,
 ) -> None:
-    """A row of dz, and its two sums into `partial` (2,C).
-
-    `first` is the row's first pixel, `i` its number in the map; `outputs`: first row, rows,
-    columns.
-    """
-    start, ho, wo = outputs
-    total = product = zeros_like(load(x, first, c, tail))
-    for j in range(width):
-        da = zeros_like(total)
-        for p in range(max((i - 1) // 2, 0), min(i // 2, ho - 1) + 1):
-            for q in range(max((j - 1) // 2, 0), min(j // 2, wo - 1) + 1):
-                at = (start + p) * wo + q
-                place = repeat(da, 3 * (i - 2 * p) + j - 2 * q)
-                da = da + where_equal(
-                    load_bytes(index, at, c, da, tail), place, load(dy, at, c, tail)
-                )
-        if affine is not None:
-            scale, shift, low, high = map_of(affine, c, tail)
-            value = load(x, first + j, c, tail)
-            da = inside(scale * value + shift, low, high, da)
-            total = total + da
-            product = product + da * (value - load(affine, MEAN, c, tail))
-        store(dz, first + j, c, da, tail)
+    """A window's left column is the right one of that before it."""
+    dz, dy, index, x = arrays
+    right = total = product = mean = zeros_like(load(x, row, c, tail))
+    folded = right, right, right, right
+    if affine is not None:
+        folded, mean = map_of(affine, c, tail), load(affine, MEAN, c, tail)
+    for q in range(wo):
+        for k in range(2):  # of the next row
+            prefetch(x, row + width + 2 * q + k, c)
+            prefetch(dz, row + width + 2 * q + k, c)
+        left, middle, following = shares(dy, index, windows, wo, q, c, tail)
+        left = left + right
+        right = following
+        if others is not None:
+            second = shares(dy, index, others, wo, q, c, tail)
+            left, middle, right = left + second[0], middle + second[1], right + second[2]
+        total, product = leave(
+            dz, x, row + 2 * q, left, total, product, folded, mean, affine, c, tail
+        )
+        if 2 * q + 1 < width:
+            total, product = leave(
+                dz, x, row + 2 * q + 1, middle, total, product, folded, mean, affine, c, tail
+            )
+    if 2 * wo < width:
+        total, product = leave(
+            dz, x, row + 2 * wo, right, total, product, folded, mean, affine, c, tail
+        )
     store(partial, 0, c, total, tail)
     store(partial, 1, c, product, tail)
+
+
+@inline
+def shares(
+    dy: Floats, index: Bytes, windows: tuple[int, int], wo: int, q: int, c: int, tail: int | None
+) -> tuple[Floats, Floats, Floats]:
+    """What window q of a row gives to the three pixels of one of its rows."""
+    at, first = windows[0] * wo + q, 3 * windows[1]
+    gradient = load(dy, at, c, tail)
+    place = load_bytes(index, at, c, gradient, tail)
+    return (
+        where_equal(place, repeat(place, first), gradient),
+        where_equal(place, repeat(place, first + 1), gradient),
+        where_equal(place, repeat(place, first + 2), gradient),
+    )
+
+
+@inline
+def leave(
+    dz: Floats,
+    x: Floats,
+    at: int,
+    da: Floats,
+    total: Floats,
+    product: Floats,
+    folded: Kept,
+    mean: Floats,
+    affine: Floats | None,
+    c: int,
+    tail: int | None,
+) -> tuple[Floats, Floats]:
+    """dz of a pixel from da, and the sums with it."""
+    if affine is None:
+        store(dz, at, c, da, tail)
+        return total, product
+    scale, shift, low, high = folded
+    value = load(x, at, c, tail)
+    gradient = inside(scale * value + shift, low, high, da)
+    store(dz, at, c, gradient, tail)
+    return total + gradient, product + gradient * (value - mean)
 
 
 @kernel
@@ -221,9 +284,7 @@ def activation_average_pool_backward(
         if whole < channels:
             tail = channels - whole
             spread_strip(din[image], partial, dy, n, inputs[image], affine, whole, tail)
-        for k in range(2):
-            for c in range(channels):
-                sums[k, c] += partial[k, c]
+        flush(sums, partial)
     finish_backward(dgamma, dbeta, sums, affine)
 
 

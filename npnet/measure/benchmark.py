@@ -140,6 +140,8 @@ def use_of(kernel: Kernel, arguments: Mapping[str, Any]) -> Use:
     weight = shapes.get("w", shapes.get("dw", ()))
     k = weight[0] if len(weight) == 4 else 3
     strides = {name: scalars[name] for name in ("stride", "padding") if name in scalars}
+    if kernel.kind == "stem":
+        strides = {"stride": 2}
     label = "x".join(map(str, source[1:] if len(source) == 4 else source))
     if result != source:
         label += "->" + "x".join(map(str, result[1:]))

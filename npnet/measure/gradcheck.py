@@ -14,16 +14,13 @@ import numpy as np
 from npnet.kernels import backend as kernels_of
 from npnet.kernels import registry
 from npnet.kernels.arrays import Floats
+from npnet.model.architecture import Architecture
 from npnet.model.network import Network
 from npnet.model.parameters import initialise
-from npnet.model.zoo.mobilenet_v2 import Stage, mobilenet_v2
+from npnet.model.zoo import build, configure, models
 
 STEP = 1e-6
 BOUND = 1e-6
-
-# Deep enough for every kind of block, shallow enough that a step of 1e-6 in one weight stays small
-# in the last activation: through 52 batch norms of a few samples each it would grow a thousandfold.
-SMALL = (Stage(1, 8, 1, 1), Stage(6, 8, 2, 2), Stage(6, 16, 2, 2))
 
 
 @dataclass(frozen=True)
@@ -76,9 +73,15 @@ def project(
 
 
 def check_operations(backend: str = "reference") -> Iterator[Check]:
-    """Every operation of the registry, at every case of its kind, for each of its inputs."""
-    kernels = kernels_of(backend)
+    """Every operation of the registry, at every case of its kind, for each of its inputs.
+
+    A plain operation whose compiled place a fused one has taken is checked where it stands, in the
+    reference; the fused one is a part of `check_network`.
+    """
     for gradient in registry.GRADIENTS:
+        rows = map(registry.kernel, {gradient.forward, *gradient.backward.values()})
+        plain = any(row.reference_only for row in rows)
+        kernels = kernels_of("reference" if plain else backend)
         for case in registry.border_cases(registry.kernel(gradient.forward).kind):
             for name in gradient.backward:
                 yield check_operation(kernels, gradient, name, case)
@@ -111,23 +114,36 @@ def check_operation(
     return Check(f"{gradient.name} d{name}", case.label, numeric, analytic)
 
 
+def miniatures() -> Iterator[Architecture]:
+    """A small network of each architecture's blocks, with and without batch norm where it can."""
+    for name, model in models().items():
+        choices = (True, False) if "batch_norm" in model.options else (True,)
+        width = 1.0 if "width" in model.options else None
+        size = max(model.smallest_input, 25)
+        for batch_norm in choices:
+            options = {"width": width, "input_size": size, "dropout": 0.2, "batch_norm": batch_norm}
+            yield build(configure(name, 5, **options), miniature=True)
+
+
 def check_network(
+    architecture: Architecture,
     backend: str = "reference",
     batch: int = 4,
     frozen: bool = False,
     seed: int = 0,
 ) -> Iterator[Check]:
-    """Every parameter array of a whole network: convolutions, batch norms, shortcuts, head.
+    """Every parameter array of a whole network: convolutions, batch norms, branches, head.
 
-    `frozen` checks batch norm with running statistics. Dropout is drawn anew from the same seed
-    for each evaluation, so that the function stays one function.
+    `frozen` checks batch norm with running statistics. Dropout is redrawn from the same seed for
+    each evaluation, so that the function stays one function.
     """
-    architecture = mobilenet_v2(1.0, 33, 5, dropout=0.2, table=SMALL)
     network = Network(architecture, batch, backend, np.float64)
     parameters = network.parameters
     initialise(parameters, "he_fan_out", seed)
     rng = np.random.default_rng(seed)
-    parameters.values += 0.1 * rng.standard_normal(len(parameters.values))  # no gamma at just 1
+    for spec in parameters.specs:
+        if spec.role != "weight":  # no gamma at just 1, no bias at just 0
+            parameters.value(spec.name)[...] += 0.1 * rng.standard_normal(spec.shape)
     network.images[:] = rng.standard_normal(network.images.shape)
     labels = rng.integers(0, architecture.classes, batch)
 
@@ -136,11 +152,13 @@ def check_network(
         return float(network.loss(labels, smoothing=0.1).sum())
 
     def side() -> bytes:
-        return b"".join(((z > 0) & (z < 6)).tobytes() for _, z in network.relu_inputs())
+        return b"".join(side.tobytes() for side in network.kinks())
 
     value()
     network.backward(scale=1.0)
+    norm = "batch norm" if network.normalisations else "bias"
+    case = f"{architecture.name}, {'frozen ' * frozen}{norm}"
     for spec in parameters.specs:
         gradient = parameters.gradient(spec.name).copy()
         numeric, analytic = project(value, parameters.value(spec.name), gradient, rng, side)
-        yield Check(spec.name, "frozen" if frozen else "batch", numeric, analytic)
+        yield Check(spec.name, case, numeric, analytic)

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from npnet.kernels import backend as kernels_of
-from npnet.kernels.arrays import Floats, Ints
+from npnet.kernels.arrays import HIGH, LOW, Floats, Ints
 from npnet.model.architecture import Architecture
 from npnet.model.memory import affine_of_concatenations, plan
 from npnet.model.operations import Activation, BatchNorm, Convolution, Mode, Resources
 from npnet.model.operations.base import IMAGES, consumers
 from npnet.model.operations.convolution import ConvolutionLayer, Normalisation
 from npnet.model.operations.head import CrossEntropy
+from npnet.model.operations.pooling import MaxPoolLayer
 from npnet.model.parameters import Parameters
 
 __all__ = ["BatchNorm", "Network"]
@@ -138,6 +139,15 @@ class Network:
             np.concatenate([bn.mean for bn in norms]),
             np.concatenate([bn.variance for bn in norms]),
         )
+
+    def kinks(self) -> Iterator[Floats]:
+        """On which side of each kink the last forward was: ReLUs and the places of maxima."""
+        for layer in self.layers:
+            if isinstance(layer.operation, Convolution):
+                a: Activation = layer.output  # type: ignore[attr-defined]
+                yield (a.z > a.affine[LOW]) & (a.z < a.affine[HIGH])
+            elif isinstance(layer, MaxPoolLayer):
+                yield layer.index[: len(layer.output.x)]
 
     def relu_inputs(self) -> Iterator[tuple[str, Floats]]:
         """What went into each ReLU in the last forward, with the operation's name; for checks."""

@@ -69,7 +69,7 @@ class DropoutLayer:
 
 def _maps(values: Floats) -> Floats:
     """(n,C) as maps of one pixel, (n,1,1,C)."""
-    return values if values.ndim == 4 else values[:, None, None, :]
+    return values if values.ndim == 4 else values.reshape(len(values), 1, 1, -1)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,12 @@ from npnet.model.config import ModelConfig
 class Entry(NamedTuple):
     """A model: its table, the smallest input that makes sense, and its defaults.
 
+    `miniature`: a network of the same blocks, shallow enough to be checked by finite differences.
     `options`: those fields of ModelConfig that the table reads, besides the ones that all do.
     """
 
     build: Callable[[Builder, ModelConfig], object]
+    miniature: Callable[[Builder, ModelConfig], object]
     smallest_input: int
     defaults: Mapping[str, Any]
     options: tuple[str, ...] = ()
@@ -59,13 +61,13 @@ def configure(name: str, classes: int, **given: Any) -> ModelConfig:
     return ModelConfig(name, classes, **{**entry(name).defaults, **values})
 
 
-def build(config: ModelConfig) -> Architecture:
-    """The list of operations that a config stands for.
+def build(config: ModelConfig, miniature: bool = False) -> Architecture:
+    """The list of operations that a config stands for, or those of its miniature.
 
     Raises NpnetError where the architecture is unknown, or a value does not fit it.
     """
     model = entry(config.architecture)
     model.check(config)
     net = Builder(config.input_size)
-    model.build(net, config)
+    (model.miniature if miniature else model.build)(net, config)
     return Architecture(config, tuple(net.operations))

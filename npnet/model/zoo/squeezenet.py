@@ -52,8 +52,13 @@ def build(net: Builder, config: ModelConfig, table: Table) -> None:
     net(AveragePool, "pool", x)
 
 
-DEFAULTS = {"input_size": 128, "batch_norm": False, "dropout": 0.5}
+def _entry(table: Table, smallest_input: int) -> Entry:
+    defaults = {"input_size": 128, "batch_norm": False, "dropout": 0.5}
+    miniature = partial(build, table=Table(4, table.size, ((3, 4), (2, 5)), (2, 3)))
+    return Entry(partial(build, table=table), miniature, smallest_input, defaults, ("batch_norm",))
+
+
 MODELS = {
-    "squeezenet1_0": Entry(partial(build, table=SQUEEZENET_1_0), 21, DEFAULTS, ("batch_norm",)),
-    "squeezenet1_1": Entry(partial(build, table=SQUEEZENET_1_1), 17, DEFAULTS, ("batch_norm",)),
+    "squeezenet1_0": _entry(SQUEEZENET_1_0, 21),
+    "squeezenet1_1": _entry(SQUEEZENET_1_1, 17),
 }
