@@ -76,13 +76,34 @@ _MOBILENET = (
     "classifier.bias",
 )
 
-# MobileNetV2 has all of its 52 convolutions at the smallest input.
+_SQUEEZENET = (
+    "fire2.squeeze.weight",
+    "fire5.expand3x3.bias",
+    "fire9.squeeze.bias",
+    "classifier.bias",
+)
+_NORMALISED = ("conv1.weight", "fire5.expand3x3.gamma", "fire9.squeeze.beta", "classifier.bias")
+
+# MobileNetV2 has all of its 52 convolutions at the smallest input. SqueezeNet's size leaves 2x2 of
+# the last maps, where each tap of a 3x3 window meets some pixel, and cuts windows of the last pool.
 CASES = {
     "mobilenet_v2": Case(
         _small("mobilenet_v2", width=0.35, input_size=32), "", _MOBILENET, range(5)
     ),
     "mobilenet_v2_cifar": Case(
-        _small("mobilenet_v2_cifar", width=0.1, input_size=16), "mobilenet_v2_cifar", _MOBILENET
+        _small("mobilenet_v2_cifar", width=0.35, input_size=16), "mobilenet_v2_cifar", _MOBILENET
+    ),
+    "squeezenet1_0": Case(
+        _small("squeezenet1_0", input_size=40), "squeezenet1_0", _SQUEEZENET, learning_rate=0.003
+    ),
+    "squeezenet1_1": Case(
+        _small("squeezenet1_1", input_size=40), "squeezenet1_1", _SQUEEZENET, learning_rate=0.003
+    ),
+    "squeezenet1_1_bn": Case(
+        _small("squeezenet1_1", input_size=40, batch_norm=True),
+        "squeezenet1_1_bn",
+        _NORMALISED,
+        learning_rate=0.003,
     ),
 }
 
@@ -97,10 +118,11 @@ def draw_start(architecture: Architecture, seed: int) -> Parameters:
     learning rate of 0.05 turn rounding errors of 1e-15 into 1, and no two programs agree on them.
 
     Without batch norm weights are as initialised, which keeps activations as large as the images
-    are, but for a classifier that is 5 times as large, so that images get different logits.
+    are. Where a ReLU stands behind the classifier, its biases are positive: it would cut off half
+    the logits, and after a few steps all.
     """
     parameters = Parameters(architecture, np.float32)
-    plain = not architecture.normalised
+    plain, cut = not architecture.normalised, architecture.operations[-1].kind == "average_pool"
     initialise(parameters, "he_fan_out" if plain else "glorot_uniform", seed)
     rng = np.random.default_rng([seed, 1])
     for spec in parameters.specs:
@@ -110,10 +132,14 @@ def draw_start(architecture: Architecture, seed: int) -> Parameters:
             value[...] = head * rng.uniform(0.5, 1.5, spec.shape).astype(np.float32)
         elif spec.role == "beta":
             value[...] = head * rng.uniform(-1, 3, spec.shape).astype(np.float32)
+        elif cut and spec.name == "classifier.bias":
+            value[...] = rng.uniform(0.5, 1.5, spec.shape)
+        elif cut and spec.name == "classifier.weight":
+            value[...] = rng.normal(0, 0.03, spec.shape)
         elif spec.role == "bias":
             value[...] = rng.uniform(-0.1, 0.1, spec.shape)
-        elif (spec.name == "classifier.weight") == plain:
-            value *= 5 if plain else 4
+        elif not plain and spec.name != "classifier.weight":
+            value *= 4
     return parameters
 
 
