@@ -31,6 +31,11 @@ in its name. Kernels whose docstring says so may run in place (the output is the
 from importlib import import_module
 from types import ModuleType
 
+
+class SettingError(ValueError):
+    """The environment asks for what there is not. The message is a sentence for the user."""
+
+
 BACKENDS = {"numba": "jit", "reference": "reference"}
 
 

@@ -7,7 +7,7 @@ of one pixel, odd sizes, odd channel counts) or derived from a model's list of o
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -21,6 +21,9 @@ from npnet.kernels.arrays import (
     output_size,
     pooled_size,
 )
+
+if TYPE_CHECKING:  # this table is read without the compiler
+    from npnet.kernels.jit.target import Target
 
 # What the image kernel reads from: a few pictures of CIFAR's size.
 STORED_IMAGES, STORED_SIZE = 5, 32
@@ -702,3 +705,58 @@ def border_cases(kind: str) -> tuple[Case, ...]:
         for c in _CHANNELS
         for stride in strides
     )
+
+
+def edge_cases(kind: str, row: "Target", itemsize: int = 4) -> tuple[Case, ...]:
+    """Cases around what the compiled kernels do at a time on a processor, a row of jit/target.py.
+
+    Channels around half a register, one, a panel of the product; pixels around a tile; channels
+    past what the ring of a depthwise filter holds; rows past a band of inference.
+    """
+    lanes = row.vector_bytes // itemsize
+    panel = lanes * len(row.blocks)
+    half = lanes // 2
+    sizes = tuple(
+        dict.fromkeys(  # each once: two registers may be a panel
+            (half, lanes - 1, lanes, lanes + 1, 2 * lanes, 2 * lanes + 1, panel, panel + 1)
+        )
+    )
+    sizes = (*sizes, panel + half, 2 * panel + lanes + 1)
+    if kind == "stem":
+        return tuple(Case(f"->{co}", 2, 5, 5, 3, co, 2) for co in sizes)
+    if kind == "head":
+        return tuple(Case(f"{co + 1}->{co}", 2, 3, 3, co + 1, co) for co in sizes)
+    if kind == "block":
+        wide = row.tile_rows // 2  # two rows of the map are a band
+        return (
+            *(Case(f"{co}->{co}", 2, 3, 3, co, co) for co in sizes),
+            *(Case(f"5x{wide} s{s}", 2, 5, wide, 3, lanes + 1, s) for s in (1, 2)),
+        )
+    if kind == "depthwise":
+        line = max(64 // itemsize, lanes)
+        span = row.ring_bytes // (3 * line * itemsize)  # pixels, with which it holds one line
+        return (
+            *(Case(f"c{c} s{s}", 2, 4, 5, c, c, s) for c in sizes for s in (1, 2)),
+            *(
+                Case(f"4x{s * (span - 2)} c{c} s{s}", 1, 4, s * (span - 2), c, c, s)
+                for c in (line + 1, 2 * line + lanes)
+                for s in (1, 2)
+            ),
+        )
+    if kind not in ("pointwise", "batchnorm"):
+        return ()
+    pairs = zip(sizes, (*sizes[3:], *sizes[:3]), strict=True)
+    many = row.tile_bytes // (row.tile_rows * itemsize)  # channels of a tile that is full
+    return (
+        *(Case(f"9 pixels {ci}->{co}", 1, 3, 3, ci, co) for ci, co in pairs),
+        *(Case(f"{p} pixels 3->5", 1, 1, p, 3, 5) for p in around(row.tile_rows)),
+        *(
+            Case(f"{p} pixels {many}->{many}", 1, 1, p, many, many)
+            for p in around(row.tile_rows // 2)
+        ),
+    )
+
+
+def around(tile: int) -> tuple[int, ...]:
+    """Pixels: just less than a tile, one, a pixel in the second; a third that is no whole one."""
+    return tile - 1, tile, tile + 1, 2 * tile + 9

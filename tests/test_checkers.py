@@ -1,5 +1,9 @@
 """The checkers themselves: each is shown a planted fault and must see it."""
 
+import os
+import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +14,7 @@ from npnet.kernels.registry import Case
 from npnet.measure import gradcheck
 from tests.guarded import Guarded
 from tests.kernels.test_twins import compare
+from tests.launch import SOURCES
 
 
 def with_fault(name, faulty):
@@ -105,6 +110,69 @@ def test_twin_comparison_sees(fault, words):
 
     with pytest.raises(AssertionError, match=words):
         compare(ROW, CASE, faulty, np.float32, ROW.tolerance)
+
+
+EDGES = """
+import sys
+import numpy as np
+from npnet.kernels import jit, registry
+from npnet.kernels.jit.target import TARGET
+from tests.kernels.test_twins import compare
+from tests.launch import SOURCES
+row = registry.kernel(sys.argv[1])
+cases = {"border": registry.border_cases(row.kind), "edge": registry.edge_cases(row.kind, TARGET)}
+for kind, some in cases.items():
+    for case in some:
+        try:
+            compare(row, case, getattr(jit, row.name), np.float32, row.tolerance)
+        except AssertionError as error:
+            sys.exit(f"{kind}: {error}")
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "right", "wrong", "kernel"),
+    [
+        (
+            "block.py",  # the second panel starts a column late
+            "            j += widest * step\n",
+            "            j += widest * step + 1\n",
+            "activation_pointwise_stats_forward",
+        ),
+        (
+            "pointwise.py",  # the first pixel of all tiles but the first is left out
+            "        multiply_stream(outputs[tile], a, w, (inputs[tile],))\n",
+            "        k = int(start > 0)\n"
+            "        multiply_stream(outputs[start + k : stop], a[k:], w, (inputs[tile],))\n",
+            "activation_pointwise_stats_forward",
+        ),
+        (
+            "depthwise.py",  # the second group of channels has the first's weights
+            "arrays = outputs[:, c], inputs[:, c], affine[:, c], taps[:, c]\n",
+            "arrays = outputs[:, c], inputs[:, c], affine[:, c], taps[:, : c.stop - start]\n",
+            "activation_depthwise3x3_stats_forward",
+        ),
+    ],
+    ids=["panel", "tile", "group"],
+)
+def test_edge_cases_see(tmp_path, file, right, wrong, kernel):
+    """Faults that no border case sees, in a copy of the sources; not compiled, so it is quick."""
+    for package in ("npnet", "kernels", "cli"):
+        shutil.copytree(SOURCES / package, tmp_path / package, symlinks=True)
+    path = tmp_path / "kernels" / "jit" / file
+    text = path.read_text()
+    assert text.count(right) == 1
+    path.write_text(text.replace(right, wrong))
+    result = subprocess.run(
+        [sys.executable, "-c", EDGES, kernel],
+        cwd=tmp_path,
+        env=os.environ
+        | {"NUMBA_DISABLE_JIT": "1", "NPNET_TARGET": "avx512", "PYTHONPATH": str(SOURCES)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"edge: {kernel}"), result.stderr
 
 
 def test_guard_bands_stand_on_both_sides():

@@ -1,8 +1,15 @@
-"""What the explicit vector code must know about the processor: one row of one table."""
+"""What the explicit vector code must know about the processor: one row of one table.
 
+$NPNET_TARGET names another row than the one that fits, to test or to measure it.
+"""
+
+import os
+import platform
 from typing import NamedTuple
 
 import llvmlite.binding as llvm
+
+from npnet.kernels import SettingError
 
 
 class Target(NamedTuple):
@@ -30,8 +37,37 @@ TARGETS = {
 }
 
 
+def executable_rows() -> tuple[str, ...]:
+    """The rows of TARGETS whose code this host can execute: all, if the compiler is new enough.
+
+    A vector wider than the registers is no obstacle, LLVM makes it of several, so the row only runs
+    slower than on its own processor. But `minimum` and `maximum`, through which a NaN comes, are no
+    instructions of x86, and LLVM can compose them since version 17.
+    """
+    composes = platform.machine() not in ("x86_64", "AMD64") or llvm.llvm_version_info >= (17,)
+    return tuple(name for name, row in TARGETS.items() if composes or not row.nan_comes_through)
+
+
 def target_row() -> str:
-    """The row of TARGETS that fits this processor; any 64-bit ARM counts as a Cortex-A72."""
+    """The row of TARGETS that NPNET_TARGET names, or else the one that fits this processor."""
+    name = os.environ.get("NPNET_TARGET")
+    if not name:
+        return fitting_row()
+    if name not in TARGETS:
+        raise SettingError(
+            f"NPNET_TARGET={name} is no row of kernels/jit/target.py: "
+            f"choose one of {', '.join(TARGETS)}"
+        )
+    if name not in executable_rows():
+        raise SettingError(
+            f"NPNET_TARGET={name} cannot be compiled for this processor by this LLVM: "
+            f"choose one of {', '.join(executable_rows())}, or install a newer Numba"
+        )
+    return name
+
+
+def fitting_row() -> str:
+    """Any 64-bit ARM counts as a Cortex-A72."""
     features = llvm.get_host_cpu_features()
     if features.get("avx512f"):
         return "avx512"

@@ -24,7 +24,8 @@ Shape = tuple[int, ...]
 class ParameterSpec(NamedTuple):
     """A trainable array. `fan_in`/`fan_out` feed the initialisers; only weights are decayed.
 
-    `normalised`: a batch norm follows, so the size of the weight does not matter.
+    `normalised`: a batch norm follows, so the size of the weight does not matter. `start`: what a
+    bias begins with.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ParameterSpec(NamedTuple):
     fan_in: int = 0
     fan_out: int = 0
     normalised: bool = False
+    start: float = 0.0
 
 
 class Parameters:
@@ -110,7 +112,8 @@ def initialise(
     glorot_uniform: U(-l, l), l = sqrt(6/(fan_in+fan_out)) (Glorot and Bengio 2010, eq. 16), Keras'
     default. he_fan_out: N(0, 2/fan_out) (He et al. 2015, section 2.2) for convolutions with a batch
     norm, N(0, 2/fan_in) for those without, which must neither grow nor shrink what passes, and
-    N(0, 0.01^2) for the classifier: torchvision's choices. Gammas are 1, the rest 0;
+    N(0, 0.01^2) for the classifier: torchvision's choices. Gammas are 1, biases what
+    their model says, the rest 0;
     with `zero_gamma`, the last gamma of each block with a shortcut is 0 too, so that the block
     starts as the identity (Goyal et al. 2017, section 5.1).
     """
@@ -119,7 +122,8 @@ def initialise(
     for spec in parameters.specs:
         value = parameters.value(spec.name)
         if spec.role != "weight":
-            value[...] = 1 if spec.role == "gamma" and spec.name not in zeros else 0
+            one = spec.role == "gamma" and spec.name not in zeros
+            value[...] = 1 if one else spec.start
         elif scheme == "glorot_uniform":
             limit = sqrt(6 / (spec.fan_in + spec.fan_out))
             value[...] = rng.uniform(-limit, limit, spec.shape)

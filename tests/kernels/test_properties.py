@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 
 from npnet.kernels import jit, reference, registry
 from npnet.kernels.arrays import HIGH, IDENTITY, LOW
+from npnet.kernels.jit.target import TARGET
 from npnet.kernels.registry import Case
 from tests.kernels.test_twins import compare
 
 sizes = st.integers(1, 9)
-channels = st.integers(1, 20)
+PANEL = TARGET.vector_bytes // 4 * len(TARGET.blocks)
+channels = st.integers(1, PANEL + 20)
 shapes = st.builds(
     Case,
     label=st.just("any"),
@@ -19,7 +21,7 @@ shapes = st.builds(
     h=sizes,
     w=sizes,
     ci=channels,
-    co=st.integers(2, 20),
+    co=st.integers(2, PANEL + 20),
     stride=st.sampled_from([1, 2]),
 )
 

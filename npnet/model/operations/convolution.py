@@ -37,6 +37,7 @@ class Convolution(Operation):
     depthwise: bool = False
     batch_norm: bool = True
     relu: Relu = "none"
+    bias_start: float = 0.0
 
     kind = "convolution"
 
@@ -88,7 +89,8 @@ class Convolution(Operation):
             shape = (ci, co)
         weight = ParameterSpec(f"{self.name}.weight", shape, "weight", *fans, self.batch_norm)
         if not self.batch_norm:
-            return weight, ParameterSpec(f"{self.name}.bias", channels, "bias")
+            bias = ParameterSpec(f"{self.name}.bias", channels, "bias", start=self.bias_start)
+            return weight, bias
         return (
             weight,
             ParameterSpec(f"{self.name}.gamma", channels, "gamma"),

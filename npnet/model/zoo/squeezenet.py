@@ -47,8 +47,9 @@ def build(net: Builder, config: ModelConfig, table: Table) -> None:
         x = net(Concat, f"{name}.concat", narrow, broad)
     if config.dropout:
         x = net(Dropout, "dropout", x, rate=config.dropout)
-    options["batch_norm"] = False
-    x = net(Convolution, "classifier", x, channels=config.classes, **options)
+    # ReLU stands behind the classifier, too: with a bias of 0 the first steps would kill all of it.
+    last = {"channels": config.classes, "relu": "relu", "batch_norm": False, "bias_start": 1.0}
+    x = net(Convolution, "classifier", x, **last)
     net(AveragePool, "pool", x)
 
 
