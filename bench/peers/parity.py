@@ -14,7 +14,9 @@ test. Bounds hold the smooth ones; the raw ones and the number of flips are prin
 Even so the two programs' rounding errors are independent draws, which 52 batch norms over a few
 samples amplify by a factor that changes from seed to seed. So each seed gives one ratio, numba's
 error over PyTorch's, and the bound asks whether the geometric mean of the ratios is above 1 by more
-than two of its standard errors.
+than two of its standard errors. A network that multiplies no errors, such as SqueezeNet without
+batch norm, leaves both programs a few roundings from the truth, where it is the order of sums that
+a ratio compares; such errors are small enough, whatever the ratio.
 
 The pixels that max pools take are such sides, too.
 
@@ -61,6 +63,7 @@ from tests.parity_cases import Case, Curve, Run, relative_error, tensor_errors
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden"
 FLOAT64_BOUND = 1e-9
+FLOAT32_ROUNDINGS = 1e-6  # 8 times float32's epsilon: an error that is small enough in itself
 STANDARD_ERRORS = 2  # by which numba's float32 error may exceed PyTorch's on average over seeds
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
@@ -343,7 +346,8 @@ def _compare_float32(numba: list[Float32], peer: list[Float32], parameters: Para
         ),
     )
     bounded = [fields.index("smooth"), fields.index("tensor_median")]
-    return bool(np.all(ratios[bounded] <= spreads[bounded]))
+    small = np.median(mine, axis=0) <= FLOAT32_ROUNDINGS
+    return bool(np.all((small | (ratios <= spreads))[bounded]))
 
 
 def load_torchvision() -> ModuleType | None:
