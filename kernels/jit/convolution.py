@@ -136,6 +136,7 @@ def activation_conv_stats_backward(
     geometry, depth, total = (size, stride, ci, wo), len(weights), len(dout)
     windows = new_windows(depth, total, x)
     gradient = scratch(len(windows), odd_lines(co, x), x)
+    set_zero(gradient)
     sums = np.zeros((2, ci), np.float64)
     if dw is not None:
         image = new_image(x, affine, padding)
@@ -329,7 +330,9 @@ def new_windows(depth: int, total: int, like: Floats) -> Floats:
     most = max(8 * ROWS, min(TILE_ROWS, TILE_BYTES // (columns * like.itemsize)))
     tiles = (total - 1) // most + 1
     rows = (total - 1) // tiles + 1
-    return scratch((rows + BOTH - 1) // BOTH * BOTH, columns, like)
+    windows = scratch((rows + BOTH - 1) // BOTH * BOTH, columns, like)
+    set_zero(windows)  # what no window fills is multiplied, too, and left alone afterwards
+    return windows
 
 
 @inline

@@ -30,7 +30,7 @@ class Builder:
         if min(operation.output_shape) < 1:
             size = self.shapes[IMAGES][0]
             raise NpnetError(
-                f"input size {size} is too small: nothing is left of the image at {name}; "
+                f"`input_size` {size} is too small: nothing is left of the image at {name}; "
                 "give a larger one"
             )
         self.operations.append(operation)

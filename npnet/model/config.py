@@ -9,6 +9,7 @@ from npnet.schema import checked_fields
 Color = tuple[float, float, float]
 Padding = Literal["symmetric", "tf_same"]
 
+LARGEST = 2**16  # pixels across: anything beyond is a mistake
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
@@ -38,18 +39,22 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not 0 < self.width <= 16:
             raise NpnetError(
-                f"width {self.width} is not usable: give a multiplier above 0, such as 0.5"
+                f"`width` {self.width} is not usable: give a multiplier above 0, such as 0.5"
             )
-        if not 1 <= self.input_size <= 4096:
-            raise NpnetError(f"input size {self.input_size} is not usable: give 1 to 4096 pixels")
-        if not 1 <= self.stored_size <= 4096:
-            raise NpnetError(f"stored size {self.stored_size} is not usable: give 1 to 4096 pixels")
+        if not 1 <= self.input_size <= LARGEST:
+            raise NpnetError(
+                f"`input_size` {self.input_size} is not usable: give 1 to {LARGEST} pixels"
+            )
+        if not 1 <= self.stored_size <= LARGEST:
+            raise NpnetError(
+                f"`stored_size` {self.stored_size} is not usable: give 1 to {LARGEST} pixels"
+            )
         if self.classes < 2:
             raise NpnetError(f"{self.classes} classes cannot be told apart: give 2 or more")
         if not 0 <= self.dropout < 1:
-            raise NpnetError(f"dropout rate {self.dropout} is not usable: give 0 <= rate < 1")
+            raise NpnetError(f"`dropout` rate {self.dropout} is not usable: give 0 <= rate < 1")
         if not self.bn_epsilon > 0:
-            raise NpnetError(f"bn_epsilon {self.bn_epsilon} is not usable: give a number above 0")
+            raise NpnetError(f"`bn_epsilon` {self.bn_epsilon} is not usable: give a number above 0")
         if not min(self.std) > 0:
             raise NpnetError(f"std {self.std} is not usable: give three numbers above 0")
 

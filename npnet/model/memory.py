@@ -163,7 +163,7 @@ class _Planner:
 
     def _outputs(self, t: int, operation: Operation) -> None:
         name, readers = operation.name, self.readers[operation.name]
-        until = max(map(self._end, readers), default=self.last)
+        until = max(map(self._end, readers), default=2 * self.last)  # logits outlast the step
         if self.training and operation.keeps_output:
             until = self._backward(t)
         self._put(f"{name}.y", operation.output_shape, t, until)

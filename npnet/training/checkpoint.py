@@ -101,7 +101,7 @@ class Checkpoint:
             mine[:] = saved
 
 
-def save(path: Path, checkpoint: Checkpoint) -> None:
+def save(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write `path` as a whole or not at all. Raises NpnetError if the disk refuses."""
     header = json.dumps(asdict(checkpoint.header))
     buffer = io.BytesIO()
@@ -115,15 +115,16 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.comment = b"0" * _SEAL
     body = buffer.getvalue()[:-_SEAL]
-    write_atomically(path, body + hashlib.sha256(body).hexdigest().encode())
+    write_atomically(Path(path), body + hashlib.sha256(body).hexdigest().encode())
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: str | Path) -> Checkpoint:
     """Read and verify `path`.
 
     Raises NpnetError if it is missing, damaged, of another version, or says of itself what cannot
     be.
     """
+    path = Path(path)
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -131,6 +131,7 @@ class Trainer:
             return 0.0
         return self.recipe.bn_momentum ** (self.settings.epochs * self.steps)
 
+    @np.errstate(over="ignore", invalid="ignore")  # a divergence is told in one line, at the loss
     def run(self) -> Summary:
         """Train from the first epoch to the last, then test. Returns the same on every rank."""
         self.reporter.started(self)
@@ -152,7 +153,6 @@ class Trainer:
         self.reporter.finished(summary)
         return summary
 
-    @np.errstate(over="ignore", invalid="ignore")  # a divergence is told in one line, at the loss
     def train_epoch(self, epoch: int) -> list[EpochResult]:
         """One pass over the shards: each line of the loop is a station on the way of a batch.
 

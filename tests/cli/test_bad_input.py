@@ -471,8 +471,8 @@ def test_an_options_file_counts_and_the_command_line_wins(place: Path) -> None:
     outcome = npnet_run("train", *TINY, *more, "--out", "run", cwd=place)
     assert outcome.status == 0, outcome.stderr
     header = load(place / "run" / "final.npz").header.recipe
-    assert (header["name"], header["lr"], header["momentum"]) == ("paper", 0.25, 0.75)
-    assert header["flip"] is True
+    assert (header.name, header.lr, header.momentum) == ("paper", 0.25, 0.75)
+    assert header.flip is True
 
 
 # --- divergence and memory

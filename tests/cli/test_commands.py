@@ -1,8 +1,10 @@
 """What each command prints and leaves behind when all is well."""
 
+import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.launch import npnet_run
@@ -45,16 +47,24 @@ def test_train_leaves_a_run_folder(trained: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     assert summary["world"] == 1
     assert summary["epochs"] == 2
-    assert 0 <= summary["test_acc"] <= 1
-    assert 0 <= summary["train_acc"] <= 1
-    assert summary["train_loss"] > 1
-    assert summary["test_loss"] > 1
+    with (run / "log.csv").open() as file:
+        first, last = csv.DictReader(file)
+    for name, column in {"train_acc": "acc", "train_loss": "loss"}.items():
+        assert summary[name] == pytest.approx(float(last[column]))
+        assert last[column] != first[column]
+    for name in ("test_acc", "test_loss"):
+        assert summary[name] == pytest.approx(float(last[name]))
+    hits = summary["test_acc"] * 2000  # of as many images, ten of each hundred by chance
+    assert hits == pytest.approx(round(hits))
+    assert 100 < hits < 400
+    assert abs(summary["test_loss"] - np.log(10)) < 0.1  # nats; after four steps, still a guess
     assert summary["images_per_second"] > 0
     assert summary["wall_seconds"] > 0
     assert 20e6 < summary["peak_rss_bytes"] < 2e9
     config = json.loads((run / "config.json").read_text())
     assert config["recipe"]["momentum"] == 0.95
-    assert config["settings"]["width"] == 0.1
+    assert config["model"]["width"] == 0.1
+    assert config["settings"]["batch_per_rank"] == 12
 
 
 def test_scaling_results_have_the_paper_s_columns(trained: Path) -> None:

@@ -99,10 +99,10 @@ def test_one_of_sixteen_bits_is_clear(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_numbers_without_a_white_are_refused(tmp_path: Path, dtype: type) -> None:
-    Image.fromarray(GREY.astype(dtype)).save(tmp_path / "numbers.tif", 32)
+    Image.fromarray(GREY.astype(dtype)).save(tmp_path / "numbers.tif")
     with pytest.raises(NpnetError) as caught:
         read_pictures(tmp_path / "numbers.tif", 32)
-    assert str(tmp_path / "numbers.tif", 32) in str(caught.value)
+    assert str(tmp_path / "numbers.tif") in str(caught.value)
     assert "no white" in str(caught.value)
     assert str(caught.value).endswith("save it with 8 or 16 bits for each pixel and colour")
 

@@ -82,10 +82,10 @@ def test_the_variant_for_small_images():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"width": 0}, "width 0"),
-        ({"input_size": 31}, "input size 31"),
+        ({"width": 0}, "`width` 0"),
+        ({"input_size": 31}, "`input_size` 31"),
         ({"classes": 1}, "1 classes"),
-        ({"dropout": 1.0}, "dropout rate 1.0"),
+        ({"dropout": 1.0}, "`dropout` rate 1.0"),
     ],
 )
 def test_unusable_settings_are_named(settings, words):

@@ -43,6 +43,18 @@ def test_backends_agree_in_float64(size, width):
         assert np.linalg.norm(fast - plain) <= 1e-8 * np.linalg.norm(plain)
 
 
+def test_logits_and_images_outlast_the_step():
+    """Whoever counts right answers does so after backward."""
+    network, labels = small_network()
+    images = network.images.copy()
+    logits = network.forward(4, training=True)
+    before = logits.copy()
+    network.loss(labels)
+    network.backward(1 / 4)
+    assert np.array_equal(logits, before)
+    assert np.array_equal(network.images, images)
+
+
 def test_a_smaller_batch_uses_only_its_own_images():
     network, labels = small_network(batch=6)
     alone, _ = small_network(batch=3)

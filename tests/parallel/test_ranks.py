@@ -306,6 +306,8 @@ class TestTraining:
         losses = [result.loss for result in each.reporter.results]
         assert losses[-1] < 0.5 * losses[0]
         assert summary.test_acc > 0.8
+        assert each.reporter.results[0].acc < summary.train_acc
+        assert summary.train_acc > 0.6  # the mean over an epoch that still learned
         assert summary.world == comm.size
         assert len(set(comm.gather((summary.test_acc, summary.test_loss)))) == 1
 

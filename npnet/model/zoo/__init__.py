@@ -33,11 +33,11 @@ class Entry(NamedTuple):
         usual = ModelConfig(config.architecture, config.classes, **self.defaults)
         for option in ("width", "batch_norm"):
             if option not in self.options and getattr(config, option) != getattr(usual, option):
-                raise NpnetError(f"{config.architecture} comes in one {option}: leave {option} out")
+                raise NpnetError(f"{config.architecture} comes in one `{option}`: leave it out")
         if config.input_size < self.smallest_input:
             raise NpnetError(
-                f"input size {config.input_size} is too small for {config.architecture}: give "
-                f"{self.smallest_input} or more"
+                f"`input_size` {config.input_size} is not in the range >={self.smallest_input} of "
+                f"{config.architecture}: give a larger one"
             )
 
 

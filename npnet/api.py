@@ -1,0 +1,88 @@
+"""What a notebook calls: train, evaluate, predict. The command line does the same with options."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from npnet.data.batches import ImageInput
+from npnet.data.dataset import Dataset, Split
+from npnet.kernels import backend as kernels_of
+from npnet.model.config import ModelConfig
+from npnet.model.network import Network
+from npnet.parallel.communicator import Communicator, connect
+from npnet.training.checkpoint import Checkpoint
+from npnet.training.evaluate import Evaluator, Score
+from npnet.training.predict import Prediction, predict_pictures
+from npnet.training.recipe import BATCH_PER_RANK, MODERN, Recipe
+from npnet.training.results import Summary
+from npnet.training.run_folder import RunFolder
+from npnet.training.settings import Settings
+from npnet.training.trainer import Reporter, Trainer
+from npnet.training.warmup import Rehearsal, Silence, prepare
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `train` leaves: the network with its last weights, a checkpoint, results."""
+
+    network: Network
+    checkpoint: Checkpoint
+    summary: Summary
+
+
+def train(
+    dataset: Dataset,
+    model: ModelConfig,
+    recipe: Recipe = MODERN,
+    *,
+    epochs: int = 10,
+    batch_per_rank: int = BATCH_PER_RANK,
+    out: str | Path | None = None,
+    seed: int = 42,
+    comm: Communicator | None = None,
+    reporter: Reporter | None = None,
+    **settings: Any,
+) -> Trained:
+    """Train a model; under mpiexec, on all ranks together.
+
+    `out`: the folder for config, log and checkpoints; None leaves nothing on disk. `settings`:
+    further fields of Settings, such as max_steps or freeze_bn. `reporter` is told of the course.
+    The dataset's stored image size becomes the model's.
+    Raises NpnetError, the same on every rank, if the data, the model or the settings do not fit.
+    """
+    comm = comm or connect()
+    model = replace(model, stored_size=dataset.image_size)
+    here = {"ranks_per_node": max(comm.nodes.count(node) for node in comm.nodes)} | settings
+    chosen = Settings(epochs=epochs, batch_per_rank=batch_per_rank, seed=seed, **here)
+    folder = RunFolder(Path(out)) if out is not None else None
+    trainer = Trainer(dataset, model, recipe, chosen, comm, reporter or Silence(), folder)
+    if chosen.backend == "numba":
+        prepare(comm, Rehearsal.of(model, recipe, chosen.dtype), lambda: None)
+    summary = trainer.run()
+    return Trained(trainer.network, trainer.run_files.state(epochs), summary)
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    split: Split = "test",
+    *,
+    batch: int = 32,
+    backend: str = "numba",
+    comm: Communicator | None = None,
+) -> Score:
+    """Mean loss (nats) and accuracy (a fraction) on a split, with the running statistics."""
+    network = lambda: checkpoint.network(batch, backend)  # noqa: E731
+    inference = checkpoint.inference(batch, backend)
+    image_input = ImageInput(checkpoint.header.model, kernels_of(backend))
+    evaluator = Evaluator(inference, network, dataset, image_input, comm or connect())
+    return evaluator.scores("moving", split).main
+
+
+def predict(
+    checkpoint: str | Path, pictures: Sequence[str | Path], top: int = 5, backend: str = "numba"
+) -> list[Prediction]:
+    """The likeliest classes of each picture in the files, by the checkpoint in a file."""
+    paths = [Path(picture) for picture in pictures]
+    return list(predict_pictures(Path(checkpoint), paths, top, backend))
