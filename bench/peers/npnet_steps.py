@@ -8,6 +8,7 @@ from npnet.measure.benchmark import InferenceStep, TrainingStep
 
 def training(task: Task, backend: str = "numba") -> Contestant:
     step = TrainingStep(backend, len(task.labels), task.architecture)
+    step.optimiser.schedule = lambda time: task.learning_rate
     task.fill(step.parameters)
     step.network.images[:] = task.images
     step.labels = task.labels
@@ -19,7 +20,8 @@ def inference(task: Task, backend: str = "numba") -> Contestant:
     task.fill(step.engine.parameters)
     step.engine.fold()
     step.engine.images[:] = task.images
-    return Contestant(f"npnet {__version__} {backend}, batch norm folded", step)
+    how = ", batch norm folded" if task.architecture.normalised else ""
+    return Contestant(f"npnet {__version__} {backend}{how}", step)
 
 
 def reference_training(task: Task) -> Contestant:

@@ -31,7 +31,7 @@ class Graph:
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
         self.outputs = {IMAGES: IMAGES}
-        self.bounds = self.constant("zero", np.float32(0)), self.constant("six", np.float32(6))
+        self.bounds: list[str] = []  # of ReLU6, once one has asked for them
 
     def constant(self, name: str, value: Floats | np.float32) -> str:
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
@@ -89,6 +89,9 @@ class Graph:
                 norm.append(self.constant(f"{name}.{role}", array))
             y = self.node("BatchNormalization", y, *norm, epsilon=self.epsilon)
         if operation.relu == "relu6":
+            if not self.bounds:
+                named = {"zero": np.float32(0), "six": np.float32(6)}
+                self.bounds = [self.constant(*each) for each in named.items()]
             return self.node("Clip", y, *self.bounds)
         return self.node("Relu", y) if operation.relu == "relu" else y
 

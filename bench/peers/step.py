@@ -32,11 +32,12 @@ from bench.peers.worker import INFERENCE, TRAINING
 from npnet.machine.threads import VARIABLES
 from npnet.model.zoo import models
 
-TOLERANCE = 1e-3  # of the first loss or the logits, relative to npnet's largest
+TOLERANCE = 1e-4  # of the first loss or the logits, relative to npnet's largest
 
 # Of the fall from the first loss to the second, relative to npnet's. Rounding, which puts values on
 # the other side of ReLU6's corners, moves it by 2 % (by far more where batch norm has fewer than 16
-# samples); momentum without Nesterov's look-ahead, by 25 % and more.
+# samples); momentum without Nesterov's look-ahead, by 25 % and more. Too coarse for the share of
+# biases or weight decay: those are bench.peers.parity's matter.
 FALL_TOLERANCE = 0.15
 ROOT = Path(__file__).parents[2]
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONWARNINGS": "ignore"}

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from bench.peers.layout import to_tensorflow_layout
-from bench.peers.task import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Task
+from bench.peers.task import MOMENTUM, WEIGHT_DECAY, Task
 from bench.peers.worker import Contestant
 from npnet.model.architecture import Architecture
 from npnet.model.operations import (
@@ -100,7 +100,7 @@ def training(task: Task) -> Contestant:
     variables = model.trainable_variables
     decay = [WEIGHT_DECAY if "kernel" in variable.name else 0.0 for variable in variables]
     # The older of Keras' two: its update is one fused operation a variable.
-    optimiser = tf.keras.optimizers.legacy.SGD(LEARNING_RATE, MOMENTUM, nesterov=True)
+    optimiser = tf.keras.optimizers.legacy.SGD(task.learning_rate, MOMENTUM, nesterov=True)
 
     @tf.function
     def graph() -> tf.Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from bench.peers.task import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Task
+from bench.peers.task import MOMENTUM, WEIGHT_DECAY, Task
 from bench.peers.torch_model import (
     TorchModel,
     images_to_torch,
@@ -29,7 +29,7 @@ def training(task: Task, compiled: bool = False) -> Contestant:
     images, labels = images_to_torch(task.images, model), torch.from_numpy(task.labels)
     optimiser = torch.optim.SGD(
         parameter_groups(model, task.parameters, WEIGHT_DECAY),
-        lr=LEARNING_RATE,
+        lr=task.learning_rate,
         momentum=MOMENTUM,
         nesterov=True,
     )
@@ -39,7 +39,7 @@ def training(task: Task, compiled: bool = False) -> Contestant:
         loss = functional.cross_entropy(run(images), labels)
         loss.backward()
         optimiser.step()
-        return float(loss)
+        return loss.item()
 
     return Contestant(f"PyTorch {torch.__version__} {'compiled' if compiled else 'eager'}", step)
 
