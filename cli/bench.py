@@ -79,6 +79,11 @@ def roofline(
         )
     timings = _print_kernels(timings_of(measured, op, only_used=True), roof, as_json, op)
     if not as_json:
+        if any(roof.percent(timing) > 100 for timing in timings):
+            click.echo(
+                "above 100%: arrays so small that a cache holds them in spite of all, or much more "
+                "read than written, which memory does faster than a copy"
+            )
         step = total(timings, roof)
         click.echo(
             f"a step's kernels together {step.ms:.2f} ms, under their roofs {step.roof_ms:.2f} ms: "

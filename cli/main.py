@@ -27,6 +27,7 @@ from npnet.cli.study import study
 from npnet.cli.train import train
 from npnet.cli.warmup import warmup
 from npnet.errors import NpnetError
+from npnet.kernels import SettingError
 from npnet.machine.threads import limit_threads
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
@@ -66,6 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _leave(INTERRUPTED)
     except NpnetError as error:
         _end_run(error)
+    except SettingError as error:  # of this host's environment: one line a node
+        from npnet.parallel.communicator import launched_local_rank
+
+        if launched_local_rank() == 0:
+            click.echo(f"npnet: error: {error}", err=True)
+        _leave(BAD_INPUT)
     except MemoryError as error:
         _end_run(NpnetError(f"not enough memory: {error}; give a smaller batch, width or input"))
     except BrokenPipeError:

@@ -470,19 +470,23 @@ KERNELS: tuple[Kernel, ...] = (
         "dropout_forward", "head", 1,
         lambda c: dict.fromkeys(("y", "x", "keep"), (c.n, c.ci)),
         lambda c: 2 * c.n * c.ci, 1e-6, lambda c: {"rate": 0.3},
+        reference_only=True,
     ),
     Kernel(
         "dropout_backward", "head", 1,
         lambda c: dict.fromkeys(("dx", "dy", "keep"), (c.n, c.ci)),
         lambda c: 2 * c.n * c.ci, 1e-6, lambda c: {"rate": 0.3},
+        reference_only=True,
     ),
     Kernel(
         "average_pool_forward", "head", 1,
         lambda c: {"y": (c.n, c.ci), "x": c.maps}, _flops_elementwise(1), 5e-6,
+        reference_only=True,
     ),
     Kernel(
         "average_pool_backward", "head", 1,
         lambda c: {"dx": c.maps, "dy": (c.n, c.ci)}, _flops_elementwise(1), 1e-6,
+        reference_only=True,
     ),
     Kernel(
         "linear_forward", "head", 1,

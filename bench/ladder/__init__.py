@@ -29,6 +29,12 @@ from bench.ladder.depthwise import (
     depthwise3x3_backward_weight,
     depthwise3x3_forward,
 )
+from bench.ladder.head import (
+    average_pool_backward,
+    average_pool_forward,
+    dropout_backward,
+    dropout_forward,
+)
 from bench.ladder.pointwise import (
     pointwise_backward_input,
     pointwise_backward_weight,
@@ -43,12 +49,16 @@ __all__ = [
     "affine_forward",
     "affine_relu6_backward_sums",
     "affine_relu6_forward",
+    "average_pool_backward",
+    "average_pool_forward",
     "batchnorm_backward",
     "batchnorm_backward_sums",
     "batchnorm_statistics",
     "depthwise3x3_backward_input",
     "depthwise3x3_backward_weight",
     "depthwise3x3_forward",
+    "dropout_backward",
+    "dropout_forward",
     "pointwise_backward_input",
     "pointwise_backward_weight",
     "pointwise_forward",

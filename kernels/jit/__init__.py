@@ -3,8 +3,6 @@
 from npnet.kernels.jit.activation import (
     activation_backward,
     activation_forward,
-    dropout_backward,
-    dropout_forward,
     residual_backward_accumulate,
     residual_forward,
 )
@@ -30,8 +28,6 @@ from npnet.kernels.jit.elementwise import (
     activation_dropout_forward,
 )
 from npnet.kernels.jit.head import (
-    average_pool_backward,
-    average_pool_forward,
     linear_backward_input,
     linear_backward_weight,
     linear_forward,
@@ -83,16 +79,12 @@ __all__ = [
     "activation_max_pool3x3_forward",
     "activation_pointwise_stats_backward",
     "activation_pointwise_stats_forward",
-    "average_pool_backward",
-    "average_pool_forward",
     "batchnorm_fold",
     "batchnorm_fold_backward",
     "batchnorm_track",
     "conv_backward_input",
     "conv_backward_weight",
     "conv_forward",
-    "dropout_backward",
-    "dropout_forward",
     "head_inference",
     "image_forward",
     "inverted_residual_inference",

@@ -5,7 +5,7 @@ Everywhere else the activation is made by the convolution that reads it.
 
 import numpy as np
 
-from npnet.kernels.arrays import Bytes, Floats
+from npnet.kernels.arrays import Floats
 from npnet.kernels.jit.options import kernel
 from npnet.kernels.jit.tiles import (
     activate,
@@ -54,19 +54,3 @@ def residual_backward_accumulate(dshortcut: Floats, dy: Floats) -> None:
     out, gradients = dshortcut.reshape(-1), dy.reshape(-1)
     for i in range(len(out)):
         out[i] += gradients[i]
-
-
-@kernel
-def dropout_forward(y: Floats, x: Floats, keep: Bytes, rate: float) -> None:
-    """As reference.dropout_forward."""
-    out, values, kept = y.reshape(-1), x.reshape(-1), keep.reshape(-1)
-    for i in range(len(out)):
-        out[i] = values[i] * kept[i] / (1 - rate)
-
-
-@kernel
-def dropout_backward(dx: Floats, dy: Floats, keep: Bytes, rate: float) -> None:
-    """As reference.dropout_backward."""
-    out, gradients, kept = dx.reshape(-1), dy.reshape(-1), keep.reshape(-1)
-    for i in range(len(out)):
-        out[i] = gradients[i] * kept[i] / (1 - rate)

@@ -1,35 +1,9 @@
-"""The end of the network: global average pool, linear classifier, softmax cross-entropy."""
+"""The end of the network: linear classifier, softmax cross-entropy."""
 
 import numpy as np
 
 from npnet.kernels.arrays import Floats, Ints
 from npnet.kernels.jit.options import kernel
-
-
-@kernel
-def average_pool_forward(y: Floats, x: Floats) -> None:
-    """As reference.average_pool_forward."""
-    n_images, h, w, channels = x.shape
-    for n in range(n_images):
-        out = y[n]
-        out[:] = 0
-        for i in range(h):
-            for j in range(w):
-                for c in range(channels):
-                    out[c] += x[n, i, j, c]
-        for c in range(channels):
-            out[c] /= h * w
-
-
-@kernel
-def average_pool_backward(dx: Floats, dy: Floats) -> None:
-    """As reference.average_pool_backward."""
-    n_images, h, w, channels = dx.shape
-    for n in range(n_images):
-        for i in range(h):
-            for j in range(w):
-                for c in range(channels):
-                    dx[n, i, j, c] = dy[n, c] / (h * w)
 
 
 def linear_forward(y: Floats, x: Floats, w: Floats, b: Floats) -> None:
