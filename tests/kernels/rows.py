@@ -50,7 +50,7 @@ class OtherRows:
         self._running = subprocess.Popen(
             [*command, "tests/kernels/test_twins.py", "-k", tests],
             cwd=SOURCES,
-            env=os.environ | {"NPNET_TARGET": row, "NUMBA_OPT": "1"},  # a quarter less to compile
+            env=os.environ | {"NPNET_TARGET": row, "NUMBA_OPT": "1"},  # a seventh less to compile
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
