@@ -9,7 +9,7 @@ from bench import ladder
 from npnet.kernels import jit, reference, registry
 from npnet.kernels.jit.target import TARGET
 from tests.guarded import Guarded
-from tests.kernels.rows import VARIANTS_APART
+from tests.kernels.rows import FLOAT64_APART
 
 ROWS = [
     pytest.param(row, case, id=f"{row.name} {case.label}")
@@ -71,7 +71,6 @@ def test_float32_kernel_matches_float64_twin(row, case):
     compare(row, case, getattr(jit, row.name), np.float32, row.tolerance)
 
 
-@pytest.mark.skipif(VARIANTS_APART, reason="compiled by test_twins_of_rows.py")
 @pytest.mark.parametrize(("row", "variant"), VARIANTS)
 def test_variant_matches_float64_twin(row, variant):
     for case in (*registry.border_cases(row.kind), *registry.edge_cases(row.kind, TARGET)):
@@ -93,6 +92,7 @@ def test_reference_variant_changes_nothing_else(row, variant):
 
 
 @pytest.mark.compiled
+@pytest.mark.skipif(FLOAT64_APART, reason="compiled by test_twins_of_rows.py")
 @pytest.mark.parametrize("row", registry.COMPILED, ids=lambda row: row.name)
 def test_float64_kernel_matches_twin_to_rounding(row):
     edges = registry.edge_cases(row.kind, TARGET, itemsize=8)

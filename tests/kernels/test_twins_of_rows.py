@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from npnet.kernels.registry import COMPILED
 from tests.kernels.rows import OTHER_ROWS, OTHERS
 
 
@@ -12,4 +13,4 @@ from tests.kernels.rows import OTHER_ROWS, OTHERS
 def test_under_the_row_of_another_processor(row):
     status, output = OTHER_ROWS.result(row)
     assert status == 0, output
-    assert int(re.findall(r"(\d+) passed", output)[-1]) > 700
+    assert int(re.findall(r"(\d+) passed", output)[-1]) >= len(COMPILED)
