@@ -6,13 +6,15 @@ import pytest
 from npnet.model.inference import Inference
 from npnet.model.network import BatchNorm, Network
 from npnet.model.parameters import initialise
+from npnet.model.zoo import build, configure
 from npnet.model.zoo.mobilenet_v2 import mobilenet_v2
 
 
-def trained(width=0.5, size=33, dtype=np.float64, backend="numba", batch=5):
+def trained(width=0.5, size=33, dtype=np.float64, backend="numba", batch=5, architecture=None):
     """A network whose running statistics, gammas and betas are not their initial values."""
     bn = BatchNorm(momentum=0.5, epsilon=1e-3)
-    network = Network(mobilenet_v2(width, size, 7), batch, backend, dtype, bn)
+    architecture = architecture or mobilenet_v2(width, size, 7)
+    network = Network(architecture, batch, backend, dtype, bn)
     initialise(network.parameters, "he_fan_out", 0)
     rng = np.random.default_rng(3)
     network.parameters.values += 0.05 * rng.standard_normal(len(network.parameters.values))
@@ -34,6 +36,25 @@ def difference(network, inference, n):
 def test_folded_logits_are_the_network_s(width, size, backend):
     network, inference = trained(width, size, backend=backend)
     assert difference(network, inference, 5) < 1e-11
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mobilenet_v2_cifar", {"width": 0.25, "input_size": 19}),
+        ("squeezenet1_1", {"input_size": 45}),
+        ("squeezenet1_0", {"input_size": 40, "batch_norm": True}),
+    ],
+)
+def test_so_are_those_of_other_architectures(name, options, backend):
+    """What fits no pattern runs as in training, and dropout is gone."""
+    architecture = build(configure(name, 7, dropout=0.3, **options))
+    network, inference = trained(architecture=architecture, backend=backend)
+    assert difference(network, inference, 5) < 1e-11
+    assert difference(network, inference, 5) < 1e-11  # the images are still there
+    assert difference(network, inference, 2) < 1e-11
 
 
 def test_float32_agrees_to_rounding():
