@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # this table is read without the compiler
 
 # What the image kernel reads from: a few pictures of CIFAR's size.
 STORED_IMAGES, STORED_SIZE = 5, 32
+STORED_PIXELS = (STORED_IMAGES, STORED_SIZE, STORED_SIZE, 3)
 
 Shape = tuple[int, ...]
 Arguments = dict[str, Any]
@@ -74,6 +75,81 @@ class Case:
         return self.n, pooled_size(self.h), pooled_size(self.w), self.ci
 
 
+Draw = Callable[[np.random.Generator, Shape], Floats]
+
+
+def _normal(rng: np.random.Generator, shape: Shape) -> Floats:
+    return 2 * rng.standard_normal(shape)
+
+
+class Drawn(tuple[int, ...]):
+    """A shape, how its numbers are drawn, and their dtype where it is not the call's own."""
+
+    draw: Draw
+    dtype: type[np.generic] | None
+
+    def __new__(
+        cls, shape: Iterable[int], draw: Draw = _normal, dtype: type[np.generic] | None = None
+    ) -> "Drawn":
+        made = super().__new__(cls, shape)
+        made.draw, made.dtype = draw, dtype
+        return made
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element of `dtype`."""
+        return np.dtype(self.dtype).itemsize
+
+
+def doubles(*shape: int) -> Drawn:
+    """Statistics, which are float64 whatever the call's dtype."""
+    return Drawn(shape, dtype=np.float64)
+
+
+def positive(*shape: int, dtype: type[np.generic] | None = None) -> Drawn:
+    """From 0.5 to 2, such as a variance."""
+    return Drawn(shape, lambda rng, shape: rng.uniform(0.5, 2, shape), dtype)
+
+
+def whole(shape: Shape, stop: int, start: int = 0, dtype: type[np.generic] = np.int64) -> Drawn:
+    """Whole numbers from `start` to below `stop`."""
+    return Drawn(shape, lambda rng, shape: rng.integers(start, stop, shape), dtype)
+
+
+def bits(*shape: int) -> Drawn:
+    """Bytes of 0 and 1."""
+    return whole(shape, 2, dtype=np.uint8)
+
+
+def probabilities(*shape: int) -> Drawn:
+    """Rows that add up to 1."""
+    return Drawn(shape, lambda rng, shape: rng.dirichlet(np.ones(shape[1]), shape[0]))
+
+
+def affine_of(channels: int) -> Drawn:
+    """(6,C): ReLU6 behind even channels, nothing behind odd ones; as the network has both."""
+
+    def draw(rng: np.random.Generator, shape: Shape) -> Floats:
+        affine = _normal(rng, shape)
+        affine[RSTD] = rng.uniform(0.5, 2, shape[1])
+        affine[LOW, 0::2], affine[HIGH, 0::2] = 0, 6
+        affine[LOW, 1::2], affine[HIGH, 1::2] = -np.inf, np.inf
+        return affine
+
+    return Drawn((6, channels), draw)
+
+
+def places(c: Case) -> Drawn:
+    """Where in its window, which the map's border may cut, each output of a pool was: bytes."""
+
+    def draw(rng: np.random.Generator, shape: Shape) -> Floats:
+        rows = np.minimum(3, c.h - 2 * np.arange(shape[1]))[:, None, None]
+        columns = np.minimum(3, c.w - 2 * np.arange(shape[2]))[:, None]
+        return 3 * rng.integers(0, rows, shape) + rng.integers(0, columns, shape)
+
+    return Drawn(c.pooled, draw, np.uint8)
+
+
 @dataclass(frozen=True)
 class Variant:
     """A call of another form: arguments that are `none`, arrays `sliced` from wider ones.
@@ -94,8 +170,7 @@ class Kernel:
     `updates`: outputs that are read as well. `scalars`: the arguments after the arrays.
     `flops`: floating-point operations of a call. `tolerance`: the largest error of a float32
     result, relative to the largest value of the float64 twin's. `reference_only`: a plain operation
-    whose compiled place a fused one has taken. `dtypes`, `draws`: of arguments that are others here
-    than their names elsewhere, see DTYPES and DRAWS. `variants`: what else it may be called with.
+    whose compiled place a fused one has taken. `variants`: what else it may be called with.
     """
 
     name: str
@@ -108,8 +183,6 @@ class Kernel:
     updates: tuple[str, ...] = ()
     kinks: tuple[float, ...] = ()
     reference_only: bool = False
-    dtypes: Mapping[str, type[np.generic]] = field(default_factory=dict)
-    draws: Mapping[str, "Draw"] = field(default_factory=dict)
     variants: tuple[Variant, ...] = ()
 
     def output_names(self, case: Case) -> tuple[str, ...]:
@@ -117,10 +190,9 @@ class Kernel:
 
     def bytes_moved(self, case: Case, itemsize: int = 4) -> int:
         """Bytes that a call must read and write: each array once, what is updated twice."""
-        dtypes = {**DTYPES, **self.dtypes}
         return sum(
             prod(shape)
-            * (dtypes[name]().itemsize if name in dtypes else itemsize)
+            * (shape.itemsize if isinstance(shape, Drawn) and shape.dtype else itemsize)
             * (2 if name in self.updates else 1)
             for name, shape in self.shapes(case).items()
         )
@@ -133,71 +205,13 @@ class Kernel:
         Values keep a distance from the kernel's kinks, where it has no derivative.
         """
         arrays = {}
-        dtypes, draws = {**DTYPES, **self.dtypes}, {**DRAWS, **self.draws}
         for name, shape in self.shapes(case).items():
-            values = draws.get(name, _normal)(rng, shape, case)
+            drawn = shape if isinstance(shape, Drawn) else Drawn(shape)
+            values = drawn.draw(rng, drawn)
             for kink in self.kinks:
                 values = np.where(abs(values - kink) < 0.01, kink + 0.05, values)
-            arrays[name] = values.astype(dtypes.get(name, dtype))
+            arrays[name] = values.astype(drawn.dtype or dtype)
         return arrays | self.scalars(case)
-
-
-def _normal(rng: np.random.Generator, shape: Shape, case: Case) -> Floats:
-    return 2 * rng.standard_normal(shape)
-
-
-def _bits(rng: np.random.Generator, shape: Shape, case: Case) -> Floats:
-    return rng.integers(0, 2, shape)
-
-
-def _probabilities(rng: np.random.Generator, shape: Shape, case: Case) -> Floats:
-    return rng.dirichlet(np.ones(shape[1]), shape[0])
-
-
-def _affine(rng: np.random.Generator, shape: Shape, case: Case) -> Floats:
-    """ReLU6 behind even channels, nothing behind odd ones; as the network has both."""
-    affine = _normal(rng, shape, case)
-    affine[RSTD] = rng.uniform(0.5, 2, shape[1])
-    affine[LOW, 0::2], affine[HIGH, 0::2] = 0, 6
-    affine[LOW, 1::2], affine[HIGH, 1::2] = -np.inf, np.inf
-    return affine
-
-
-def _places(rng: np.random.Generator, shape: Shape, case: Case) -> Floats:
-    """Where in its window, which the map's border may cut, each output of a pool was."""
-    rows = np.minimum(3, case.h - 2 * np.arange(shape[1]))[:, None, None]
-    columns = np.minimum(3, case.w - 2 * np.arange(shape[2]))[:, None]
-    return 3 * rng.integers(0, rows, shape) + rng.integers(0, columns, shape)
-
-
-# Arguments that are not float arrays of the call's dtype, and those that are not normal draws.
-DTYPES: Mapping[str, type[np.generic]] = {
-    "variance": np.float64,
-    "mean": np.float64,
-    "rstd": np.float64,
-    "pixels": np.uint8,
-    "keep": np.uint8,
-    "flip": np.uint8,
-    "labels": np.int64,
-    "index": np.int64,
-    "shift_yx": np.int64,
-}
-Draw = Callable[[np.random.Generator, Shape, Case], Floats]
-DRAWS: Mapping[str, Draw] = {
-    "affine": _affine,
-    "affine1": _affine,
-    "affine2": _affine,
-    "rstd": lambda rng, shape, case: rng.uniform(0.5, 2, shape),
-    "variance": lambda rng, shape, case: rng.uniform(0.5, 2, shape),
-    "running_variance": lambda rng, shape, case: rng.uniform(0.5, 2, shape),
-    "probabilities": _probabilities,
-    "keep": _bits,
-    "flip": _bits,
-    "labels": lambda rng, shape, case: rng.integers(0, case.co, shape),
-    "pixels": lambda rng, shape, case: rng.integers(0, 256, shape),
-    "index": lambda rng, shape, case: rng.integers(0, STORED_IMAGES, shape),
-    "shift_yx": lambda rng, shape, case: rng.integers(-4, 5, shape),
-}
 
 
 def _elementwise(*names: str) -> Callable[[Case], dict[str, Shape]]:
@@ -209,6 +223,14 @@ def _channelwise(
 ) -> Callable[[Case], dict[str, Shape]]:
     """Arguments in the order `maps` then `channels`."""
     return lambda c: dict.fromkeys(maps, c.maps) | dict.fromkeys(channels, (c.ci,))
+
+
+def _statistics(channels: int) -> dict[str, Shape]:
+    return {"mean": doubles(channels), "variance": positive(channels, dtype=np.float64)}
+
+
+def _mean_and_rstd(c: Case) -> dict[str, Shape]:
+    return {"mean": doubles(c.ci), "rstd": positive(c.ci, dtype=np.float64)}
 
 
 def _stride(case: Case) -> Arguments:
@@ -247,11 +269,6 @@ def _flops_conv(c: Case) -> int:
 
 def _flops_matmul(c: Case) -> int:
     return 2 * prod(c.maps) * c.co
-
-
-# The place of the largest in its window, where `index` is not that of a stored image.
-PLACE: Mapping[str, type[np.generic]] = {"index": np.uint8}
-PLACES: Mapping[str, Draw] = {"index": _places}
 
 
 def _flops_linear(c: Case) -> int:
@@ -309,25 +326,26 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel(
         "batchnorm_statistics", "batchnorm", 2,
-        lambda c: {"mean": (c.ci,), "variance": (c.ci,), "x": c.maps},
+        lambda c: _statistics(c.ci) | {"x": c.maps},
         _flops_elementwise(3), 1e-6,
         reference_only=True,
     ),
     Kernel(
         "batchnorm_track", "batchnorm", 2,
-        _channelwise((), ("running_mean", "running_variance", "mean", "variance")),
+        lambda c: {"running_mean": (c.ci,), "running_variance": positive(c.ci)} | _statistics(c.ci),
         lambda c: 6 * c.ci, 1e-6, lambda c: {"momentum": 0.9, "samples": c.n * c.h * c.w},
         updates=("running_mean", "running_variance"),
     ),
     Kernel(
         "batchnorm_fold", "batchnorm", 1,
-        lambda c: {"affine": (6, c.ci)}
-        | _channelwise((), ("mean", "variance", "gamma", "beta"))(c),
+        lambda c: {"affine": affine_of(c.ci)}
+        | _statistics(c.ci)
+        | _channelwise((), ("gamma", "beta"))(c),
         lambda c: 6 * c.ci, 2e-6, lambda c: {"epsilon": 1e-3}, updates=("affine",),
     ),
     Kernel(
         "batchnorm_fold_backward", "batchnorm", 1,
-        lambda c: {"affine_backward": (3, c.ci), "affine": (6, c.ci), "dgamma": (c.ci,),
+        lambda c: {"affine_backward": (3, c.ci), "affine": affine_of(c.ci), "dgamma": (c.ci,),
                    "dbeta": (c.ci,)},
         lambda c: 7 * c.ci, 5e-6, lambda c: {"samples": 7.0},
     ),
@@ -344,14 +362,17 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         "batchnorm_backward_sums", "batchnorm", 2,
         lambda c: _channelwise((), ("dgamma", "dbeta"))(c)
-        | _channelwise(("dy", "x"), ("mean", "rstd"))(c),
+        | _channelwise(("dy", "x"), ())(c)
+        | _mean_and_rstd(c),
         _flops_elementwise(4), 5e-6,
         reference_only=True,
     ),
     Kernel(
         "affine_relu6_backward_sums", "batchnorm", 3,
         lambda c: _channelwise(("dz",), ("dgamma", "dbeta"))(c)
-        | _channelwise(("dy", "x"), ("mean", "rstd", "scale", "shift"))(c),
+        | _channelwise(("dy", "x"), ())(c)
+        | _mean_and_rstd(c)
+        | _channelwise((), ("scale", "shift"))(c),
         _flops_elementwise(8), 5e-6,
         reference_only=True,
     ),
@@ -362,18 +383,18 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel(
         "activation_forward", "batchnorm", 1,
-        lambda c: {"a": c.maps, "x": c.maps, "affine": (6, c.ci)}, _flops_elementwise(4), 2e-6,
+        lambda c: {"a": c.maps, "x": c.maps, "affine": affine_of(c.ci)},
+        _flops_elementwise(4), 2e-6,
     ),
     Kernel(
         "activation_backward", "batchnorm", 3,
         lambda c: {"dz": c.maps, "dgamma": (c.ci,), "dbeta": (c.ci,), "da": c.maps, "x": c.maps,
-                   "affine": (6, c.ci)},
+                   "affine": affine_of(c.ci)},
         _flops_elementwise(8), 5e-6,
     ),
     Kernel(
         "stem3x3_stats_forward", "stem", 3,
-        lambda c: {"y": c.filtered, "mean": (c.co,), "variance": (c.co,), "x": c.maps,
-                   "w": (3, 3, c.ci, c.co)},
+        lambda c: {"y": c.filtered} | _statistics(c.co) | {"x": c.maps, "w": (3, 3, c.ci, c.co)},
         _flops_stem, 5e-6,
     ),
     Kernel(
@@ -384,8 +405,7 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel(
         "activation_pointwise_stats_forward", "pointwise", 3,
-        lambda c: {"y": c.mixed, "mean": (c.co,), "variance": (c.co,), "x": c.maps,
-                   "affine": (6, c.ci), "w": (c.ci, c.co)},
+        lambda c: {"y": c.mixed} | _statistics(c.co) | {"x": c.maps, "affine": affine_of(c.ci), "w": (c.ci, c.co)},
         _flops_matmul, 5e-6,
         variants=(
             Variant("no statistics", none=("mean", "variance")),
@@ -396,7 +416,7 @@ KERNELS: tuple[Kernel, ...] = (
         "activation_pointwise_stats_backward", "pointwise", 4,
         lambda c: {"dz": c.maps, "dw": (c.ci, c.co), "dgamma": (c.ci,), "dbeta": (c.ci,),
                    "dz_next": c.mixed, "y": c.mixed, "affine_backward": (3, c.co), "x": c.maps,
-                   "affine": (6, c.ci), "w": (c.ci, c.co)},
+                   "affine": affine_of(c.ci), "w": (c.ci, c.co)},
         lambda c: 2 * _flops_matmul(c), 1e-5,
         variants=(
             Variant("no batch norm", none=("y", "affine_backward")),
@@ -410,15 +430,14 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel(
         "activation_depthwise3x3_stats_forward", "depthwise", 3,
-        lambda c: {"y": c.filtered, "mean": (c.co,), "variance": (c.co,), "x": c.maps,
-                   "affine": (6, c.ci), "w": (3, 3, c.ci)},
+        lambda c: {"y": c.filtered} | _statistics(c.co) | {"x": c.maps, "affine": affine_of(c.ci), "w": (3, 3, c.ci)},
         _flops_3x3, 5e-6, _stride,
     ),
     Kernel(
         "activation_depthwise3x3_stats_backward", "depthwise", 4,
         lambda c: {"dz": c.maps, "dw": (3, 3, c.ci), "dgamma": (c.ci,), "dbeta": (c.ci,),
                    "dz_next": c.filtered, "y": c.filtered, "affine_backward": (3, c.ci),
-                   "x": c.maps, "affine": (6, c.ci), "w": (3, 3, c.ci)},
+                   "x": c.maps, "affine": affine_of(c.ci), "w": (3, 3, c.ci)},
         lambda c: 2 * _flops_3x3(c), 1e-5, _stride,
         variants=(
             Variant("no dz", none=("dz", "dgamma", "dbeta")), Variant("no dw", none=("dw",)),
@@ -468,13 +487,13 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel(
         "dropout_forward", "head", 1,
-        lambda c: dict.fromkeys(("y", "x", "keep"), (c.n, c.ci)),
+        lambda c: dict.fromkeys(("y", "x"), (c.n, c.ci)) | {"keep": bits(c.n, c.ci)},
         lambda c: 2 * c.n * c.ci, 1e-6, lambda c: {"rate": 0.3},
         reference_only=True,
     ),
     Kernel(
         "dropout_backward", "head", 1,
-        lambda c: dict.fromkeys(("dx", "dy", "keep"), (c.n, c.ci)),
+        lambda c: dict.fromkeys(("dx", "dy"), (c.n, c.ci)) | {"keep": bits(c.n, c.ci)},
         lambda c: 2 * c.n * c.ci, 1e-6, lambda c: {"rate": 0.3},
         reference_only=True,
     ),
@@ -505,13 +524,14 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel(
         "softmax_cross_entropy_forward", "head", 2,
-        lambda c: {"loss": (c.n,), "probabilities": (c.n, c.co), "logits": (c.n, c.co),
-                   "labels": (c.n,)},
+        lambda c: {"loss": (c.n,), "probabilities": probabilities(c.n, c.co), "logits": (c.n, c.co),
+                   "labels": whole((c.n,), c.co)},
         lambda c: 8 * c.n * c.co, 2e-6, lambda c: {"smoothing": 0.1},
     ),
     Kernel(
         "softmax_cross_entropy_backward", "head", 1,
-        lambda c: {"dlogits": (c.n, c.co), "probabilities": (c.n, c.co), "labels": (c.n,)},
+        lambda c: {"dlogits": (c.n, c.co), "probabilities": probabilities(c.n, c.co),
+                   "labels": whole((c.n,), c.co)},
         lambda c: 3 * c.n * c.co, 2e-6, lambda c: {"smoothing": 0.1, "scale": 0.25},
     ),
     Kernel(
@@ -525,9 +545,10 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         "image_forward", "image", 1,
         lambda c: {"y": (c.n, c.h, c.h, 3),
-                   "pixels": (STORED_IMAGES, STORED_SIZE, STORED_SIZE, 3),
-                   "index": (c.n,), "shift_yx": (c.n, 2), "flip": (c.n,),
-                   "mean": (3,), "rstd": (3,)},
+                   "pixels": whole(STORED_PIXELS, 256, dtype=np.uint8),
+                   "index": whole((c.n,), STORED_IMAGES),
+                   "shift_yx": whole((c.n, 2), 5, start=-4), "flip": bits(c.n),
+                   "mean": doubles(3), "rstd": positive(3, dtype=np.float64)},
         lambda c: 11 * 3 * c.n * c.h * c.h, 5e-6,
     ),
     Kernel(
@@ -547,65 +568,64 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel(
         "activation_conv_stats_forward", "convolution", 3,
-        lambda c: {"y": c.convolved, "mean": (c.co,), "variance": (c.co,), "x": c.maps,
-                   "affine": (6, c.ci), "w": (c.k, c.k, c.ci, c.co)},
+        lambda c: {"y": c.convolved} | _statistics(c.co) | {"x": c.maps, "affine": affine_of(c.ci), "w": (c.k, c.k, c.ci, c.co)},
         _flops_conv, 5e-6, _stride_and_padding,
     ),
     Kernel(
         "activation_conv_stats_backward", "convolution", 4,
         lambda c: {"dz": c.maps, "dw": (c.k, c.k, c.ci, c.co), "dgamma": (c.ci,),
                    "dbeta": (c.ci,), "dz_next": c.convolved, "y": c.convolved,
-                   "affine_backward": (3, c.co), "x": c.maps, "affine": (6, c.ci),
+                   "affine_backward": (3, c.co), "x": c.maps, "affine": affine_of(c.ci),
                    "w": (c.k, c.k, c.ci, c.co)},
         lambda c: 2 * _flops_conv(c), 1e-5, _stride_and_padding,
     ),
     Kernel(
         "max_pool3x3_forward", "pool", 2,
-        lambda c: {"y": c.pooled, "index": c.pooled, "x": c.maps},
-        lambda c: 9 * prod(c.pooled), 1e-6, dtypes=PLACE,
+        lambda c: {"y": c.pooled, "index": places(c), "x": c.maps},
+        lambda c: 9 * prod(c.pooled), 1e-6,
     ),
     Kernel(
         "max_pool3x3_backward", "pool", 1,
-        lambda c: {"dx": c.maps, "dy": c.pooled, "index": c.pooled},
-        lambda c: prod(c.pooled), 1e-6, dtypes=PLACE, draws=PLACES,
+        lambda c: {"dx": c.maps, "dy": c.pooled, "index": places(c)},
+        lambda c: prod(c.pooled), 1e-6,
     ),
     Kernel(
         "activation_max_pool3x3_forward", "pool", 2,
-        lambda c: {"y": c.pooled, "index": c.pooled, "x": c.maps, "affine": (6, c.ci)},
-        lambda c: 4 * prod(c.maps) + 9 * prod(c.pooled), 2e-6, dtypes=PLACE,
+        lambda c: {"y": c.pooled, "index": places(c), "x": c.maps, "affine": affine_of(c.ci)},
+        lambda c: 4 * prod(c.maps) + 9 * prod(c.pooled), 2e-6,
     ),
     Kernel(
         "activation_max_pool3x3_backward", "pool", 3,
         lambda c: {"dz": c.maps, "dgamma": (c.ci,), "dbeta": (c.ci,), "dy": c.pooled,
-                   "index": c.pooled, "x": c.maps, "affine": (6, c.ci)},
-        lambda c: 8 * prod(c.maps) + prod(c.pooled), 5e-6, dtypes=PLACE, draws=PLACES,
+                   "index": places(c), "x": c.maps, "affine": affine_of(c.ci)},
+        lambda c: 8 * prod(c.maps) + prod(c.pooled), 5e-6,
     ),
     Kernel(
         "activation_average_pool_forward", "pool", 1,
-        lambda c: {"y": (c.n, c.ci), "x": c.maps, "affine": (6, c.ci)},
+        lambda c: {"y": (c.n, c.ci), "x": c.maps, "affine": affine_of(c.ci)},
         _flops_elementwise(5), 5e-6,
     ),
     Kernel(
         "activation_average_pool_backward", "pool", 3,
         lambda c: {"dz": c.maps, "dgamma": (c.ci,), "dbeta": (c.ci,), "dy": (c.n, c.ci),
-                   "x": c.maps, "affine": (6, c.ci)},
+                   "x": c.maps, "affine": affine_of(c.ci)},
         _flops_elementwise(8), 5e-6,
     ),
     Kernel(
         "activation_add_forward", "elementwise", 1,
-        lambda c: {"y": c.maps, "x1": c.maps, "affine1": (6, c.ci), "x2": c.maps,
-                   "affine2": (6, c.ci)},
+        lambda c: {"y": c.maps, "x1": c.maps, "affine1": affine_of(c.ci), "x2": c.maps,
+                   "affine2": affine_of(c.ci)},
         _flops_elementwise(9), 2e-6,
     ),
     Kernel(
         "activation_dropout_forward", "elementwise", 1,
-        lambda c: {"y": c.maps, "x": c.maps, "affine": (6, c.ci), "keep": c.maps},
+        lambda c: {"y": c.maps, "x": c.maps, "affine": affine_of(c.ci), "keep": bits(*c.maps)},
         _flops_elementwise(6), 2e-6, lambda c: {"rate": 0.3},
     ),
     Kernel(
         "activation_dropout_backward", "elementwise", 3,
         lambda c: {"dz": c.maps, "dgamma": (c.ci,), "dbeta": (c.ci,), "dy": c.maps,
-                   "keep": c.maps, "x": c.maps, "affine": (6, c.ci)},
+                   "keep": bits(*c.maps), "x": c.maps, "affine": affine_of(c.ci)},
         _flops_elementwise(10), 5e-6, lambda c: {"rate": 0.3},
     ),
 )  # fmt: skip
