@@ -405,7 +405,8 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel(
         "activation_pointwise_stats_forward", "pointwise", 3,
-        lambda c: {"y": c.mixed} | _statistics(c.co) | {"x": c.maps, "affine": affine_of(c.ci), "w": (c.ci, c.co)},
+        lambda c: {"y": c.mixed} | _statistics(c.co)
+        | {"x": c.maps, "affine": affine_of(c.ci), "w": (c.ci, c.co)},
         _flops_matmul, 5e-6,
         variants=(
             Variant("no statistics", none=("mean", "variance")),
@@ -430,7 +431,8 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel(
         "activation_depthwise3x3_stats_forward", "depthwise", 3,
-        lambda c: {"y": c.filtered} | _statistics(c.co) | {"x": c.maps, "affine": affine_of(c.ci), "w": (3, 3, c.ci)},
+        lambda c: {"y": c.filtered} | _statistics(c.co)
+        | {"x": c.maps, "affine": affine_of(c.ci), "w": (3, 3, c.ci)},
         _flops_3x3, 5e-6, _stride,
     ),
     Kernel(
@@ -568,7 +570,8 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel(
         "activation_conv_stats_forward", "convolution", 3,
-        lambda c: {"y": c.convolved} | _statistics(c.co) | {"x": c.maps, "affine": affine_of(c.ci), "w": (c.k, c.k, c.ci, c.co)},
+        lambda c: {"y": c.convolved} | _statistics(c.co)
+        | {"x": c.maps, "affine": affine_of(c.ci), "w": (c.k, c.k, c.ci, c.co)},
         _flops_conv, 5e-6, _stride_and_padding,
     ),
     Kernel(
