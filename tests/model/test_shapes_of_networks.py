@@ -78,11 +78,22 @@ def sum_with_the_images(net):
     return net(Add, "sum", y, IMAGES)
 
 
+def depthwise_with_a_bias(net):
+    """And from the images, and with no projection behind it."""
+    x = net(Convolution, "first", IMAGES, channels=3, size=3, depthwise=True, relu="relu")
+    y = net(Convolution, "second", x, channels=3, size=3, depthwise=True, batch_norm=False)
+    return net(Add, "sum", y, net(Convolution, "third", IMAGES, channels=3, relu="relu6"))
+
+
 def sum_of_vectors(net):
     x = net(Convolution, "first", IMAGES, channels=4, size=3, relu="relu")
     y = net(AveragePool, "mean", x)
     z = net(AveragePool, "other", net(Convolution, "branch", x, channels=4))
     return net(Add, "outer", net(Add, "inner", y, z), y)
+
+
+def stem_with_another_relu(net):
+    return net(Convolution, "first", IMAGES, channels=4, size=3, stride=2, relu="relu")
 
 
 NETWORKS = (
@@ -94,6 +105,8 @@ NETWORKS = (
     dropout_in_the_middle,
     sum_with_the_images,
     sum_of_vectors,
+    depthwise_with_a_bias,
+    stem_with_another_relu,
 )
 BACKENDS = ("reference", pytest.param("numba", marks=pytest.mark.compiled))
 
