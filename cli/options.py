@@ -181,12 +181,20 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
         if option.expose_value
         for flag in option.opts
     }
-    defaults = {}
+    repeatable = {
+        option.name
+        for option in context.command.params
+        if isinstance(option, click.Option) and option.multiple
+    }
+    defaults: dict[str, str | list[str]] = {}
     for key, value in values.items():
         name = names.get(key.replace("_", "-"))
         if name is None:
             raise click.BadParameter(f"{path} sets {key!r}, which is no option of this command")
-        if isinstance(value, list | dict):
+        several = name in repeatable and isinstance(value, list)
+        parts = value if several else [value]
+        if any(isinstance(each, list | dict) for each in parts):
             raise click.BadParameter(f"{path} sets {key} to several values, it takes one")
-        defaults[name] = str(value)  # as it would be written on the command line
+        words = [str(each) for each in parts]  # as they would be written on the command line
+        defaults[name] = words if name in repeatable else words[0]
     context.default_map = {**(context.default_map or {}), **defaults}

@@ -21,8 +21,8 @@ def checked_fields(record: type, found: Any, where: str) -> dict[str, Any]:
     for name in found:
         if name not in known:
             raise NpnetError(
-                f"{where} has a field {name!r} that this npnet does not know: it may be of a newer "
-                "version"
+                f"{where} has a field {name!r:.80} that this npnet does not know: "
+                "it may be of a newer version"
             )
     for name, each in known.items():
         if name not in found and each.default is MISSING and each.default_factory is MISSING:
@@ -48,12 +48,25 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         if isinstance(value, dict) and all(isinstance(key, str) for key in value):
             return value
     elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
-            return float(value)
+        number = _finite(value)
+        if number is not None:
+            return number
+    elif hint is str:
+        if isinstance(value, str) and not any("\ud800" <= each <= "\udfff" for each in value):
+            return value  # half of a character could not be printed
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
     wanted = f"one of {', '.join(map(str, arguments))}" if origin is Literal else _words(hint)
     raise NpnetError(f"{where} is {value!r:.80}, where {wanted} was expected")
+
+
+def _finite(value: Any) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if isfinite(value) else None
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
 
 
 def _words(hint: Any) -> str:

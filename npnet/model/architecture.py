@@ -25,6 +25,8 @@ class Builder:
         self, kind: Callable[..., Operation], name: str, *inputs: str, **options: Any
     ) -> str:
         """Append an operation of that kind; return its name, for the next one's inputs."""
+        if len(set(inputs)) < len(inputs):
+            raise ValueError(f"{name} reads an output twice, whose gradient would count once")
         shapes = tuple(self.shapes[each] for each in inputs)
         operation = kind(name, inputs, shapes, **options)
         if min(operation.output_shape) < 1:

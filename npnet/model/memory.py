@@ -133,6 +133,7 @@ class _Planner:
         self.numbered = {each.name: (t, each) for t, each in enumerate(operations)}
         self.buffers: dict[str, Buffer] = {}
         self.aliases: dict[str, tuple[str, slice]] = {}
+        self.lying_at: dict[str, list[str]] = {}  # of each output, whose gradients its own holds
 
     def plan(self, architecture: Architecture, batch: int, dtype: DTypeLike) -> MemoryPlan:
         size = architecture.input_size
@@ -181,36 +182,55 @@ class _Planner:
     def _gradients(self, t: int, operation: Operation) -> None:
         """Needed from the first reader's backward to the operation's own."""
         name, readers = operation.name, self.readers[operation.name]
-        first = min(map(self._gradient_begins, readers), default=self.last)
+        first = min(map(self._backward, readers), default=self.last)
         self._put(f"{name}.dz", operation.output_shape, first, self._backward(t))
         for reader in readers[:-1]:  # in backward the last reader is the first to send a gradient
             moment = self._backward(reader)
             more = Buffer(f"{name}.more", operation.output_shape, moment, moment)
             known = self.buffers.get(more.name)
             self.buffers[more.name] = more.with_time_of(known) if known else more
+        inside: list[str] = []  # whose gradients lie where this one does
         if isinstance(operation, Concat):
+            inside = list(operation.inputs)
             self._share_gradient(operation.slices, f"{name}.dz")
         elif operation.sends_raw_gradient:
-            shared = [each for each in operation.inputs if self._may_share(each, t)]
+            shared = []
+            for each in operation.inputs:
+                if each == IMAGES:  # which get no gradient
+                    continue
+                if self.readers[each][-1] == t and self._may_lie_together(each, inside):
+                    shared.append(each)
+                    inside += self.lying_at[each]
             self._share_gradient(dict.fromkeys(shared, slice(None)), f"{name}.dz")
+        self.lying_at[name] = [name, *inside]
 
-    def _may_share(self, name: str, reader: int) -> bool:
-        """Whether the gradient of an input of `reader` may lie where that of its output does.
+    def _may_lie_together(self, name: str, others: Sequence[str]) -> bool:
+        """Whether a sum's gradient may serve `name`, and all that lies there, and `others` at once.
 
-        A ReLU behind the input masks it there, so only when the other inputs need it no more.
+        Each of them may only be written once the rest have been read.
         """
-        readers, operation = self.readers[name], self.numbered[name][1]
-        others = [each for each in self.operations[reader].inputs if each != name]
-        late = all(self.numbered[each][0] > readers[0] for each in others)
-        return readers[-1] == reader and (operation.is_linear or (len(readers) > 1 and late))
+        pairs = [(one, other) for one in self.lying_at[name] for other in others]
+        return all(
+            self._changes(one) >= self._backward(self.numbered[other][0])
+            for pair in pairs
+            for one, other in (pair, pair[::-1])
+        )
 
-    def _gradient_begins(self, reader: int) -> int:
-        """When operation `reader` sends a gradient; where it hands its input on, its readers do."""
-        operation = self.operations[reader]
-        moments = [self._backward(reader)]
-        if operation.passes_through:
-            moments += map(self._gradient_begins, self.readers[operation.name])
-        return min(moments)
+    def _changes(self, name: str) -> int:
+        """When a gradient is first written after its last reader, the first to send, has made it:
+        a further one adds to it, or the ReLU behind the output masks it.
+        """
+        readers = self.readers[name]
+        if len(readers) > 1:
+            return self._backward(readers[-2])
+        raw = any(self.operations[reader].sends_raw_gradient for reader in readers)
+        return self._backward(readers[0]) if raw and not self._is_linear(name) else 2 * self.last
+
+    def _is_linear(self, name: str) -> bool:
+        """Whether no ReLU stands behind an output, or behind a part of it."""
+        operation = self.numbered[name][1]
+        parts = operation.inputs if isinstance(operation, Concat) else ()
+        return operation.is_linear and all(map(self._is_linear, parts))
 
     def _share_gradient(self, parts: Mapping[str, slice], name: str) -> None:
         """The inputs' dz lie in the operation's own."""

@@ -15,7 +15,7 @@ from npnet.kernels.arrays import HIGH, LOW, Floats, Ints
 from npnet.model.architecture import Architecture
 from npnet.model.memory import affine_of_concatenations, plan
 from npnet.model.operations import Activation, BatchNorm, Convolution, Mode, Resources
-from npnet.model.operations.base import IMAGES, consumers
+from npnet.model.operations.base import IMAGES, consumers, maps
 from npnet.model.operations.convolution import ConvolutionLayer, Normalisation
 from npnet.model.operations.head import CrossEntropy
 from npnet.model.operations.pooling import MaxPoolLayer
@@ -184,7 +184,7 @@ class Junction:
         """Reader `name` has left its gradient."""
         a = self.activation
         if name != self.readers[-1]:
-            self.kernels.residual_backward_accumulate(a.dz, self.further.dz)  # type: ignore[attr-defined]
+            self.kernels.residual_backward_accumulate(maps(a.dz), maps(self.further.dz))  # type: ignore[attr-defined]
         self.waiting.remove(name)
         if not self.waiting and not a.plain:
             sums = (a.dz, a.dgamma, a.dbeta, a.dz, a.x, a.affine)

@@ -11,7 +11,9 @@ recipe for both, is read too.
 import hashlib
 import io
 import json
+import lzma
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import prod
@@ -28,13 +30,18 @@ from npnet.model.config import ModelConfig
 from npnet.model.inference import Inference
 from npnet.model.network import BatchNorm, Network
 from npnet.model.parameters import Parameters
-from npnet.model.zoo import build
+from npnet.model.zoo import build, entry
 from npnet.schema import checked_fields
 from npnet.training.recipe import Recipe
 
 VERSION = 3
 VECTORS = ("values", "statistics", "velocity")
 _SEAL = 64  # hexadecimal digits
+# What NumPy, zipfile and json raise for a sealed file that somebody has made up.
+_BROKEN = (
+    *(KeyError, TypeError, AttributeError, ValueError, ArithmeticError, OSError, EOFError),
+    *(RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
 
 
 @dataclass(frozen=True)
@@ -137,13 +144,20 @@ def load(path: str | Path) -> Checkpoint:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             fields = json.loads(archive["header"].tobytes())
-            vectors = [archive[name] for name in VECTORS]
-    except (KeyError, TypeError, ValueError, OSError, RecursionError) as error:
+            vectors = [np.asanyarray(archive[name]) for name in VECTORS]
+    except _BROKEN as error:
         raise NpnetError(f"{path} is no npnet checkpoint: {error}") from error
     header = _of_fields(fields, str(path))
     if any(vector.dtype.kind != "f" or vector.ndim != 1 for vector in vectors):
         raise NpnetError(f"{path} is no npnet checkpoint: its vectors are not flat floats")
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+        finite = all(np.isfinite(vector.astype(np.float32)).all() for vector in vectors)
     values, statistics, velocity = vectors
+    if not finite or np.any(statistics[len(statistics) // 2 :] < 0):
+        raise NpnetError(
+            f"{path} is of no use: not all of its numbers are finite, or a variance is negative; "
+            "use another checkpoint"
+        )
     loaded = Checkpoint(header, values, statistics, velocity, path)
     _check_sizes(loaded)
     return loaded if fields["version"] == VERSION else _with_velocity_of_groups(loaded)
@@ -158,7 +172,12 @@ def _of_fields(fields: Any, where: str) -> Header:
         fields = _from_version_2(fields, where)
     elif version != VERSION:
         raise NpnetError(f"{where} has checkpoint version {version}, this npnet reads 2 and 3")
-    model = ModelConfig.from_dict(fields.get("model"), f"{where}: model")
+    try:
+        model = ModelConfig.from_dict(fields.get("model"), f"{where}: model")
+        entry(model.architecture).check(model)
+    except NpnetError as error:
+        said = str(error).removeprefix(f"{where}: model").removeprefix(": ")
+        raise NpnetError(f"{where}: model: {said}") from error
     recipe = Recipe.from_dict(fields.get("recipe"), f"{where}: recipe")
     plain = {name: value for name, value in fields.items() if name not in ("model", "recipe")}
     header = Header(model=model, recipe=recipe, **checked_fields(_PlainHeader, plain, where))
@@ -166,6 +185,9 @@ def _of_fields(fields: Any, where: str) -> Header:
         raise NpnetError(
             f"{where} names {len(header.classes)} classes, its model has {header.model.classes}"
         )
+    for name in ("seed", "epoch", "epochs", "world"):
+        if getattr(header, name) < 0:
+            raise NpnetError(f"{where}: {name} is {getattr(header, name)}: use another checkpoint")
     return header
 
 

@@ -448,6 +448,7 @@ def test_an_options_file_missing_on_one_node(place: Path) -> None:
         ("seed = 1.5", "'1.5' is not a valid integer"),
         ("seed = 2020-02-02", "2020-02-02"),
         ("seed = [1, 2]", "seed to several values"),
+        ("freeze = [['stem']]", "freeze to several values"),
         ("flip = 7", "'7' is not a valid boolean"),
         ("lr = nan", "nan is not a finite number"),
         ("recipe = 'best'", "'best' is not one of 'modern', 'paper'"),
@@ -473,6 +474,15 @@ def test_an_options_file_counts_and_the_command_line_wins(place: Path) -> None:
     header = load(place / "run" / "final.npz").header.recipe
     assert (header.name, header.lr, header.momentum) == ("paper", 0.25, 0.75)
     assert header.flip is True
+
+
+@pytest.mark.parametrize("several", ["'stem'", "['stem', 'block1.*']"])
+def test_an_options_file_may_repeat_what_the_command_line_may(place: Path, several: str) -> None:
+    (place / "options.toml").write_text(f"freeze = {several}")
+    outcome = npnet_run("train", *TINY, "--config", "options.toml", "--out", "run", cwd=place)
+    assert outcome.status == 0, outcome.stderr
+    patterns = ("stem", "block1.*") if "," in several else ("stem",)
+    assert load(place / "run" / "final.npz").header.recipe.freeze == patterns
 
 
 # --- divergence and memory

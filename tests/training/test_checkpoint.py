@@ -140,15 +140,19 @@ def test_the_classifier_s_momentum_of_version_2_fits_its_group():
     assert saved.velocity[:100].tolist() == [1] * 100  # the stem's weights
 
 
-def rewritten(path, change):
-    """The fixture of version 3 with another header, sealed as if npnet had written it."""
+def rewritten(path, change=lambda fields: None, **vectors):
+    """The fixture of version 3 with another header or vector, sealed as if npnet had written it."""
     with np.load(FIXTURES / "version-3.npz") as archive:
         arrays = dict(archive)
     fields = json.loads(arrays["header"].tobytes())
     change(fields)
     arrays["header"] = np.frombuffer(json.dumps(fields).encode(), np.uint8)
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **arrays | vectors)
+    return sealed(path, buffer)
+
+
+def sealed(path, buffer):
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.comment = b"0" * 64
     body = buffer.getvalue()[:-64]
@@ -173,6 +177,10 @@ def rewritten(path, change):
         ("model", "mean", [1, 2], r"mean is \[1, 2\]"),
         (None, "epoch", 2.5, "epoch is 2.5, where a whole number was expected"),
         (None, "classes", "abc", "classes is 'abc'"),
+        (None, "epoch", -5, "epoch is -5"),
+        (None, "classes", ["\ud800", "b", "c"], r"classes is '\\ud800', where a text was expected"),
+        ("model", "width", 10**400, "width is 1000.*, where a finite number was expected"),
+        ("model", "stored_size", 10**400, "`stored_size` 1000.* is not usable"),
     ],
 )
 def test_a_header_is_checked_before_anything_is_built(tmp_path, record, field, value, words):
@@ -185,7 +193,47 @@ def test_a_header_is_checked_before_anything_is_built(tmp_path, record, field, v
         return
     with pytest.raises(NpnetError, match=words) as refusal:
         checkpoint.load(path)
-    assert "state.npz" in str(refusal.value) or record == "model"
+    assert "state.npz" in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", checkpoint.VECTORS)
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e300, -1])
+def test_numbers_of_no_use_are_found_at_once(tmp_path, name, number):
+    vector = np.load(FIXTURES / "version-3.npz")[name].astype(np.float64)
+    vector[-1] = number
+    path = rewritten(tmp_path / "state.npz", **{name: vector})
+    if number == -1 and name != "statistics":  # only a variance cannot be that
+        assert getattr(checkpoint.load(path), name)[-1] == -1
+        return
+    with pytest.raises(NpnetError, match=r"state\.npz is of no use"):
+        checkpoint.load(path)
+
+
+CENTRAL = b"PK\x01\x02"  # the first entry of a zip file's directory
+
+
+@pytest.mark.parametrize(
+    ("offset", "found"),
+    [(6, b"\xff"), (8, b"\x01"), (10, b"\x63"), (16, b"0000"), (42, b"\xff\xff\xff\x7f")],
+    ids=["newer zip", "encrypted", "method", "checksum", "place"],
+)
+def test_a_sealed_file_whose_directory_lies_is_refused(saved, offset, found):
+    data = bytearray(saved.read_bytes())
+    at = data.index(CENTRAL) + offset
+    data[at : at + len(found)] = found
+    saved.write_bytes(data[:-64] + hashlib.sha256(data[:-64]).hexdigest().encode())
+    with pytest.raises(NpnetError, match=r"state\.npz is no npnet checkpoint"):
+        checkpoint.load(saved)
+
+
+@pytest.mark.parametrize("name", ["header", "values"])
+def test_a_sealed_file_of_other_things_than_arrays_is_refused(saved, name):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(saved) as archive, zipfile.ZipFile(buffer, "w") as other:
+        for member in archive.namelist():
+            other.writestr(member, b"no array" if member[:-4] == name else archive.read(member))
+    with pytest.raises(NpnetError, match=r"state\.npz is no npnet checkpoint"):
+        checkpoint.load(sealed(saved, buffer))
 
 
 def test_a_missing_field_is_named(tmp_path):

@@ -30,7 +30,7 @@ class Operation:
     input_shapes: tuple[Shape, ...]
 
     kind: ClassVar[str]
-    # Whether backward needs this operation's own output, whether it hands on its input itself in
+    # Whether backward needs this operation's own output, whether its output is its input in
     # evaluation, and whether the gradient that it sends back still lacks the input's own ReLU.
     keeps_output: ClassVar[bool] = False
     passes_through: ClassVar[bool] = False
@@ -173,6 +173,11 @@ class Layer(Protocol):
 
     def backward(self) -> None:
         """From the output's dz to the parameters' gradients and the inputs' dz."""
+
+
+def maps(values: Floats) -> Floats:
+    """(n,C) as maps of one pixel, (n,1,1,C)."""
+    return values if values.ndim == 4 else values.reshape(len(values), 1, 1, -1)
 
 
 def consumers(operations: Sequence[Operation]) -> dict[str, list[int]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from npnet.model.operations.base import Activation, Mode, Operation, Resources
+from npnet.model.operations.base import IMAGES, Activation, Mode, Operation, Resources, maps
 from npnet.model.parameters import Shape
 
 
@@ -32,13 +32,15 @@ class AddLayer:
     def forward(self, inputs: Sequence[Activation], mode: Mode) -> Activation:
         a, b = self.inputs = inputs
         self.output = output = self.whole_batch.first(len(a.x))
-        self.kernels.activation_add_forward(output.x, a.x, a.affine, b.x, b.affine)
+        self.kernels.activation_add_forward(
+            maps(output.x), maps(a.x), a.affine, maps(b.x), b.affine
+        )
         return output
 
     def backward(self) -> None:
         """Where memory was planned so, the inputs' dz already is this very array."""
-        for each in self.inputs:
-            if not np.shares_memory(each.dz, self.output.dz):
+        for name, each in zip(self.operation.inputs, self.inputs, strict=True):
+            if name != IMAGES and not np.shares_memory(each.dz, self.output.dz):
                 each.dz[...] = self.output.dz
 
 

@@ -43,8 +43,8 @@ class Convolution(Operation):
 
     @property
     def keeps_output(self) -> bool:  # type: ignore[override]
-        """Batch norm's backward reads y."""
-        return self.batch_norm
+        """Batch norm's backward reads y, and the depthwise kernel's, whatever follows."""
+        return self.batch_norm or self.depthwise
 
     @property
     def is_linear(self) -> bool:
@@ -67,12 +67,18 @@ class Convolution(Operation):
         """Which kernels it runs on."""
         if self.depthwise:
             return "depthwise"
-        if self.size == 1 and self.stride == 1 and self.pad == 0:
+        from_images = self.inputs == (IMAGES,)
+        if self.size == 1 and self.stride == 1 and self.pad == 0 and not from_images:
             return "pointwise"
-        from_images = self.inputs == (IMAGES,) and self.input_shape[-1] == 3
+        from_images = from_images and self.input_shape[-1] == 3
         if from_images and (self.size, self.stride, self.pad, self.batch_norm) == (3, 2, 1, True):
             return "stem"
         return "dense"
+
+    @property
+    def may_lack_statistics(self) -> bool:
+        """Whether its kernels do without a batch norm behind them."""
+        return self.variety in ("pointwise", "dense")
 
     @property
     def parameters(self) -> tuple[ParameterSpec, ...]:
@@ -126,7 +132,8 @@ class Normalisation:
         self.beta, self.dbeta = value(f"{name}.beta"), gradient(f"{name}.beta")
         self.running_mean, self.running_variance = resources.parameters.running(name)
         self.mean, self.variance = np.zeros(channels), np.ones(channels)
-        self.statistics = (None, None) if resources.inference else (self.mean, self.variance)
+        unasked = resources.inference and operation.may_lack_statistics
+        self.statistics = (None, None) if unasked else (self.mean, self.variance)
         self.affine_backward: Floats = np.empty((3, channels), affine.dtype)
 
     def forward(self, batch_statistics: bool, samples: int) -> None:
@@ -169,7 +176,8 @@ class Normalisation:
 class Bias:
     """z = y + bias: an affine map with scale 1, whose gradient is dy = dz."""
 
-    statistics, affine_backward = (None, None), None
+    statistics: tuple[Floats | None, Floats | None] = (None, None)
+    affine_backward: Floats | None = None
 
     def __init__(self, operation: Convolution, resources: Resources, affine: Floats) -> None:
         self.affine = affine
@@ -177,6 +185,11 @@ class Bias:
         self.bias = resources.parameters.value(f"{operation.name}.bias")
         self.dbeta = resources.parameters.gradient(f"{operation.name}.bias")
         self.dgamma = np.empty_like(self.dbeta)  # a scale that does not move
+        if not operation.may_lack_statistics:  # its kernels get some that nobody reads, and p = 1
+            channels = operation.channels
+            self.statistics = np.empty(channels), np.empty(channels)
+            self.affine_backward = np.zeros((3, channels), affine.dtype)
+            self.affine_backward[0] = 1
 
     def forward(self, batch_statistics: bool, samples: int) -> None:
         self.affine[SHIFT] = self.bias
@@ -252,5 +265,6 @@ class ConvolutionLayer:
         self.convolve_backward(dz, dw, dgamma, dbeta, *came, *arrays, *self.scalars)
 
     def _affine(self, a: Activation) -> Floats | None:
-        """None for images, which are read as they are."""
-        return None if self.operation.inputs == (IMAGES,) else a.affine
+        """None for images where the kernel reads them as they are."""
+        raw = self.operation.inputs == (IMAGES,) and self.operation.variety == "dense"
+        return None if raw else a.affine

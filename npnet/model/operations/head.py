@@ -14,6 +14,7 @@ from npnet.model.operations.base import (
     Mode,
     Operation,
     Resources,
+    maps,
 )
 from npnet.model.parameters import ParameterSpec, Shape
 
@@ -36,7 +37,7 @@ class Dropout(Operation):
 
 
 class DropoutLayer:
-    """In evaluation its output is its input, as it lies in memory."""
+    """In evaluation it drops nothing, but still makes an output of its own."""
 
     trainable = sends_gradient = True
 
@@ -46,30 +47,22 @@ class DropoutLayer:
         self.keep = resources.arrays[f"{operation.name}.keep"]
 
     def forward(self, inputs: Sequence[Activation], mode: Mode) -> Activation:
-        (a,), n, rate = inputs, len(inputs[0].x), self.operation.rate
-        self.input, self.dropped = a, mode.dropout is not None
-        if mode.dropout is None:
-            self.output = a
-            return a
-        self.output = output = self.whole_batch.first(n)
+        (a,), n = inputs, len(inputs[0].x)
+        self.input, self.output = a, self.whole_batch.first(n)
+        self.rate = self.operation.rate if mode.dropout is not None else 0.0
         keep = self.keep[:n]
-        keep[...] = mode.dropout.random(keep.shape) >= rate
-        maps = (_maps(output.x), _maps(a.x), a.affine, _maps(keep))
-        self.kernels.activation_dropout_forward(*maps, rate)
-        return output
+        keep[...] = 1 if mode.dropout is None else mode.dropout.random(keep.shape) >= self.rate
+        arrays = (maps(self.output.x), maps(a.x), a.affine, maps(keep))
+        self.kernels.activation_dropout_forward(*arrays, self.rate)
+        return self.output
 
     def backward(self) -> None:
-        if not self.dropped or not self.sends_gradient:
+        if not self.sends_gradient:
             return
         a, keep = self.input, self.keep[: len(self.input.x)]
-        gradients = (_maps(a.dz), a.dgamma, a.dbeta, _maps(self.output.dz))
-        saved = (_maps(keep), _maps(a.x), a.affine)
-        self.kernels.activation_dropout_backward(*gradients, *saved, self.operation.rate)
-
-
-def _maps(values: Floats) -> Floats:
-    """(n,C) as maps of one pixel, (n,1,1,C)."""
-    return values if values.ndim == 4 else values.reshape(len(values), 1, 1, -1)
+        gradients = (maps(a.dz), a.dgamma, a.dbeta, maps(self.output.dz))
+        saved = (maps(keep), maps(a.x), a.affine)
+        self.kernels.activation_dropout_backward(*gradients, *saved, self.rate)
 
 
 @dataclass(frozen=True)
