@@ -5,17 +5,15 @@ and one hash tells whether two ranks agree.
 """
 
 import hashlib
+from collections.abc import Sequence
 from math import prod, sqrt
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from npnet.data.seeds import INITIAL_VALUES, generator
 from npnet.kernels.arrays import Floats
-
-if TYPE_CHECKING:
-    from npnet.model.architecture import Architecture
 
 Initialiser = Literal["glorot_uniform", "he_fan_out"]
 Shape = tuple[int, ...]
@@ -37,6 +35,28 @@ class ParameterSpec(NamedTuple):
     start: float = 0.0
 
 
+class Described(Protocol):
+    """What an operation says of its numbers, see model/operations/base.py."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+    @property
+    def parameters(self) -> tuple[ParameterSpec, ...]: ...
+    @property
+    def statistics_channels(self) -> int: ...
+
+
+class Listed(Protocol):
+    """An architecture: operations in a row."""
+
+    @property
+    def operations(self) -> Sequence[Described]: ...
+
+
 class Parameters:
     """The flat vectors of one network.
 
@@ -47,7 +67,7 @@ class Parameters:
     `statistics` (2C,): the running means of every batch norm, then the running variances.
     """
 
-    def __init__(self, architecture: "Architecture", dtype: DTypeLike = np.float32) -> None:
+    def __init__(self, architecture: Listed, dtype: DTypeLike = np.float32) -> None:
         operations = architecture.operations
         specs = [spec for operation in operations for spec in operation.parameters]
         self.before_shortcuts = [each.inputs[0] for each in operations if each.kind == "add"]
