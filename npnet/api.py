@@ -73,6 +73,7 @@ def evaluate(
     comm: Communicator | None = None,
 ) -> Score:
     """Mean loss (nats) and accuracy (a fraction) on a split, with the running statistics."""
+    checkpoint.header.model.check_classes(dataset.classes, dataset.name)
     network = lambda: checkpoint.network(batch, backend)  # noqa: E731
     inference = checkpoint.inference(batch, backend)
     image_input = ImageInput(checkpoint.header.model, kernels_of(backend))

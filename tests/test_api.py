@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import pytest
 
@@ -47,6 +48,39 @@ def test_importing_it_loads_nothing_heavy():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"epochs": 0}, "`epochs` 0 is not usable: give 1 or more"),
+        ({"max_steps": 0}, "`max_steps` 0 is not usable"),
+        ({"seed": -1}, "`seed` -1 is not usable: give 0 or more"),
+        ({"bn_eval": "both of them"}, "`bn_eval` both of them is not usable"),
+        ({"dtype": "int8"}, "`dtype` int8 is not usable: give float32 or float64"),
+    ],
+)
+def test_settings_that_no_command_line_would_let_pass_are_refused(settings, words):
+    with pytest.raises(npnet.NpnetError, match=words):
+        train(Toy(24), MODEL, **{"backend": "reference", "comm": SerialCommunicator(), **settings})
+
+
+def test_a_model_of_other_classes_than_the_dataset_is_refused():
+    """The compiled loss would read beyond its logits, and no checkpoint of it could be read."""
+    here = {"backend": "reference", "comm": SerialCommunicator()}
+    for classes in (2, 4):
+        with pytest.raises(npnet.NpnetError, match=f"tells {classes} classes apart, toy has 3"):
+            train(Toy(24), replace(MODEL, classes=classes), epochs=1, batch_per_rank=6, **here)
+    done = train(Toy(24), MODEL, epochs=1, batch_per_rank=6, **here)
+    more = Toy(24)
+    more.classes = ("a", "b", "c", "d")
+    with pytest.raises(npnet.NpnetError, match="tells 3 classes apart, toy has 4"):
+        npnet.evaluate(done.checkpoint, more, **here)
+
+
+def test_an_unknown_padding_is_refused():
+    with pytest.raises(npnet.NpnetError, match="`padding` valid is not usable"):
+        npnet.configure("mobilenet_v2", 3, padding="valid")
 
 
 def test_what_was_trained_can_be_saved_loaded_and_scored(tmp_path):

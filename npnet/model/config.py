@@ -1,7 +1,8 @@
 """What a model is: all that is needed to rebuild it. How it is trained is the recipe's matter."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from npnet.errors import NpnetError
 from npnet.schema import checked_fields
@@ -39,7 +40,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not 0 < self.width <= 16:
             raise NpnetError(
-                f"`width` {self.width} is not usable: give a multiplier above 0, such as 0.5"
+                f"`width` {self.width} is not usable: give one above 0 and up to 16, such as 0.5"
             )
         if not 1 <= self.input_size <= LARGEST:
             raise NpnetError(
@@ -55,8 +56,20 @@ class ModelConfig:
             raise NpnetError(f"`dropout` rate {self.dropout} is not usable: give 0 <= rate < 1")
         if not self.bn_epsilon > 0:
             raise NpnetError(f"`bn_epsilon` {self.bn_epsilon} is not usable: give a number above 0")
+        if self.padding not in get_args(Padding):
+            raise NpnetError(
+                f"`padding` {self.padding} is not usable: give {' or '.join(get_args(Padding))}"
+            )
         if not min(self.std) > 0:
             raise NpnetError(f"std {self.std} is not usable: give three numbers above 0")
+
+    def check_classes(self, names: Sequence[str], dataset: str) -> None:
+        """Raise NpnetError unless a dataset has as many classes: kernels trust its labels."""
+        if len(names) != self.classes:
+            raise NpnetError(
+                f"the model tells {self.classes} classes apart, {dataset} has {len(names)}: give "
+                "the model of this dataset, or the dataset of this model"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

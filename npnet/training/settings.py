@@ -6,6 +6,20 @@ from npnet.errors import NpnetError
 from npnet.training.evaluate import BatchNormEvaluation
 from npnet.training.recipe import Recipe
 
+LEAST = {
+    "epochs": 1,
+    "batch_per_rank": 1,
+    "ranks_per_node": 1,
+    "workers_per_rank": 1,
+    "max_steps": 1,
+    "seed": 0,
+}
+CHOICES = {
+    "backend": ("numba", "reference"),
+    "dtype": ("float32", "float64"),
+    "bn_eval": ("moving", "recalibrated", "both"),
+}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -30,7 +44,16 @@ class Settings:
     bn_eval: BatchNormEvaluation = "moving"
 
     def check(self, recipe: Recipe) -> None:
-        """Raise NpnetError where options contradict each other."""
+        """Raise NpnetError where a value is not usable, or options contradict each other."""
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise NpnetError(f"`{name}` {value} is not usable: give {least} or more")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise NpnetError(
+                    f"`{name}` {getattr(self, name)} is not usable: give {' or '.join(choices)}"
+                )
         if recipe.sync_steps is not None and recipe.sync != "weights":
             raise NpnetError(f"`sync_steps` is for `sync` weights, not for `sync` {recipe.sync}")
         if not self.sync_bn:

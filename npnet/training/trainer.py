@@ -67,6 +67,7 @@ class Trainer:
         batch, backend = settings.batch_per_rank, settings.backend
         with together(comm):
             settings.check(recipe)
+            model.check_classes(dataset.classes, dataset.name)
             architecture = build(model)
             trainable = trainable_operations(architecture, recipe)
             steps = settings.max_steps
