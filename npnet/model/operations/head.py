@@ -36,7 +36,7 @@ class Dropout(Operation):
 
 
 class DropoutLayer:
-    """In evaluation its output is its input, as it lies in memory."""
+    """Without a source of random numbers its output is its input, as it lies in memory."""
 
     trainable = sends_gradient = True
 
