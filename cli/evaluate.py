@@ -34,17 +34,14 @@ def evaluate(
 ) -> None:
     """Loss and accuracy of CHECKPOINT, such as runs/NAME/final.npz; under mpiexec, shared out.
 
-    Recalibrated statistics are made anew from training images; `moving` are those of the file.
+    Recalibrated statistics are computed from training images; `moving` are those of the file.
     """
     import json
-    from functools import partial
     from typing import cast
 
     from npnet.data import open_dataset
-    from npnet.data.batches import ImageInput
     from npnet.data.dataset import Split
     from npnet.errors import NpnetError
-    from npnet.kernels import backend as kernels_of
     from npnet.parallel.communicator import connect, together
     from npnet.training import checkpoint as checkpoints
     from npnet.training.evaluate import BatchNormEvaluation, Evaluator
@@ -60,10 +57,7 @@ def evaluate(
             )
         for needed in (split, *(["train"] if bn_eval != "moving" else [])):
             source.size(cast(Split, needed))  # damaged files come to light here, on every rank
-        inference = saved.inference(batch, backend)
-    image_input = ImageInput(saved.header.model, kernels_of(backend))
-    network = partial(saved.network, batch, backend)
-    evaluator = Evaluator(inference, network, source, image_input, comm)
+        evaluator = Evaluator.of_checkpoint(saved, source, comm, batch, backend)
     found = evaluator.scores(cast(BatchNormEvaluation, bn_eval), cast(Split, split))
     names = (split, f"recalibrated_{split}" if bn_eval == "both" else split)
     scores = {name: score for name, score in zip(names, found, strict=True) if score is not None}

@@ -128,7 +128,7 @@ def bn_eval(function: Function) -> Function:
         type=click.Choice(BN_EVALUATIONS),
         default="moving",
         show_default=True,
-        help="Test with running statistics, with such made anew from training images, or both.",
+        help="Test with running statistics, with those of some training images, or both.",
     )(function)
 
 

@@ -56,7 +56,7 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 @click.option(
     "--freeze",
     multiple=True,
-    help="Operations that do not move, such as stem or 'block1.*'; several times for several.",
+    help="Operations that are not trained, such as stem or 'block1.*'; several times for several.",
 )
 @click.option(
     "--sync", type=click.Choice(options.STRATEGIES), help="What ranks average.  [default: recipe's]"
@@ -75,7 +75,7 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 @click.option(
     "--classifier-gradient",
     type=NOT_NEGATIVE,
-    help="What the classifier's gradient is multiplied by.  [default: recipe's]",
+    help="Factor of the classifier's gradient.  [default: recipe's]",
 )
 @click.option(
     "--warmup-epochs", type=NOT_NEGATIVE, help="Epochs of linear warm-up.  [default: recipe's]"
@@ -114,9 +114,9 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 @click.option(
     "--shuffle",
     type=click.Choice(["shard", "global"]),
-    help="Within each rank's shard, or shards dealt anew each epoch.  [default: recipe's]",
+    help="Within each rank's shard, or new shards each epoch.  [default: recipe's]",
 )
-@click.option("--max-steps", type=POSITIVE, help="Stop each epoch after so many steps.")
+@click.option("--max-steps", type=POSITIVE, help="Stop each epoch after this many steps.")
 @click.option("--seed", type=click.IntRange(min=0), default=42)
 @click.option(
     "--eval-each-epoch/--eval-at-end",
@@ -184,7 +184,7 @@ def choose_recipe(name: str, values: dict[str, Any]) -> "Recipe":
 
 
 def choose_settings(recipe: "Recipe", comm: "Communicator", values: dict[str, Any]) -> "Settings":
-    """Epochs, batch, width and the rest. Raises NpnetError where ranks and batch do not fit."""
+    """Epochs, batch and the rest. Raises NpnetError where ranks and batch do not fit."""
     from npnet.training.settings import Settings
 
     ranks_per_node = fitting_ranks_per_node(

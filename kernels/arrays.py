@@ -10,10 +10,12 @@ Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
 
 
-# A convolution's output x and the activation made of it, an array `affine` (6,C) between them:
-#     z = scale*x + shift,   activation = clip(z, low, high),   scale = gamma*rstd,  and so on
-# Batch norm followed by ReLU6 has the bounds 0 and 6, batch norm alone none. What is an activation
-# already has IDENTITY. The rows:
+# `affine` (6,C) makes the activation of a convolution's output x:
+#     z = scale*x + shift,   activation = clip(z, low, high)
+# z is the pre-activation, dz its gradient. Batch norm has scale = gamma*rstd, shift = beta -
+# scale*mean; ReLU6 has the bounds 0 and 6, no ReLU has none. What is an activation already has
+# IDENTITY. On the way back `affine_backward` (3,C), rows p, q, r, makes the gradient of a
+# convolution's output y: dy = p*dz + q*y + r. The rows of `affine`:
 SCALE, SHIFT, MEAN, RSTD, LOW, HIGH = range(6)
 IDENTITY = (1.0, 0.0, 0.0, 1.0, -np.inf, np.inf)
 

@@ -5,9 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from npnet.data.batches import ImageInput
 from npnet.data.dataset import Dataset, Split
-from npnet.kernels import backend as kernels_of
 from npnet.model.config import ModelConfig
 from npnet.model.network import Network
 from npnet.parallel.communicator import Communicator, connect
@@ -74,10 +72,7 @@ def evaluate(
 ) -> Score:
     """Mean loss (nats) and accuracy (a fraction) on a split, with the running statistics."""
     checkpoint.header.model.check_classes(dataset.classes, dataset.name)
-    network = lambda: checkpoint.network(batch, backend)  # noqa: E731
-    inference = checkpoint.inference(batch, backend)
-    image_input = ImageInput(checkpoint.header.model, kernels_of(backend))
-    evaluator = Evaluator(inference, network, dataset, image_input, comm or connect())
+    evaluator = Evaluator.of_checkpoint(checkpoint, dataset, comm or connect(), batch, backend)
     return evaluator.scores("moving", split).main
 
 

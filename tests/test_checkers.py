@@ -53,9 +53,10 @@ def test_gradient_check_sees_a_wrong_operation(operation, faulty_name, faulty, m
 def test_gradient_check_sees_a_wrong_batch_norm(monkeypatch):
     """Its input gradient without the mean term: right in every single kernel, wrong as a whole."""
 
-    def forgets_the_mean(dz, dw, dgamma, dbeta, dv, y, pqr, *inputs):
-        pq0 = pqr * np.array([[1], [1], [0]])
-        reference.activation_pointwise_stats_backward(dz, dw, dgamma, dbeta, dv, y, pq0, *inputs)
+    def forgets_the_mean(dz, dw, dgamma, dbeta, dz_next, y, affine_backward, *inputs):
+        without = affine_backward * np.array([[1], [1], [0]])
+        gradients = dz, dw, dgamma, dbeta
+        reference.activation_pointwise_stats_backward(*gradients, dz_next, y, without, *inputs)
 
     faulty = with_fault("activation_pointwise_stats_backward", forgets_the_mean)
     monkeypatch.setattr("npnet.model.network.kernels_of", lambda _: faulty)

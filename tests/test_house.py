@@ -60,6 +60,70 @@ def test_imports_run_one_way():
     assert importers("npnet.cli", "npnet", "kernels") == set()
 
 
+# From the ground up, as ARCHITECTURE.md draws them: a room knows those before it, not those behind.
+ROOMS = (
+    {"kernels"},
+    {"errors", "files", "schema", "machine"},
+    {"data"},
+    {"model"},
+    {"parallel"},
+    {"training"},
+    {"measure"},
+    {"study"},
+    {"api", "__init__"},  # npnet/__init__.py hands out api and the rooms below by name
+    {"cli"},
+)
+LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+
+
+def room_of(path):
+    """The room of a source file: its folder in npnet/, or its own name."""
+    first, *rest = path.relative_to(ROOT).with_suffix("").parts
+    return rest[0] if first == "npnet" else first
+
+
+def rooms_above(room, modules):
+    """Those of the imported modules that lie in rooms behind `room`, or in none.
+
+    `import npnet` alone loads no room: it gives the version and the place of the package.
+    """
+    own = [name.split(".") for name in modules if name.startswith("npnet.")]
+    return {
+        ".".join(parts)
+        for parts in own
+        if parts[1] not in LEVELS or LEVELS[parts[1]] > LEVELS[room]
+    }
+
+
+@pytest.mark.parametrize("room", LEVELS)
+def test_a_room_knows_those_before_it(room):
+    """Imports for type checkers count, too: a reader has to follow them."""
+    paths = [path for each in EVERYWHERE for path in sources(each) if room_of(path) == room]
+    assert paths
+    for path in paths:
+        assert rooms_above(room, imports(path)) == set(), path
+
+
+def test_the_order_of_rooms_is_held():
+    assert rooms_above("model", {"npnet.training.recipe"}) == {"npnet.training.recipe"}
+    assert rooms_above("data", {"npnet.train"}) == {"npnet.train"}
+    assert rooms_above("training", {"npnet", "npnet.training.run", "npnet.data"}) == set()
+    assert {room_of(path) for room in EVERYWHERE for path in sources(room)} == set(LEVELS)
+
+
+def names_a_model(path):
+    return "squeezenet" in path.read_text(encoding="utf-8").lower()
+
+
+def test_the_engine_names_no_model_but_in_the_zoo():
+    """What is true of one model alone stands in its file; the engine knows operations."""
+    zoo = ROOT / "npnet/model/zoo"
+    naming = {
+        path for room in ("npnet", "kernels") for path in sources(room) if names_a_model(path)
+    }
+    assert naming == {zoo / "squeezenet.py"}
+
+
 @pytest.mark.parametrize(
     ("package", "users"),
     [

@@ -46,7 +46,7 @@ class Concatenation(nn.Module):
 def convolution_unit(operation: Convolution, epsilon: float) -> nn.Sequential:
     """Convolution, with a batch norm or a bias, and the ReLU that the operation has."""
     ci, co = operation.input_shape[-1], operation.channels
-    unit = nn.Sequential(
+    layer = nn.Sequential(
         nn.Conv2d(
             ci,
             co,
@@ -58,10 +58,10 @@ def convolution_unit(operation: Convolution, epsilon: float) -> nn.Sequential:
         )
     )
     if operation.batch_norm:
-        unit.append(nn.BatchNorm2d(co, eps=epsilon, momentum=1 - BatchNorm().momentum))
+        layer.append(nn.BatchNorm2d(co, eps=epsilon, momentum=1 - BatchNorm().momentum))
     if operation.relu != "none":
-        unit.append({"relu": nn.ReLU, "relu6": nn.ReLU6}[operation.relu]())
-    return unit
+        layer.append({"relu": nn.ReLU, "relu6": nn.ReLU6}[operation.relu]())
+    return layer
 
 
 def layer_of(operation: Operation, epsilon: float) -> nn.Module:
@@ -135,9 +135,9 @@ class TorchModel(nn.Module):
 
     def running(self, operation: str) -> tuple[Tensor, Tensor]:
         """The running mean and variance of an operation's batch norm."""
-        unit = self.layers[operation]
-        assert isinstance(unit, nn.Sequential)
-        norm = unit[1]
+        layer = self.layers[operation]
+        assert isinstance(layer, nn.Sequential)
+        norm = layer[1]
         assert isinstance(norm, nn.BatchNorm2d)
         assert norm.running_mean is not None
         assert norm.running_var is not None

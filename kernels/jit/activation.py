@@ -1,6 +1,5 @@
-"""Where a block stores its activation: the affine map and ReLU6, the residual sum, dropout.
-
-Everywhere else the activation is made by the convolution that reads it.
+"""Passes of their own: activation forward and backward, the residual sum. For where no consumer
+can apply the affine map on load, and for gradients that several readers have added up.
 """
 
 import numpy as np

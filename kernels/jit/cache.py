@@ -1,4 +1,4 @@
-"""Where machine code lies on disk, and what happens when it is lost there: it is compiled anew.
+"""Where machine code lies on disk; what is lost or damaged there is compiled again.
 
 Whoever can write machine code decides what runs. So its folder is the user's own, never one that
 all users share, such as /tmp; and its files are sealed, because Numba takes them as it finds them.

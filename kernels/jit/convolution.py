@@ -1,8 +1,8 @@
 """Dense k x k convolution as matrix products of a tile of windows: reference/convolution.py.
 
-A window is what one output pixel sees, K = k*k*Ci numbers. So many of them lie side by side in a
-tile that stays in the second-level cache, one a row, wherever in their image and in whichever image
-they are. The tile serves three products:
+A window is what one output pixel sees, K = k*k*Ci numbers. A tile holds windows, one a row, as many
+as stay in the second-level cache, wherever and in whichever image they are. The tile serves three
+products:
 
     y  = windows W        dW += windows^T dy        dwindows = dy W^T, added to where they came from
 
@@ -22,7 +22,6 @@ from numpy.lib.stride_tricks import as_strided
 from npnet.kernels.arrays import Floats
 from npnet.kernels.jit.block import register_block
 from npnet.kernels.jit.options import inline, kernel
-from npnet.kernels.jit.pooling import pixels
 from npnet.kernels.jit.target import TARGET
 from npnet.kernels.jit.tiles import (
     activate,
@@ -31,6 +30,7 @@ from npnet.kernels.jit.tiles import (
     deactivate,
     finish_backward,
     finish_statistics,
+    pixels,
     scratch,
     set_origin,
     set_zero,
@@ -45,7 +45,8 @@ NARROW_ROWS, BOTH = ROWS * WIDE // NARROW, ROWS * WIDE  # a tile's rows are a mu
 TILE_ROWS = 128
 TILE_BYTES = 2 * TARGET.tile_bytes
 
-Geometry = tuple[int, int, int, int]  # kernel, stride, input channels, outputs in a row
+# Kernel, stride, padding, input channels, outputs in a row, outputs in an image.
+Geometry = tuple[int, int, int, int, int, int]
 
 
 def conv_forward(y: Floats, x: Floats, w: Floats, stride: int, padding: int) -> None:
@@ -80,8 +81,9 @@ def activation_conv_stats_forward(
 ) -> None:
     """As reference.activation_conv_stats_forward."""
     _, ho, wo, co = y.shape
-    outputs, size, ci, weights = pixels(y), w.shape[0], w.shape[2], as_matrix(w)
-    geometry, depth, total = (size, stride, ci, wo), len(weights), len(outputs)
+    outputs, weights = pixels(y), as_matrix(w)
+    geometry = (w.shape[0], stride, padding, w.shape[2], wo, ho * wo)
+    depth, total = len(weights), len(outputs)
     packed = new_panels(depth, co, x)
     pack(packed, weights)
     windows = new_windows(depth, total, x)
@@ -91,18 +93,9 @@ def activation_conv_stats_forward(
     ready = -1
     for start in range(0, total, len(windows)):
         count = min(len(windows), total - start)
-        at = start
-        while at < start + count:
-            n = at // (ho * wo)
-            if n != ready:
-                image = fill_image(image, x, n, affine, padding)
-                ready = n
-            stop = min((n + 1) * ho * wo, start + count)
-            here = slice(at - n * ho * wo, stop - n * ho * wo)
-            gather(windows[at - start :], image, here.start, here.stop, geometry, outputs[at:stop])
-            at = stop
-        whole = (count + BOTH - 1) // BOTH * BOTH
         tile = outputs[start : start + count]
+        image, ready = gather_tile(windows, image, ready, x, affine, start, count, geometry, tile)
+        whole = (count + BOTH - 1) // BOTH * BOTH
         fits = count == whole and co == made.shape[1]
         multiply_panels(tile if fits else made[:whole], windows[:whole, :depth], packed, co)
         if not fits:
@@ -132,12 +125,13 @@ def activation_conv_stats_backward(
 ) -> None:
     """As reference.activation_conv_stats_backward: both products of a tile of windows."""
     _, ho, wo, co = dz_next.shape
-    dout, size, ci, weights = pixels(dz_next), w.shape[0], w.shape[2], as_matrix(w)
-    geometry, depth, total = (size, stride, ci, wo), len(weights), len(dout)
+    dout, weights = pixels(dz_next), as_matrix(w)
+    geometry = (w.shape[0], stride, padding, w.shape[2], wo, ho * wo)
+    depth, total = len(weights), len(dout)
     windows = new_windows(depth, total, x)
     gradient = scratch(len(windows), odd_lines(co, x), x)
     set_zero(gradient)
-    sums = np.zeros((2, ci), np.float64)
+    sums = np.zeros((2, w.shape[2]), np.float64)
     if dw is not None:
         image = new_image(x, affine, padding)
         taller = (depth + ROWS - 1) // ROWS * ROWS
@@ -159,17 +153,10 @@ def activation_conv_stats_backward(
             through_batchnorm(dy, arriving, pixels(y)[start : start + count], affine_backward)
         if dw is not None:
             pack(dy_packed, arriving if affine_backward is None else dy)
-            at = start
-            while at < start + count:
-                n = at // (ho * wo)
-                if n != ready:
-                    image = fill_image(image, x, n, affine, padding)
-                    ready = n
-                stop = min((n + 1) * ho * wo, start + count)
-                here = slice(at - n * ho * wo, stop - n * ho * wo)
-                following = dout[at + count : stop + count]
-                gather(windows[at - start :], image, here.start, here.stop, geometry, following)
-                at = stop
+            ahead = dout[start + count : start + 2 * count]
+            image, ready = gather_tile(
+                windows, image, ready, x, affine, start, count, geometry, ahead
+            )
             add_panels(dpacked, windows[:count, :taller].T, dy_packed, co)
         if dz is not None:
             whole = (count + BOTH - 1) // BOTH * BOTH
@@ -303,7 +290,7 @@ def unpack(b: Floats, packed: Floats, taller: int) -> None:
 
 @inline
 def odd_lines(columns: int, like: Floats) -> int:
-    """So many columns or more, an odd number of cache lines: rows then spread over all sets."""
+    """`columns` rounded up to an odd number of cache lines: rows then spread over all sets."""
     lines = (columns - 1) // line(like) + 1
     return (lines + 1 - lines % 2) * line(like)  # type: ignore[no-any-return]
 
@@ -404,6 +391,37 @@ def empty_image(
 
 
 @inline
+def gather_tile(
+    windows: Floats,
+    image: Floats,
+    ready: int,
+    x: Floats,
+    affine: Floats | None,
+    start: int,
+    count: int,
+    geometry: Geometry,
+    needed: Floats,
+) -> tuple[Floats, int]:
+    """The windows of outputs `start` to `start + count`, image by image, one a row of the tile.
+
+    `image` holds the activations of image number `ready`; returned are those of the last one.
+    Meanwhile memory is asked for the rows of `needed`.
+    """
+    padding, area = geometry[2], geometry[5]
+    at = start
+    while at < start + count:
+        n = at // area
+        if n != ready:
+            image = fill_image(image, x, n, affine, padding)
+            ready = n
+        stop = min((n + 1) * area, start + count)
+        rows = needed[at - start : stop - start]
+        gather(windows[at - start :], image, at - n * area, stop - n * area, geometry, rows)
+        at = stop
+    return image, ready
+
+
+@inline
 def gather(
     windows: Floats, image: Floats, first: int, stop: int, geometry: Geometry, needed: Floats
 ) -> None:
@@ -411,7 +429,7 @@ def gather(
 
     Meanwhile memory is asked for as many rows of `needed`.
     """
-    size, stride, channels, wo = geometry
+    size, stride, _, channels, wo, _ = geometry
     length, step = size * channels, lanes(windows)
     tail, left, top = length % step, first % wo, first // wo * stride
     for q in range(stop - first):
@@ -432,7 +450,7 @@ def gather(
 @inline
 def scatter(dimage: Floats, windows: Floats, first: int, stop: int, geometry: Geometry) -> None:
     """The gradients of windows, added to those of the pixels that they were copied from."""
-    size, stride, channels, wo = geometry
+    size, stride, _, channels, wo, _ = geometry
     length, step = size * channels, lanes(windows)
     tail, left, top = length % step, first % wo, first // wo * stride
     for q in range(stop - first):

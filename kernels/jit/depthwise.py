@@ -11,11 +11,13 @@ A `row` of a map is (first pixel, pixels) of the matrix of pixels by channels.
 
 import numpy as np
 
-from npnet.kernels.arrays import HIGH, LOW, MEAN, SCALE, SHIFT, Floats
+from npnet.kernels.arrays import MEAN, Floats
 from npnet.kernels.jit.options import inline, kernel
 from npnet.kernels.jit.target import TARGET
 from npnet.kernels.jit.tiles import (
+    AffineVector,
     add_statistics,
+    affine_vector,
     finish_backward,
     finish_statistics,
     scratch,
@@ -28,6 +30,7 @@ from npnet.kernels.jit.vector import (
     get,
     inside,
     lanes,
+    line,
     load,
     matrix,
     prefetch,
@@ -92,9 +95,9 @@ def forward(
 @inline
 def ring_channels(width: int, like: Floats) -> int:
     """How many channels the ring holds: whole cache lines, see TARGET."""
-    line = max(64 // like.itemsize, lanes(like))
+    whole = max(line(like), lanes(like))
     fit = TARGET.ring_bytes // (3 * (width + 2) * like.itemsize)  # the row of zeros is rarely read
-    return int(max(line, fit - fit % line))
+    return int(max(whole, fit - fit % whole))
 
 
 @inline
@@ -138,8 +141,7 @@ def activate_row(ring: Floats, number: int, x: Floats, row: Row, affine: Floats)
 def activate_vector(
     ring: Floats, at: int, x: Floats, row: Row, affine: Floats, c: int, tail: int | None
 ) -> None:
-    scale, shift = load(affine, SCALE, c, tail), load(affine, SHIFT, c, tail)
-    low, high = load(affine, LOW, c, tail), load(affine, HIGH, c, tail)
+    scale, shift, low, high = affine_vector(affine, c, tail)
     first, width = row
     for j in range(width):
         prefetch(x, first + j + 2 * width, c)  # the row after the next
@@ -233,7 +235,7 @@ def activation_depthwise3x3_stats_backward(
 ) -> None:
     """As reference.activation_depthwise3x3_stats_backward: dz, dw from the same ring of dy.
 
-    The weight's gradient is made even if nobody asks: it takes the numbers that dz takes.
+    dw is computed even if it is None: it takes the numbers that dz takes.
     """
     n_images, h, width, channels = x.shape
     taps, wo = w.reshape(9, channels), y.shape[2]
@@ -326,8 +328,8 @@ def pass_vector(
     for j in range(first, first + width):
         prefetch(y, j + 2 * width, c)
         prefetch(dz_next, j + 2 * width, c)
-        affine = q * load(y, j, c, tail) + r
-        put(ring, at + j - first, p * load(dz_next, j, c, tail) + affine)
+        offset = q * load(y, j, c, tail) + r
+        put(ring, at + j - first, p * load(dz_next, j, c, tail) + offset)
 
 
 @inline
@@ -373,7 +375,7 @@ def backward_vectors(
     stride: int,
     odd_row: int,
 ) -> None:
-    """The whole vectors. `odd_row`: whether it lies between two that meet the filter's centre."""
+    """The whole vectors. `odd_row`: whether no filter centre lies on this row of the input."""
     step = lanes(x)
     for c in range(0, x.shape[1] - step + 1, step):
         rows = slots_backward(middle, c // step, stride)
@@ -408,18 +410,15 @@ def backward_vector(
 ) -> None:
     stride = parity[0]
     weights = nine(taps, c, tail)
-    folded = (
-        load(affine, SCALE, c, tail), load(affine, SHIFT, c, tail),
-        load(affine, LOW, c, tail), load(affine, HIGH, c, tail),
-    )  # fmt: skip
-    zero = zeros_like(folded[0])
+    coefficients = affine_vector(affine, c, tail)
+    zero = zeros_like(coefficients[0])
     dw = (zero, zero, zero, zero, zero, zero, zero, zero, zero)
     total = product = zero
     first, width = row
     for j in range(0, width, stride):
         at = first + j
         dw, gradient = backward_pixel(
-            dw, x, at, folded, weights, ring, rows, j // stride, parity, 0, c, tail
+            dw, x, at, coefficients, weights, ring, rows, j // stride, parity, 0, c, tail
         )
         if dz is not None:
             store(dz, at, c, gradient, tail)
@@ -427,7 +426,7 @@ def backward_vector(
         if stride == 2 and j + 1 < width:
             at = first + j + 1
             dw, gradient = backward_pixel(
-                dw, x, at, folded, weights, ring, rows, j // stride, parity, 1, c, tail
+                dw, x, at, coefficients, weights, ring, rows, j // stride, parity, 1, c, tail
             )
             if dz is not None:
                 store(dz, at, c, gradient, tail)
@@ -460,7 +459,7 @@ def backward_pixel(
     dw: Nine,
     x: Floats,
     at: int,
-    folded: tuple[Floats, Floats, Floats, Floats],
+    coefficients: AffineVector,
     weights: Nine,
     ring: Floats,
     rows: tuple[int, int, int],
@@ -476,7 +475,7 @@ def backward_pixel(
     (j+1-l)/stride. Which of them are whole numbers is told by the stride and by whether row and
     column are odd; here j is already that of the output.
     """
-    scale, shift, low, high = folded
+    scale, shift, low, high = coefficients
     d00, d01, d02, d10, d11, d12, d20, d21, d22 = dw
     w00, w01, w02, w10, w11, w12, w20, w21, w22 = weights
     (stride, odd_row), column = parity, 1 + j
@@ -514,7 +513,7 @@ def backward_taps(
     odd_column: int,
     stride: int,
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """Three weights in a row; those that do not meet an output of this column's parity rest."""
+    """Three weights in a row; those without an output for a column of this parity are skipped."""
     if (odd_column + 1) % stride == 0:
         dy = get(ring, here + (odd_column + 1) // stride)
         d0, da = d0 + a * dy, da + w0 * dy

@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from npnet.kernels.arrays import HIGH, LOW, SCALE, SHIFT, Bytes, Floats
+from npnet.kernels.arrays import Bytes, Floats
 from npnet.kernels.jit.options import inline, kernel
-from npnet.kernels.jit.pooling import pixels
 from npnet.kernels.jit.target import TARGET
-from npnet.kernels.jit.tiles import deactivate, finish_backward
+from npnet.kernels.jit.tiles import affine_vector, deactivate, finish_backward, pixels
 from npnet.kernels.jit.vector import clip, lanes, load, load_bytes, repeat, store
 
 
@@ -30,10 +29,8 @@ def activation_add_forward(
 def add_strip(
     y: Floats, x1: Floats, affine1: Floats, x2: Floats, affine2: Floats, c: int, tail: int | None
 ) -> None:
-    scale1, shift1 = load(affine1, SCALE, c, tail), load(affine1, SHIFT, c, tail)
-    low1, high1 = load(affine1, LOW, c, tail), load(affine1, HIGH, c, tail)
-    scale2, shift2 = load(affine2, SCALE, c, tail), load(affine2, SHIFT, c, tail)
-    low2, high2 = load(affine2, LOW, c, tail), load(affine2, HIGH, c, tail)
+    scale1, shift1, low1, high1 = affine_vector(affine1, c, tail)
+    scale2, shift2, low2, high2 = affine_vector(affine2, c, tail)
     for i in range(len(y)):
         a1 = clip(scale1 * load(x1, i, c, tail) + shift1, low1, high1)
         a2 = clip(scale2 * load(x2, i, c, tail) + shift2, low2, high2)
@@ -60,8 +57,7 @@ def activation_dropout_forward(
 def dropout_strip(
     y: Floats, x: Floats, affine: Floats, keep: Bytes, factor: float, c: int, tail: int | None
 ) -> None:
-    scale, shift = load(affine, SCALE, c, tail), load(affine, SHIFT, c, tail)
-    low, high = load(affine, LOW, c, tail), load(affine, HIGH, c, tail)
+    scale, shift, low, high = affine_vector(affine, c, tail)
     factors = repeat(scale, factor)
     for i in range(len(y)):
         a = clip(scale * load(x, i, c, tail) + shift, low, high)

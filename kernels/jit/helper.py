@@ -21,12 +21,12 @@ class HelperLibrary(JITCodeLibrary):  # type: ignore[misc]
         self._finalized = True
 
     def get_pointer_to_function(self, name: str) -> int:
-        """What Numba wraps for Python, and takes to be distinct: nobody calls it."""
+        """Numba wraps it for Python and needs it to be distinct; it is never called."""
         return id(self)
 
     @property
     def codegen(self) -> Any:
-        """What Numba tells where a function's globals are, once there is machine code: this."""
+        """Numba tells this object where a function's globals are, once there is machine code."""
         return self
 
     def set_env(self, name: str, globals_: object) -> None: ...

@@ -14,10 +14,7 @@ from npnet.kernels.jit.depthwise import Nine, Row, activate_row, new_ring, nine,
 from npnet.kernels.jit.options import inline, kernel
 from npnet.kernels.jit.stem import new_bands, stem_row
 from npnet.kernels.jit.target import TARGET
-from npnet.kernels.jit.tiles import (
-    activate,
-    scratch,
-)
+from npnet.kernels.jit.tiles import activate, affine_vector, scratch
 from npnet.kernels.jit.vector import (
     clip,
     lanes,
@@ -148,7 +145,7 @@ def fill(y: Floats, b: Floats, c: int, tail: int | None) -> None:
 
 @inline
 def bias(b: Floats, low: float, high: float) -> Floats:
-    """The `affine` (6,C) of clip(x + b, low, high), see kernels/arrays.py: what is left of one."""
+    """The `affine` (6,C) of clip(x + b, low, high), see kernels/arrays.py."""
     affine = np.zeros((6, len(b)), b.dtype)
     for c in range(len(b)):
         affine[SCALE, c], affine[SHIFT, c], affine[LOW, c], affine[HIGH, c] = 1, b[c], low, high
@@ -190,11 +187,7 @@ def filter_vector_relu6(
     c: int,
     tail: int | None,
 ) -> None:
-    b, zero, six = (
-        load(affine, SHIFT, c, tail),
-        load(affine, LOW, c, tail),
-        load(affine, HIGH, c, tail),
-    )
+    _, shift, low, high = affine_vector(affine, c, tail)
     first, outputs = row
     fours = outputs - outputs % 4
     for j in range(0, fours, 4):
@@ -203,10 +196,10 @@ def filter_vector_relu6(
         y1 = window(ring, rows, left + stride, weights)
         y2 = window(ring, rows, left + 2 * stride, weights)
         y3 = window(ring, rows, left + 3 * stride, weights)
-        store(y, at, c, clip(y0 + b, zero, six), tail)
-        store(y, at + 1, c, clip(y1 + b, zero, six), tail)
-        store(y, at + 2, c, clip(y2 + b, zero, six), tail)
-        store(y, at + 3, c, clip(y3 + b, zero, six), tail)
+        store(y, at, c, clip(y0 + shift, low, high), tail)
+        store(y, at + 1, c, clip(y1 + shift, low, high), tail)
+        store(y, at + 2, c, clip(y2 + shift, low, high), tail)
+        store(y, at + 3, c, clip(y3 + shift, low, high), tail)
     for j in range(fours, outputs):
         value = window(ring, rows, stride * j, weights)
-        store(y, first + j, c, clip(value + b, zero, six), tail)
+        store(y, first + j, c, clip(value + shift, low, high), tail)

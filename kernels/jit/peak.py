@@ -1,7 +1,7 @@
 """How fast this core can multiply at all: the register block of block.py, and nothing else.
 
-No kernel of the network and therefore not in the registry: it has no twin, and nobody wants what it
-computes. It is the loop by whose rate the others are judged, see npnet/measure/roofline.py.
+No kernel of the network and therefore not in the registry: it has no twin, and its result is
+unused. Its rate is the peak that others are compared with, see npnet/measure/roofline.py.
 """
 
 import numpy as np
@@ -28,6 +28,6 @@ def operands() -> tuple[Floats, Floats, Floats]:
 
 @kernel
 def multiply_repeatedly(out: Floats, a: Floats, b: Floats, times: int) -> None:
-    """out = a @ b, so many times over."""
+    """out = a @ b, `times` times."""
     for _ in range(times):
         multiply(out, a, b)

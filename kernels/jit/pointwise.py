@@ -1,8 +1,8 @@
 """Pointwise (1x1) convolution between two batch norms, tile by tile.
 
-reference/pointwise.py tells the mathematics. A tile is so many pixels that input, gradient and
-output fit the second-level cache. In it a kernel makes the activation of the pixels, multiplies,
-and adds up what batch norm wants to know, so every large array is read or written once a kernel.
+reference/pointwise.py tells the mathematics. The input, gradient and output of a tile's pixels fit
+the second-level cache. A kernel computes the activation of a tile, multiplies, and adds up the
+statistics of batch norm, so every large array is read or written once a kernel.
 """
 
 import numpy as np

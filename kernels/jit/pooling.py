@@ -1,11 +1,10 @@
 """Pools of an activation, which is made as it is read: reference/pooling.py."""
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
-from npnet.kernels.arrays import HIGH, LOW, MEAN, SCALE, SHIFT, Bytes, Floats
+from npnet.kernels.arrays import MEAN, Bytes, Floats
 from npnet.kernels.jit.options import inline, kernel
-from npnet.kernels.jit.tiles import finish_backward, flush
+from npnet.kernels.jit.tiles import AffineVector, affine_vector, finish_backward, flush, pixels
 from npnet.kernels.jit.vector import (
     clip,
     inside,
@@ -20,23 +19,6 @@ from npnet.kernels.jit.vector import (
     where_larger,
     zeros_like,
 )
-
-Kept = tuple[Floats, Floats, Floats, Floats]  # scale, shift, low, high of a vector of channels
-
-
-@inline
-def pixels(x: Floats) -> Floats:
-    """The (pixels,C) view of maps (N,H,W,C), which may be a slice of the channels of wider ones."""
-    n, h, w, channels = x.shape
-    return as_strided(x, (n * h * w, channels), (x.strides[2], x.strides[3]))
-
-
-@inline
-def map_of(affine: Floats, c: int, tail: int | None) -> Kept:
-    return (
-        load(affine, SCALE, c, tail), load(affine, SHIFT, c, tail),
-        load(affine, LOW, c, tail), load(affine, HIGH, c, tail),
-    )  # fmt: skip
 
 
 def max_pool3x3_forward(y: Floats, index: Bytes, x: Floats) -> None:
@@ -98,7 +80,7 @@ def pool_vector(
 def activated(x: Floats, i: int, affine: Floats | None, c: int, tail: int | None) -> Floats:
     if affine is None:
         return load(x, i, c, tail)  # type: ignore[no-any-return]
-    scale, shift, low, high = map_of(affine, c, tail)
+    scale, shift, low, high = affine_vector(affine, c, tail)
     return clip(scale * load(x, i, c, tail) + shift, low, high)  # type: ignore[no-any-return]
 
 
@@ -175,9 +157,9 @@ def unpool_vector(
     """A window's left column is the right one of that before it."""
     dz, dy, index, x = arrays
     right = total = product = mean = zeros_like(load(x, row, c, tail))
-    folded = right, right, right, right
+    coefficients = right, right, right, right
     if affine is not None:
-        folded, mean = map_of(affine, c, tail), load(affine, MEAN, c, tail)
+        coefficients, mean = affine_vector(affine, c, tail), load(affine, MEAN, c, tail)
     for q in range(wo):
         for k in range(2):  # of the next row
             prefetch(x, row + width + 2 * q + k, c)
@@ -189,15 +171,15 @@ def unpool_vector(
             second = shares(dy, index, others, wo, q, c, tail)
             left, middle, right = left + second[0], middle + second[1], right + second[2]
         total, product = leave(
-            dz, x, row + 2 * q, left, total, product, folded, mean, affine, c, tail
+            dz, x, row + 2 * q, left, total, product, coefficients, mean, affine, c, tail
         )
         if 2 * q + 1 < width:
             total, product = leave(
-                dz, x, row + 2 * q + 1, middle, total, product, folded, mean, affine, c, tail
+                dz, x, row + 2 * q + 1, middle, total, product, coefficients, mean, affine, c, tail
             )
     if 2 * wo < width:
         total, product = leave(
-            dz, x, row + 2 * wo, right, total, product, folded, mean, affine, c, tail
+            dz, x, row + 2 * wo, right, total, product, coefficients, mean, affine, c, tail
         )
     store(partial, 0, c, total, tail)
     store(partial, 1, c, product, tail)
@@ -226,7 +208,7 @@ def leave(
     da: Floats,
     total: Floats,
     product: Floats,
-    folded: Kept,
+    coefficients: AffineVector,
     mean: Floats,
     affine: Floats | None,
     c: int,
@@ -236,7 +218,7 @@ def leave(
     if affine is None:
         store(dz, at, c, da, tail)
         return total, product
-    scale, shift, low, high = folded
+    scale, shift, low, high = coefficients
     value = load(x, at, c, tail)
     gradient = inside(scale * value + shift, low, high, da)
     store(dz, at, c, gradient, tail)
@@ -261,7 +243,7 @@ def activation_average_pool_forward(y: Floats, x: Floats, affine: Floats) -> Non
 @inline
 def average_strip(y: Floats, n: int, x: Floats, affine: Floats, c: int, tail: int | None) -> None:
     """y[n] of one image's x (pixels,C)."""
-    scale, shift, low, high = map_of(affine, c, tail)
+    scale, shift, low, high = affine_vector(affine, c, tail)
     total = zeros_like(scale)
     for i in range(len(x)):
         total = total + clip(scale * load(x, i, c, tail) + shift, low, high)
@@ -300,7 +282,7 @@ def spread_strip(
     tail: int | None,
 ) -> None:
     """dy[n] shared out among the pixels of an image's x (pixels,C), and its sums."""
-    (scale, shift, low, high), mean = map_of(affine, c, tail), load(affine, MEAN, c, tail)
+    (scale, shift, low, high), mean = affine_vector(affine, c, tail), load(affine, MEAN, c, tail)
     da = load(dy, n, c, tail) * repeat(scale, 1 / len(x))
     total = product = zeros_like(scale)
     for i in range(len(x)):

@@ -6,14 +6,28 @@ through batch norm.
 """
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from npnet.kernels.arrays import HIGH, LOW, MEAN, RSTD, SCALE, SHIFT, Floats
 from npnet.kernels.jit.options import inline
 from npnet.kernels.jit.target import TARGET
-from npnet.kernels.jit.vector import clip, inside, lanes, load, store, zeros_like
+from npnet.kernels.jit.vector import (
+    LINE_BYTES,
+    clip,
+    inside,
+    lanes,
+    line,
+    load,
+    store,
+    zeros_like,
+)
 
-# So many pixels are summed in single precision before they are added to sums in double: their
-# rounding then stays below that of the numbers themselves.
+AffineVector = tuple[
+    Floats, Floats, Floats, Floats
+]  # scale, shift, low, high of a vector of channels
+
+# Pixels that are summed in single precision before they are added to sums in double: so few that
+# their rounding stays below that of the numbers themselves.
 SINGLE = 32
 
 
@@ -25,11 +39,20 @@ def tile_rows(channels: int, itemsize: int) -> int:
 
 
 @inline
+def pixels(x: Floats) -> Floats:
+    """The (pixels,C) view of maps (N,H,W,C), of one type whether or not x is a slice of channels.
+
+    vector.matrix gives the same view and lets the compiler know where channels lie side by side.
+    """
+    n, h, w, channels = x.shape
+    return as_strided(x, (n * h * w, channels), (x.strides[2], x.strides[3]))
+
+
+@inline
 def scratch(rows: int, columns: int, like: Floats) -> Floats:
     """A matrix (rows, columns) for a tile, of the dtype of `like`, at the start of a cache line."""
-    line = 64
-    memory = np.empty(rows * columns + line // like.itemsize, like.dtype)
-    start = -memory.ctypes.data % line // like.itemsize
+    memory = np.empty(rows * columns + line(like), like.dtype)
+    start = -memory.ctypes.data % LINE_BYTES // like.itemsize
     return memory[start : start + rows * columns].reshape(rows, columns)
 
 
@@ -58,6 +81,15 @@ def copy(out: Floats, x: Floats) -> None:
 
 
 @inline
+def affine_vector(affine: Floats, c: int, tail: int | None) -> AffineVector:
+    """The rows of `affine` (6,C) that make an activation, for a vector of channels."""
+    return (
+        load(affine, SCALE, c, tail), load(affine, SHIFT, c, tail),
+        load(affine, LOW, c, tail), load(affine, HIGH, c, tail),
+    )  # fmt: skip
+
+
+@inline
 def activate(out: Floats, x: Floats, affine: Floats) -> None:
     """out = clip(scale*x + shift, low, high).   out, x (pixels,C)."""
     channels, step = x.shape[1], lanes(x)
@@ -70,37 +102,34 @@ def activate(out: Floats, x: Floats, affine: Floats) -> None:
 
 @inline
 def activate_strip(out: Floats, x: Floats, affine: Floats, c: int, tail: int | None) -> None:
-    scale, shift = load(affine, SCALE, c, tail), load(affine, SHIFT, c, tail)
-    low, high = load(affine, LOW, c, tail), load(affine, HIGH, c, tail)
-    pixels = len(x)
-    for i in range(pixels):
+    scale, shift, low, high = affine_vector(affine, c, tail)
+    for i in range(len(x)):
         store(out, i, c, clip(scale * load(x, i, c, tail) + shift, low, high), tail)
 
 
 @inline
-def through_batchnorm(dy: Floats, dz: Floats, y: Floats, affine_backward: Floats) -> None:
-    """dy = p*dz + q*y + r.   dy, dz, y (pixels,C)."""
+def through_batchnorm(dy: Floats, dz_next: Floats, y: Floats, affine_backward: Floats) -> None:
+    """dy = p*dz_next + q*y + r.   dy, dz_next, y (pixels,C), affine_backward (3,C)."""
     channels, step = y.shape[1], lanes(y)
     whole = channels - channels % step
     for c in range(0, whole, step):
-        through_batchnorm_strip(dy, dz, y, affine_backward, c, None)
+        through_batchnorm_strip(dy, dz_next, y, affine_backward, c, None)
     if whole < channels:
-        through_batchnorm_strip(dy, dz, y, affine_backward, whole, channels - whole)
+        through_batchnorm_strip(dy, dz_next, y, affine_backward, whole, channels - whole)
 
 
 @inline
 def through_batchnorm_strip(
-    dy: Floats, dz: Floats, y: Floats, affine_backward: Floats, c: int, tail: int | None
+    dy: Floats, dz_next: Floats, y: Floats, affine_backward: Floats, c: int, tail: int | None
 ) -> None:
     p, q, r = (
         load(affine_backward, 0, c, tail),
         load(affine_backward, 1, c, tail),
         load(affine_backward, 2, c, tail),
     )
-    pixels = len(y)
-    for i in range(pixels):
-        affine = q * load(y, i, c, tail) + r
-        store(dy, i, c, p * load(dz, i, c, tail) + affine, tail)
+    for i in range(len(y)):
+        offset = q * load(y, i, c, tail) + r
+        store(dy, i, c, p * load(dz_next, i, c, tail) + offset, tail)
 
 
 @inline
@@ -109,12 +138,12 @@ def deactivate(dz: Floats, sums: Floats, x: Floats, affine: Floats) -> None:
 
     sums[0] += sum dz, sums[1] += sum dz*(x-mean) over the tile.   dz, x (pixels,C), sums (2,C).
     """
-    pixels, channels = x.shape
+    count, channels = x.shape
     step = lanes(x)
     whole = channels - channels % step
     partial = np.empty((2, channels), x.dtype)
-    for start in range(0, pixels, SINGLE):
-        part = slice(start, min(start + SINGLE, pixels))
+    for start in range(0, count, SINGLE):
+        part = slice(start, min(start + SINGLE, count))
         for c in range(0, whole, step):
             deactivate_vector(dz[part], partial, x[part], affine, c, None)
         if whole < channels:
@@ -126,12 +155,7 @@ def deactivate(dz: Floats, sums: Floats, x: Floats, affine: Floats) -> None:
 def deactivate_vector(
     dz: Floats, partial: Floats, x: Floats, affine: Floats, c: int, tail: int | None
 ) -> None:
-    scale, shift = load(affine, SCALE, c, tail), load(affine, SHIFT, c, tail)
-    mean, low, high = (
-        load(affine, MEAN, c, tail),
-        load(affine, LOW, c, tail),
-        load(affine, HIGH, c, tail),
-    )
+    (scale, shift, low, high), mean = affine_vector(affine, c, tail), load(affine, MEAN, c, tail)
     total = product = zeros_like(scale)
     last = len(x) - 1
     arriving = load(dz, 0, c, tail)
@@ -153,12 +177,12 @@ def add_statistics(sums: Floats, y: Floats, origin: Floats) -> None:
     `origin` keeps the square of the mean, which may be far larger than the variance, out of the
     sums.
     """
-    pixels, channels = y.shape
+    count, channels = y.shape
     step = lanes(y)
     whole = channels - channels % step
     partial = np.empty((2, channels), y.dtype)
-    for start in range(0, pixels, SINGLE):
-        part = y[start : min(start + SINGLE, pixels)]
+    for start in range(0, count, SINGLE):
+        part = y[start : min(start + SINGLE, count)]
         for c in range(0, whole, step):
             add_statistics_vector(partial, part, origin, c, None)
         if whole < channels:

@@ -1,4 +1,4 @@
-"""What acts on each element: ReLU6, batch norm's map with it, the residual sum, dropout."""
+"""What acts on each element: ReLU6, an affine map with it, the residual sum, dropout."""
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def affine_relu6_backward_sums(
 ) -> None:
     """Backward of relu6(z), z = scale*x + shift, then batchnorm_backward_sums of dz, in one pass.
 
-    dz (N,H,W,C) = dy where 0 < z < 6, else 0; may be dy itself. The activation is computed anew
+    dz (N,H,W,C) = dy where 0 < z < 6, else 0; may be dy itself. The activation is recomputed
     from x, which saves reading it back. Other shapes as above; scale, shift (C,).
     """
     z = np.empty_like(x)
@@ -51,6 +51,15 @@ def activation_forward(a: Floats, x: Floats, affine: Floats) -> None:
     """a = clip(scale*x + shift, low, high).   a, x (N,H,W,C), affine (6,C)."""
     affine_forward(a, x, affine[SCALE], affine[SHIFT])
     np.clip(a, affine[LOW], affine[HIGH], out=a)
+
+
+def activated(x: Floats, affine: Floats | None) -> Floats:
+    """The activation of x in a new array; x itself, if `affine` is None."""
+    if affine is None:
+        return x
+    a = np.empty_like(x)
+    activation_forward(a, x, affine)
+    return a
 
 
 def activation_backward(

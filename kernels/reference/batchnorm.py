@@ -64,11 +64,8 @@ def batchnorm_fold_backward(
     """
     p, rstd = affine[SCALE], affine[RSTD]
     q = -p * rstd * dgamma / samples
-    affine_backward[0], affine_backward[1], affine_backward[2] = (
-        p,
-        q,
-        -p * dbeta / samples - q * affine[MEAN],
-    )
+    r = -p * dbeta / samples - q * affine[MEAN]
+    affine_backward[0], affine_backward[1], affine_backward[2] = p, q, r
 
 
 def affine_forward(y: Floats, x: Floats, scale: Floats, shift: Floats) -> None:
@@ -98,3 +95,15 @@ def batchnorm_backward(dx: Floats, dy: Floats, x: Floats, p: Floats, q: Floats, 
     p = gamma*rstd, q = -p*rstd*dgamma/M, r = -p*dbeta/M - q*mean; with frozen statistics q = r = 0.
     """
     dx[...] = p * dy + q * x + r
+
+
+def through_batchnorm(dz_next: Floats, y: Floats | None, affine_backward: Floats | None) -> Floats:
+    """dy = p*dz_next + q*y + r in a new array; dz_next itself, if there was no batch norm (None).
+
+    dz_next, y, dy (N,H,W,C), affine_backward (3,C).
+    """
+    if affine_backward is None or y is None:
+        return dz_next
+    dy = np.empty_like(y)
+    batchnorm_backward(dy, dz_next, y, *affine_backward)
+    return dy

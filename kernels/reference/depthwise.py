@@ -3,8 +3,9 @@
 import numpy as np
 
 from npnet.kernels.arrays import Floats
-from npnet.kernels.reference.activation import activation_backward, activation_forward
-from npnet.kernels.reference.batchnorm import batchnorm_backward, batchnorm_statistics
+from npnet.kernels.reference.activation import activated, activation_backward
+from npnet.kernels.reference.batchnorm import batchnorm_statistics, through_batchnorm
+from npnet.kernels.reference.convolution import padded, tap
 
 
 def depthwise3x3_forward(y: Floats, x: Floats, w: Floats, stride: int) -> None:
@@ -12,22 +13,20 @@ def depthwise3x3_forward(y: Floats, x: Floats, w: Floats, stride: int) -> None:
 
     y (N,Ho,Wo,C), x (N,H,W,C), w (3,3,C), stride s = 1 or 2, Ho = ceil(H/s), Wo = ceil(W/s).
     """
-    p = padded(x)
+    p = padded(x, 1)
     y[...] = 0
-    for k in range(3):
-        for m in range(3):
-            y += _tap(p, k, m, stride, y) * w[k, m]
+    for k, m in np.ndindex(3, 3):
+        y += tap(p, k, m, stride, y) * w[k, m]
 
 
 def depthwise3x3_backward_input(dx: Floats, dy: Floats, w: Floats, stride: int) -> None:
-    """dx[n, si+k-1, sj+l-1, c] = sum over all (i,j,k,l) that meet there of dy[n,i,j,c] w[k,l,c].
+    """dx[n, si+k-1, sj+l-1, c] = sum of dy[n,i,j,c] w[k,l,c] over all (i,j,k,l) that read it.
 
     dx (N,H,W,C), dy (N,Ho,Wo,C), w (3,3,C).
     """
-    dp = padded(np.zeros_like(dx))
-    for k in range(3):
-        for m in range(3):
-            _tap(dp, k, m, stride, dy)[...] += dy * w[k, m]
+    dp = padded(np.zeros_like(dx), 1)
+    for k, m in np.ndindex(3, 3):
+        tap(dp, k, m, stride, dy)[...] += dy * w[k, m]
     dx[...] = dp[:, 1:-1, 1:-1]
 
 
@@ -36,10 +35,9 @@ def depthwise3x3_backward_weight(dw: Floats, dy: Floats, x: Floats, stride: int)
 
     dw (3,3,C), dy (N,Ho,Wo,C), x (N,H,W,C).
     """
-    p = padded(x)
-    for k in range(3):
-        for m in range(3):
-            dw[k, m] = np.sum(_tap(p, k, m, stride, dy) * dy, axis=(0, 1, 2))
+    p = padded(x, 1)
+    for k, m in np.ndindex(3, 3):
+        dw[k, m] = np.sum(tap(p, k, m, stride, dy) * dy, axis=(0, 1, 2))
 
 
 def activation_depthwise3x3_stats_forward(
@@ -49,9 +47,7 @@ def activation_depthwise3x3_stats_forward(
 
     y (N,Ho,Wo,C), mean, variance float64 (C,), x (N,H,W,C), affine (6,C), w (3,3,C).
     """
-    a = np.empty_like(x)
-    activation_forward(a, x, affine)
-    depthwise3x3_forward(y, a, w, stride)
+    depthwise3x3_forward(y, activated(x, affine), w, stride)
     batchnorm_statistics(mean, variance, y)
 
 
@@ -70,27 +66,13 @@ def activation_depthwise3x3_stats_backward(
 ) -> None:
     """dy = p*dz_next + q*y + r, depthwise3x3_backward_*, activation_backward.
 
-    dz = dgamma = dbeta = None: nobody asks for the input's gradient. dw = None: the weight is
-    frozen.
+    dz = dgamma = dbeta = None: the input's gradient is unused. dw = None: the weight is frozen.
     dz, x (N,H,W,C), dw, w (3,3,C), dgamma, dbeta (C,), dz_next, y (N,Ho,Wo,C),
     affine_backward (3,C), affine (6,C).
     """
-    dy, a = np.empty_like(y), np.empty_like(x)
-    batchnorm_backward(dy, dz_next, y, *affine_backward)
+    dy = through_batchnorm(dz_next, y, affine_backward)
     if dw is not None:
-        activation_forward(a, x, affine)
-        depthwise3x3_backward_weight(dw, dy, a, stride)
+        depthwise3x3_backward_weight(dw, dy, activated(x, affine), stride)
     if dz is not None and dgamma is not None and dbeta is not None:
         depthwise3x3_backward_input(dz, dy, w, stride)
         activation_backward(dz, dgamma, dbeta, dz, x, affine)
-
-
-def padded(x: Floats) -> Floats:
-    """x with one pixel of zeros around each map: (N,H+2,W+2,C)."""
-    return np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-
-
-def _tap(p: Floats, k: int, m: int, stride: int, y: Floats) -> Floats:
-    """The view of the padded map p that weight [k,m] meets, one element for each output."""
-    _, ho, wo, _ = y.shape
-    return p[:, k : k + stride * (ho - 1) + 1 : stride, m : m + stride * (wo - 1) + 1 : stride]

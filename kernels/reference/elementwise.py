@@ -1,11 +1,9 @@
 """What acts on each element of an activation on its way to the next layer: a sum, dropout."""
 
-import numpy as np
-
 from npnet.kernels.arrays import Bytes, Floats
 from npnet.kernels.reference.activation import (
+    activated,
     activation_backward,
-    activation_forward,
     dropout_backward,
     dropout_forward,
     residual_forward,
@@ -20,10 +18,7 @@ def activation_add_forward(
     y is an activation. The gradient of either term is that of y, which activation_backward takes.
     y, x1, x2 (N,H,W,C), affine1, affine2 (6,C).
     """
-    a1, a2 = np.empty_like(x1), np.empty_like(x2)
-    activation_forward(a1, x1, affine1)
-    activation_forward(a2, x2, affine2)
-    residual_forward(y, a1, a2)
+    residual_forward(y, activated(x1, affine1), activated(x2, affine2))
 
 
 def activation_dropout_forward(
@@ -33,9 +28,7 @@ def activation_dropout_forward(
 
     y, x (N,H,W,C), affine (6,C), keep uint8 (N,H,W,C) of zeros and ones, 0 <= rate < 1.
     """
-    a = np.empty_like(x)
-    activation_forward(a, x, affine)
-    dropout_forward(y, a, keep, rate)
+    dropout_forward(y, activated(x, affine), keep, rate)
 
 
 def activation_dropout_backward(

@@ -1,10 +1,8 @@
 """Pointwise (1x1) convolution: a matrix product over channels, the same at every pixel."""
 
-import numpy as np
-
 from npnet.kernels.arrays import Floats
-from npnet.kernels.reference.activation import activation_backward, activation_forward
-from npnet.kernels.reference.batchnorm import batchnorm_backward, batchnorm_statistics
+from npnet.kernels.reference.activation import activated, activation_backward
+from npnet.kernels.reference.batchnorm import batchnorm_statistics, through_batchnorm
 
 
 def pointwise_forward(y: Floats, x: Floats, w: Floats) -> None:
@@ -33,13 +31,11 @@ def activation_pointwise_stats_forward(
 ) -> None:
     """activation_forward, pointwise_forward, batchnorm_statistics.
 
-    mean = variance = None: no batch norm follows, nobody asks for statistics.
+    mean = variance = None: no batch norm follows, the statistics are unused.
     y (N,H,W,Co), mean, variance float64 (Co,), x (N,H,W,Ci), affine (6,Ci), w (Ci,Co). Maps and
     affine may be channel slices [..., a:b] of wider arrays.
     """
-    a = np.empty_like(x)
-    activation_forward(a, x, affine)
-    pointwise_forward(y, a, w)
+    pointwise_forward(y, activated(x, affine), w)
     if mean is not None and variance is not None:
         batchnorm_statistics(mean, variance, y)
 
@@ -59,17 +55,14 @@ def activation_pointwise_stats_backward(
     """dy = p*dz_next + q*y + r, pointwise_backward_*, activation_backward.
 
     affine_backward = None: no batch norm followed, dz_next is dy itself, and y may be None. dz =
-    dgamma = dbeta = None: nobody asks for the input's gradient. dw = None: the weight is frozen.
+    dgamma = dbeta = None: the input's gradient is unused. dw = None: the weight is frozen.
     dz, x (N,H,W,Ci), dw, w (Ci,Co), dgamma, dbeta (Ci,), dz_next, y (N,H,W,Co),
-    affine_backward (3,Co), affine (6,Ci). Maps and maps of channels may be channel slices.
+    affine_backward (3,Co), affine (6,Ci). Maps and affine maps may be channel
+    slices.
     """
-    dy, a = dz_next, np.empty_like(x)
-    if affine_backward is not None and y is not None:
-        dy = np.empty_like(y)
-        batchnorm_backward(dy, dz_next, y, *affine_backward)
+    dy = through_batchnorm(dz_next, y, affine_backward)
     if dw is not None:
-        activation_forward(a, x, affine)
-        pointwise_backward_weight(dw, dy, a)
+        pointwise_backward_weight(dw, dy, activated(x, affine))
     if dz is not None and dgamma is not None and dbeta is not None:
         pointwise_backward_input(dz, dy, w)
         activation_backward(dz, dgamma, dbeta, dz, x, affine)

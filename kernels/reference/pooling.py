@@ -3,7 +3,7 @@
 import numpy as np
 
 from npnet.kernels.arrays import Bytes, Floats
-from npnet.kernels.reference.activation import activation_backward, activation_forward
+from npnet.kernels.reference.activation import activated, activation_backward
 from npnet.kernels.reference.head import average_pool_backward, average_pool_forward
 
 
@@ -39,15 +39,10 @@ def activation_max_pool3x3_forward(
 ) -> None:
     """activation_forward, max_pool3x3_forward: y is an activation, and needs no map.
 
-    Where `affine` is None, x is an activation, too.
-
+    affine = None: x is an activation already.
     y (N,Ho,Wo,C), index uint8 (N,Ho,Wo,C), x (N,H,W,C), affine (6,C).
     """
-    a = x
-    if affine is not None:
-        a = np.empty_like(x)
-        activation_forward(a, x, affine)
-    max_pool3x3_forward(y, index, a)
+    max_pool3x3_forward(y, index, activated(x, affine))
 
 
 def activation_max_pool3x3_backward(
@@ -70,9 +65,7 @@ def activation_max_pool3x3_backward(
 
 def activation_average_pool_forward(y: Floats, x: Floats, affine: Floats) -> None:
     """activation_forward, average_pool_forward.   y (N,C), x (N,H,W,C), affine (6,C)."""
-    a = np.empty_like(x)
-    activation_forward(a, x, affine)
-    average_pool_forward(y, a)
+    average_pool_forward(y, activated(x, affine))
 
 
 def activation_average_pool_backward(

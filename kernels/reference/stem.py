@@ -1,10 +1,10 @@
 """The stem: the first 3x3 convolution, stride 2, from 3 image channels (MobileNetV2, Table 2)."""
 
-import numpy as np
-
 from npnet.kernels.arrays import Floats
-from npnet.kernels.reference.batchnorm import batchnorm_backward, batchnorm_statistics
-from npnet.kernels.reference.depthwise import padded
+from npnet.kernels.reference.batchnorm import batchnorm_statistics, through_batchnorm
+from npnet.kernels.reference.convolution import conv_backward_weight, conv_forward
+
+STRIDE, PADDING = 2, 1
 
 
 def stem3x3_forward(y: Floats, x: Floats, w: Floats) -> None:
@@ -12,8 +12,7 @@ def stem3x3_forward(y: Floats, x: Floats, w: Floats) -> None:
 
     y (N,Ho,Wo,Co), x (N,H,W,3), w (3,3,3,Co).
     """
-    taps = _taps(x, *y.shape[1:3])
-    y[...] = sum(taps[k][m] @ w[k, m] for k in range(3) for m in range(3))
+    conv_forward(y, x, w, STRIDE, PADDING)
 
 
 def stem3x3_backward_weight(dw: Floats, dy: Floats, x: Floats) -> None:
@@ -22,10 +21,7 @@ def stem3x3_backward_weight(dw: Floats, dy: Floats, x: Floats) -> None:
     dw (3,3,3,Co), dy (N,Ho,Wo,Co), x (N,H,W,3). The image needs no gradient, so there is no
     backward_input.
     """
-    taps = _taps(x, *dy.shape[1:3])
-    for k in range(3):
-        for m in range(3):
-            dw[k, m] = np.tensordot(taps[k][m], dy, axes=([0, 1, 2], [0, 1, 2]))
+    conv_backward_weight(dw, dy, x, STRIDE, PADDING)
 
 
 def stem3x3_stats_forward(y: Floats, mean: Floats, variance: Floats, x: Floats, w: Floats) -> None:
@@ -44,14 +40,4 @@ def stem3x3_stats_backward(
 
     dw (3,3,3,Co), dz_next, y (N,Ho,Wo,Co), affine_backward (3,Co), x (N,H,W,3).
     """
-    dy = np.empty_like(y)
-    batchnorm_backward(dy, dz_next, y, *affine_backward)
-    stem3x3_backward_weight(dw, dy, x)
-
-
-def _taps(x: Floats, ho: int, wo: int) -> list[list[Floats]]:
-    """taps[k][l] (N,Ho,Wo,3): the input pixel that each output pixel meets under weight [k,l]."""
-    p = padded(x)
-    return [
-        [p[:, k : k + 2 * ho - 1 : 2, m : m + 2 * wo - 1 : 2] for m in range(3)] for k in range(3)
-    ]
+    stem3x3_backward_weight(dw, through_batchnorm(dz_next, y, affine_backward), x)

@@ -186,7 +186,7 @@ def plain_batches(
     """The parts of a split that fall to the workers `mine`, in stored order, not augmented.
 
     Yields (indices of the batch's images in the split, pixels, batch). No batch holds images of
-    two workers. With a `limit`, only the first so many images of the split are dealt.
+    two workers. With a `limit`, only the first `limit` images of the split are dealt.
     """
     end = min(dataset.size(split), limit or dataset.size(split))
     shares = [np.arange(worker, end, workers) for worker in mine]

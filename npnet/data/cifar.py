@@ -176,7 +176,7 @@ def _default_roots() -> list[Path]:
 
 
 def _read_dict(path: Path) -> dict[str, object]:
-    """A file's dict. Its keys are bytes as Python 2 wrote them, text if Python 3 wrote it anew."""
+    """A file's dict. Its keys are bytes as Python 2 wrote them, text if Python 3 rewrote it."""
     content = load(path)
     if not isinstance(content, dict):
         raise damaged(path, f"it holds a {type(content).__name__}, not a dict")

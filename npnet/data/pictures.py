@@ -64,8 +64,8 @@ def _picture(path: Path, stored_size: int) -> NDArray[np.uint8]:
 def _on_white(picture: Any) -> Any:
     """What a viewer shows of a picture that may be clear in places, mode RGB.
 
-    White shines through, as paper does. Left to Pillow, a clear pixel would have whatever colour
-    its file happens to hold there, which nobody is meant to see.
+    White shines through, as paper does. Left to Pillow, a clear pixel would show the colour that
+    its file happens to hold there.
     """
     from PIL import Image
 

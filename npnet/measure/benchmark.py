@@ -28,7 +28,7 @@ from npnet.training.recipe import MODERN
 
 LR = 0.01  # of a step that is timed
 
-# Arguments are rotated through so many bytes, more than the last cache holds: in training, too, an
+# Arguments are rotated through ROTATION_BYTES, more than the last cache holds: in training, too, an
 # array has long left the cache when it is needed again. Very small ones stay in it all the same.
 ROTATION_BYTES, ROTATION_COPIES = 64 * 2**20, 256
 

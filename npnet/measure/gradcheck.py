@@ -55,8 +55,8 @@ def project(
 ) -> tuple[float, float]:
     """(numeric, analytic) derivative of `function`, which reads `x`, along a random direction.
 
-    `side` tells on which side of its kinks the last evaluation was. A direction that crosses one
-    meets no derivative, so another is drawn.
+    `side` tells on which side of its kinks the last evaluation was. Along a direction that
+    crosses one there is no derivative, so another is drawn.
     """
     start = x.copy()
     size = max(float(np.sqrt(np.mean(x * x))), 0.1)  # steps of the size of x itself
@@ -156,8 +156,8 @@ def check_network(
 
     value()
     network.backward(scale=1.0)
-    norm = "batch norm" if network.normalisations else "bias"
-    case = f"{architecture.name}, {'frozen ' * frozen}{norm}"
+    kind = "batch norm" if network.normalisations else "bias"
+    case = f"{architecture.name}, {'frozen ' * frozen}{kind}"
     for spec in parameters.specs:
         gradient = parameters.gradient(spec.name).copy()
         numeric, analytic = project(value, parameters.value(spec.name), gradient, rng, side)

@@ -23,7 +23,7 @@ from npnet.measure.benchmark import Timing
 
 COPY_BYTES = 128 * 2**20  # of each of the two arrays: several times a core's last cache
 SAMPLE_SECONDS = 5e-3  # of a measurement of the peak
-TRIALS, SAMPLES = 5, 7  # the best of so many medians of so many samples
+TRIALS, SAMPLES = 5, 7  # the best of TRIALS medians, each of SAMPLES samples
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Roof:
         return self.peak_gflops / self.copy_gbytes
 
     def gflops(self, intensity: float) -> float:
-        """The bound, GFLOP/s, of a kernel with so many FLOP/byte."""
+        """The bound, GFLOP/s, of a kernel with `intensity` FLOP/byte."""
         return min(self.peak_gflops, intensity * self.copy_gbytes)
 
     def percent(self, timing: Timing) -> float:
@@ -81,7 +81,7 @@ def measure_roof() -> Roof:
 
 
 def _peak_gflops() -> float:
-    from npnet.kernels.jit import peak  # the compiler is loaded by whoever measures, not before
+    from npnet.kernels.jit import peak  # here, so that only a measurement loads the compiler
 
     out, a, b = peak.operands()
 
@@ -105,7 +105,7 @@ def _copy_gbytes() -> float:
 
 
 def _best(sample: Callable[[], float]) -> float:
-    """The least of several medians: what the core does when nobody disturbs it."""
+    """The least of several medians: what an undisturbed core does."""
     return min(median(sample() for _ in range(SAMPLES)) for _ in range(TRIALS))
 
 

@@ -1,4 +1,4 @@
-"""A list of operations rewritten for inference: what backward needs goes, whole blocks become one.
+"""A list of operations rewritten for inference: dropout is removed, whole blocks become one.
 
     expand, depthwise, project (, add)    InvertedResidual   inverted_residual_inference
     depthwise, project (, add)            InvertedResidual   separable_inference
@@ -12,6 +12,7 @@ Batch norm is folded into the convolution before it. What fits no pattern stays 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from types import ModuleType
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from npnet.model.parameters import Parameters, Shape
 
 @dataclass(frozen=True)
 class Fused(Operation):
-    """Several operations as one; its name is the last one's, and its input is plain."""
+    """Several operations as one. It has the last one's name; its input is plain."""
 
     parts: tuple[Operation, ...]
 
@@ -41,8 +42,8 @@ class Fused(Operation):
     def macs(self) -> int:
         return sum(part.macs for part in self.parts)
 
-    def run(self, kernels: object, weights: Sequence[Floats], y: Floats, x: Floats) -> None:
-        """Call the kernel; `weights` are each convolution's, folded, and its bias."""
+    def run(self, kernels: ModuleType, weights: Sequence[Floats], y: Floats, x: Floats) -> None:
+        """Call the kernel. `weights`: weight and bias of each convolution, batch norm folded."""
         raise NotImplementedError
 
     def layer(self, resources: Resources) -> Layer:
@@ -52,14 +53,14 @@ class Fused(Operation):
 class Stem(Fused):
     """Convolution, batch norm, ReLU6."""
 
-    def run(self, kernels: object, weights: Sequence[Floats], y: Floats, x: Floats) -> None:
-        kernels.stem3x3_inference(y, x, *weights)  # type: ignore[attr-defined]
+    def run(self, kernels: ModuleType, weights: Sequence[Floats], y: Floats, x: Floats) -> None:
+        kernels.stem3x3_inference(y, x, *weights)
 
 
 class InvertedResidual(Fused):
     """With or without expansion, with or without a shortcut."""
 
-    def run(self, kernels: object, weights: Sequence[Floats], y: Floats, x: Floats) -> None:
+    def run(self, kernels: ModuleType, weights: Sequence[Floats], y: Floats, x: Floats) -> None:
         name = "inverted_residual" if len(self.convolutions) == 3 else "separable"
         stride = max(each.stride for each in self.convolutions)
         shortcut = isinstance(self.parts[-1], Add)
@@ -69,12 +70,12 @@ class InvertedResidual(Fused):
 class PooledHead(Fused):
     """The last convolution, and the mean over its map."""
 
-    def run(self, kernels: object, weights: Sequence[Floats], y: Floats, x: Floats) -> None:
-        kernels.head_inference(y, x, *weights)  # type: ignore[attr-defined]
+    def run(self, kernels: ModuleType, weights: Sequence[Floats], y: Floats, x: Floats) -> None:
+        kernels.head_inference(y, x, *weights)
 
 
 def for_inference(operations: Sequence[Operation]) -> list[Operation]:
-    """The rewritten list. Whatever it reads is an output of it still."""
+    """The rewritten list: every input in it is the images or an output in it."""
     operations = _without_dropout(operations)
     readers, at = consumers(operations), 0
     rewritten: list[Operation] = []
@@ -151,9 +152,9 @@ PATTERNS: tuple[tuple[type[Fused], Pattern], ...] = (  # the longest first
 def _match(
     operations: Sequence[Operation], at: int, pattern: Pattern, readers: dict[str, list[int]]
 ) -> list[Operation]:
-    """The operations from `at` on, if they fit: a chain that nobody else reads from within.
+    """The operations from `at` on, if they fit: a chain whose inner outputs have no other reader.
 
-    The sum at its end, if it has one, adds what the chain has read.
+    The sum at its end, if it has one, adds the chain's own input.
     """
     parts = list(operations[at : at + len(pattern)])
     if len(parts) < len(pattern):
@@ -169,7 +170,7 @@ def _match(
 
 
 class FusedLayer:
-    """Runs a fused operation with batch norm folded; `fold` again when the numbers have moved."""
+    """Runs a fused operation with batch norm folded; `fold` again after the parameters changed."""
 
     trainable = sends_gradient = False
 

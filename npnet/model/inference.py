@@ -55,7 +55,7 @@ class Inference:
         return self.cross_entropy.probabilities
 
     def fold(self) -> None:
-        """Take the weights and running statistics as they are now."""
+        """Fold the present weights and running statistics."""
         for layer in self.layers:
             if isinstance(layer, FusedLayer):
                 layer.fold()
@@ -72,7 +72,7 @@ class Inference:
         return outputs[operation.name].x
 
     def _plain(self, a: Activation) -> Activation:
-        """The activation made in place: from now on nobody reads it as the convolution left it."""
+        """Apply the affine map in place: later readers find the activation itself."""
         if a.plain:
             return a
         self.kernels.activation_forward(a.x, a.x, a.affine)

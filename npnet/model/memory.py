@@ -1,8 +1,8 @@
 """One block of memory for all arrays of a training step, or of a prediction.
 
-Each buffer is needed from one moment to another, and two whose times do not meet may lie at one
-place: the gradients of the first, large layers where the last layers' activations were. A plan is
-made from the list of operations alone, so its size is known before anything is allocated.
+Each buffer has a lifetime, from one moment to another. Two whose lifetimes do not overlap may lie
+at one place: the gradients of the first, large layers where the last layers' activations were. A
+plan derives from the list of operations alone, so its size is known before anything is allocated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,12 +36,12 @@ class Buffer:
     last: int
     itemsize: int | None = None
 
-    def meets(self, other: "Buffer") -> bool:
-        """Whether there is a moment at which both are needed."""
+    def coexists_with(self, other: "Buffer") -> bool:
+        """Whether their lifetimes overlap: both are needed at some moment."""
         return self.first <= other.last and other.first <= self.last
 
-    def with_time_of(self, other: "Buffer") -> "Buffer":
-        """Needed whenever one of the two is."""
+    def with_lifetime_of(self, other: "Buffer") -> "Buffer":
+        """Needed from the earlier first moment of the two to the later last one."""
         return replace(self, first=min(self.first, other.first), last=max(self.last, other.last))
 
 
@@ -73,7 +73,7 @@ class MemoryPlan:
         taken = sorted(
             (offset, offset + self.sizes[name])
             for name, offset in self.offsets.items()
-            if buffer.meets(self.buffers[name])
+            if buffer.coexists_with(self.buffers[name])
         )
         place = 0
         for start, end in taken:
@@ -106,9 +106,10 @@ def aligned_bytes(count: int) -> NDArray[np.uint8]:
 def plan(architecture: Architecture, batch: int, dtype: DTypeLike = np.float32) -> MemoryPlan:
     """The buffers of one training step, forward and backward, for `batch` images.
 
-    Operation t of T runs forward at moment t and backward at 2T-t; the loss is made at T. Names:
-    "images"; for each operation its output "NAME.y" and "NAME.dz", the gradient of what becomes of
-    it; "NAME.more", what a further reader adds to that gradient; bytes that it keeps, "NAME.index".
+    Operation t of T runs forward at moment t and backward at 2T-t, the loss at T. Names: "images";
+    for each operation its output "NAME.y", and "NAME.dz", the gradient of the pre-activation that
+    its affine map makes of y; "NAME.more", what a further reader adds to that gradient; bytes that
+    forward keeps for backward, such as "NAME.index".
     """
     return _Planner(architecture.operations, training=True).plan(architecture, batch, dtype)
 
@@ -159,7 +160,7 @@ class _Planner:
         return 2 * self.last - t
 
     def _end(self, t: int) -> int:
-        """When operation t has no more use for what it reads."""
+        """The last moment at which operation t needs its inputs."""
         return self._backward(t) if self.training else t
 
     def _outputs(self, t: int, operation: Operation) -> None:
@@ -175,7 +176,7 @@ class _Planner:
         """The inputs' outputs are channel slices of the concatenation's."""
         whole = self.buffers[f"{operation.name}.y"]
         for name, channels in operation.slices.items():
-            whole = whole.with_time_of(self.buffers.pop(f"{name}.y"))
+            whole = whole.with_lifetime_of(self.buffers.pop(f"{name}.y"))
             self.aliases[f"{name}.y"] = (whole.name, channels)
         self.buffers[whole.name] = whole
 
@@ -184,11 +185,11 @@ class _Planner:
         name, readers = operation.name, self.readers[operation.name]
         first = min(map(self._backward, readers), default=self.last)
         self._put(f"{name}.dz", operation.output_shape, first, self._backward(t))
-        for reader in readers[:-1]:  # in backward the last reader is the first to send a gradient
+        for reader in readers[:-1]:  # backward runs the last reader first
             moment = self._backward(reader)
             more = Buffer(f"{name}.more", operation.output_shape, moment, moment)
             known = self.buffers.get(more.name)
-            self.buffers[more.name] = more.with_time_of(known) if known else more
+            self.buffers[more.name] = more.with_lifetime_of(known) if known else more
         inside: list[str] = []  # whose gradients lie where this one does
         if isinstance(operation, Concat):
             inside = list(operation.inputs)
@@ -237,7 +238,7 @@ class _Planner:
         whole, channels = self.aliases.get(name, (name, slice(None)))
         for each, part in parts.items():
             other, _ = self.aliases.get(f"{each}.dz", (f"{each}.dz", None))
-            self.buffers[whole] = self.buffers[whole].with_time_of(self.buffers.pop(other))
+            self.buffers[whole] = self.buffers[whole].with_lifetime_of(self.buffers.pop(other))
             for alias, (target, of) in list(self.aliases.items()):
                 if target == other:
                     self.aliases[alias] = (whole, of)

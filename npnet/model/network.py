@@ -1,7 +1,7 @@
 """The network: a model's list of operations, run forward and backward.
 
-Each operation's layer (model/operations/) knows its two passes. What is left to do here is to pass
-activations on, and to add up gradients where an output has several readers.
+Each operation's layer (model/operations/) knows its two passes. The network passes activations on,
+and adds up gradients where an output has several readers.
 """
 
 from collections.abc import Collection, Iterator
@@ -54,7 +54,7 @@ class Network:
         self.set_trainable(None)
 
     def _junctions(self, arrays: dict[str, Floats]) -> dict[str, "Junction"]:
-        """Where gradients have to be added up, or still lack the ReLU of what they came to."""
+        """Of outputs with several readers, or with a gradient that still lacks its ReLU's mask."""
         operations, junctions = self.architecture.operations, {}
         for name, readers in consumers(operations).items():
             raw = any(operations[reader].sends_raw_gradient for reader in readers)
@@ -66,7 +66,7 @@ class Network:
     def set_trainable(self, names: Collection[str] | None) -> None:
         """Train the parameters of the named operations alone; None: of all.
 
-        Backward then stops where nothing below is trainable, and leaves out what nobody needs.
+        Backward then stops where nothing below is trainable, and leaves out unused gradients.
         """
         moving: dict[str, bool] = {IMAGES: False}  # is anything trainable, up to here?
         for layer in self.layers:
@@ -88,8 +88,8 @@ class Network:
         """Logits (n, K) of `images[:n]`.
 
         In training, batch norm uses the batch's own statistics and updates the running ones;
-        otherwise, or when `frozen`, it uses the running ones. `dropout` is the source of dropped
-        numbers; None drops nothing.
+        otherwise, or when `frozen`, it uses the running ones. `dropout` draws which numbers are
+        dropped; None drops nothing.
         """
         mode = Mode(training and not frozen, dropout)
         outputs = {IMAGES: self._images.first(n)}
@@ -157,18 +157,19 @@ class Network:
 
 
 class Junction:
-    """An output whose gradient is not complete with what one reader leaves.
+    """Adds up the gradient of one output from its readers, then applies the mask of its ReLU.
 
-    In backward the last of `readers` comes first: it writes the gradient. What a further one has
-    to add it leaves in `more`. When all have arrived, mask and sums are made of the whole, unless
-    the one reader has done so.
+    Backward runs the last of `readers` first: it writes dz. Each further one writes into `more`,
+    which is added. Once all have arrived, the mask and the sums dgamma, dbeta are computed from the
+    whole. A single reader needs a junction where it sends the gradient without the mask
+    (`Operation.sends_raw_gradient`).
     """
 
-    def __init__(self, readers: list[str], more: Floats | None, kernels: object) -> None:
+    def __init__(self, readers: list[str], more: Floats | None, kernels: ModuleType) -> None:
         self.readers, self.more, self.kernels = readers, more, kernels
 
     def open(self, activation: Activation) -> None:
-        """A forward pass has made the output."""
+        """Forward has computed the output: the readers of this step are to come."""
         self.activation, self.waiting = activation, list(self.readers)
         if self.more is not None:
             dz = self.more[: len(activation.x)]
@@ -177,18 +178,17 @@ class Junction:
             self.further = Activation(activation.x, activation.affine, dz, *sums, plain)
 
     def for_reader(self, name: str) -> Activation:
-        """The output as reader `name` is to see it: with the place for its gradient."""
+        """The output, with the place where reader `name` writes its gradient."""
         return self.activation if name == self.readers[-1] else self.further
 
     def arrived(self, name: str) -> None:
-        """Reader `name` has left its gradient."""
+        """Reader `name` has written its gradient."""
         a = self.activation
         if name != self.readers[-1]:
-            self.kernels.residual_backward_accumulate(maps(a.dz), maps(self.further.dz))  # type: ignore[attr-defined]
+            self.kernels.residual_backward_accumulate(maps(a.dz), maps(self.further.dz))
         self.waiting.remove(name)
         if not self.waiting and not a.plain:
-            sums = (a.dz, a.dgamma, a.dbeta, a.dz, a.x, a.affine)
-            self.kernels.activation_backward(*sums)  # type: ignore[attr-defined]
+            self.kernels.activation_backward(a.dz, a.dgamma, a.dbeta, a.dz, a.x, a.affine)
 
 
 def with_epsilon(bn: BatchNorm, architecture: Architecture) -> BatchNorm:

@@ -61,9 +61,9 @@ class Parameters:
     """The flat vectors of one network.
 
     `values`, `gradients` (P,): trainable parameters; the first `decayed` of them are weights, then
-    come gammas, betas and the bias, which weight decay leaves alone.
-    `shared` (P+1,): the gradients and, behind them, the loss, so that whoever learns the mean
-    gradient of all ranks learns their mean loss in the same message.
+    come gammas, betas and biases, which weight decay leaves alone.
+    `gradients_and_loss` (P+1,): the gradients and, behind them, the loss. So one Allreduce sums
+    both over the ranks.
     `statistics` (2C,): the running means of every batch norm, then the running variances.
     """
 
@@ -77,11 +77,11 @@ class Parameters:
         self.values: Floats = np.zeros(total, dtype)
         self.gradients_and_loss: Floats = np.zeros(total + 1, dtype)
         self.gradients: Floats = self.gradients_and_loss[:total]
-        self._slices: dict[str, tuple[slice, tuple[int, ...]]] = {}
+        self._places: dict[str, tuple[slice, Shape]] = {}
         offset = 0
         for spec in self.specs:
             end = offset + prod(spec.shape)
-            self._slices[spec.name] = slice(offset, end), spec.shape
+            self._places[spec.name] = slice(offset, end), spec.shape
             offset = end
 
         channels = [operation.statistics_channels for operation in operations]
@@ -104,14 +104,18 @@ class Parameters:
         """The second half of `statistics`, (C,)."""
         return self.statistics[len(self.statistics) // 2 :]
 
+    def where(self, name: str) -> slice:
+        """The place of a parameter, such as "block3.expand.weight", in `values` and `gradients`."""
+        return self._places[name][0]
+
     def value(self, name: str) -> Floats:
-        """The view of a parameter, such as "block3.expand.weight"."""
-        where, shape = self._slices[name]
+        """The view of a parameter."""
+        where, shape = self._places[name]
         return self.values[where].reshape(shape)
 
     def gradient(self, name: str) -> Floats:
         """The view of a parameter's gradient."""
-        where, shape = self._slices[name]
+        where, shape = self._places[name]
         return self.gradients[where].reshape(shape)
 
     def running(self, operation: str) -> tuple[Floats, Floats]:
@@ -132,10 +136,9 @@ def initialise(
     glorot_uniform: U(-l, l), l = sqrt(6/(fan_in+fan_out)) (Glorot and Bengio 2010, eq. 16), Keras'
     default. he_fan_out: N(0, 2/fan_out) (He et al. 2015, section 2.2) for convolutions with a batch
     norm, N(0, 2/fan_in) for those without, which must neither grow nor shrink what passes, and
-    N(0, 0.01^2) for the classifier: torchvision's choices. Gammas are 1, biases what
-    their model says, the rest 0;
-    with `zero_gamma`, the last gamma of each block with a shortcut is 0 too, so that the block
-    starts as the identity (Goyal et al. 2017, section 5.1).
+    N(0, 0.01^2) for the classifier: torchvision's choices. Gammas are 1, betas 0, biases what their
+    model says. With `zero_gamma`, the last gamma of each block with a shortcut is 0, so that the
+    block starts as the identity (Goyal et al. 2017, section 5.1).
     """
     rng = generator(seed, INITIAL_VALUES)
     zeros = {f"{name}.gamma" for name in parameters.before_shortcuts} if zero_gamma else set()

@@ -237,7 +237,7 @@ def _environment_number(names: tuple[str, ...]) -> int | None:
 
 @contextmanager
 def together(comm: Communicator) -> Iterator[None]:
-    """A step in which bad input may be met: if any rank meets it, every rank raises the same error.
+    """A step that may find bad input: if it does on any rank, every rank raises the same error.
 
     All ranks must enter and leave, so no collective may stand inside.
     """

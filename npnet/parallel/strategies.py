@@ -40,13 +40,13 @@ class Synchroniser(Protocol):
         """What a step's summed loss is multiplied by, given its images here and everywhere."""
 
     def after_backward(self, workers: Workers, worker: Worker, optimiser: Optimiser) -> None:
-        """`worker` has made a gradient."""
+        """Called when `worker` has computed a gradient."""
 
     def synchronise(self, workers: Workers, optimiser: Optimiser) -> None:
-        """The workers have done their round: make their weights equal."""
+        """Called at the end of a round: make the workers' weights equal."""
 
     def after_epoch(self, workers: Workers) -> None:
-        """Make the running statistics equal too."""
+        """Called at the end of an epoch: make the running statistics equal too."""
 
 
 class Gradients:

@@ -43,7 +43,7 @@ INCIDENTAL = ("workers_per_rank", "ranks_per_node", "evaluate_each_epoch")
 
 @dataclass(frozen=True)
 class Case:
-    """One run of the study: a recipe on so many workers."""
+    """One run of the study: a recipe and a number of workers."""
 
     recipe: str
     workers: int
@@ -73,7 +73,7 @@ class Row:
 def cases(
     counts: Sequence[int], recipes: Sequence[str], images: int, comm: Communicator
 ) -> list[Case]:
-    """The runs to make on so many training images.
+    """The runs to make on `images` training images.
 
     Raises NpnetError if a count cannot be spread evenly over the ranks, or leaves a worker less
     than a batch.
@@ -105,9 +105,9 @@ def collapse(
 
     `models`: the model of each recipe. `settings` are those of all runs but for the workers. A run
     that was interrupted goes on after its last whole epoch; under `paper`, where momenta are the
-    workers' own and not saved, these begin anew. Writes collapse.csv, of all that lies in `folder`,
-    and a run folder for each case. Raises NpnetError, on every rank and before any run, if `folder`
-    holds another study.
+    workers' own and not saved, these start from zero. Writes collapse.csv, of all that lies in
+    `folder`, and a run folder for each case. Raises NpnetError, on every rank and before any run,
+    if `folder` holds another study.
     """
     with together(comm):
         if comm.rank == 0:
@@ -188,7 +188,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise NpnetError(f"cannot read {path}: {error}; remove its folder to run anew") from error
+        raise NpnetError(f"cannot read {path}: {error}; remove its folder to run again") from error
     return content
 
 
@@ -207,7 +207,7 @@ def _check_same(
         if one != other:
             raise NpnetError(
                 f"{run.path} holds a run of another study, {name} {_difference(one, other)}: "
-                "choose another `out`, or remove that folder to run it anew"
+                "choose another `out`, or remove that folder to run it again"
             )
 
 

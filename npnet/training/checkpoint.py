@@ -15,8 +15,7 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from math import prod
+from dataclasses import asdict, dataclass, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +127,8 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
 def load(path: str | Path) -> Checkpoint:
     """Read and verify `path`.
 
-    Raises NpnetError if it is missing, damaged, of another version, or says of itself what cannot
-    be.
+    Raises NpnetError if it is missing, damaged or of another version, or if its header does not fit
+    its vectors.
     """
     path = Path(path)
     try:
@@ -143,11 +142,11 @@ def load(path: str | Path) -> Checkpoint:
         raise NpnetError(f"{path} is damaged (its checksum does not fit): use another checkpoint")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            fields = json.loads(archive["header"].tobytes())
+            found = json.loads(archive["header"].tobytes())
             vectors = [np.asanyarray(archive[name]) for name in VECTORS]
     except _BROKEN as error:
         raise NpnetError(f"{path} is no npnet checkpoint: {error}") from error
-    header = _of_fields(fields, str(path))
+    header = _of_fields(found, str(path))
     if any(vector.dtype.kind != "f" or vector.ndim != 1 for vector in vectors):
         raise NpnetError(f"{path} is no npnet checkpoint: its vectors are not flat floats")
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
@@ -160,26 +159,26 @@ def load(path: str | Path) -> Checkpoint:
         )
     loaded = Checkpoint(header, values, statistics, velocity, path)
     _check_sizes(loaded)
-    return loaded if fields["version"] == VERSION else _with_velocity_of_groups(loaded)
+    return loaded if found["version"] == VERSION else _with_velocity_of_groups(loaded)
 
 
-def _of_fields(fields: Any, where: str) -> Header:
+def _of_fields(found: Any, where: str) -> Header:
     """A header from JSON. Raises NpnetError, naming the field, for what it should not hold."""
-    if not isinstance(fields, dict) or "version" not in fields:
+    if not isinstance(found, dict) or "version" not in found:
         raise NpnetError(f"{where} is no npnet checkpoint: its header has no version")
-    version = fields["version"]
+    version = found["version"]
     if version == 2:
-        fields = _from_version_2(fields, where)
+        found = _from_version_2(found, where)
     elif version != VERSION:
         raise NpnetError(f"{where} has checkpoint version {version}, this npnet reads 2 and 3")
     try:
-        model = ModelConfig.from_dict(fields.get("model"), f"{where}: model")
+        model = ModelConfig.from_dict(found.get("model"), f"{where}: model")
         entry(model.architecture).check(model)
     except NpnetError as error:
         said = str(error).removeprefix(f"{where}: model").removeprefix(": ")
         raise NpnetError(f"{where}: model: {said}") from error
-    recipe = Recipe.from_dict(fields.get("recipe"), f"{where}: recipe")
-    plain = {name: value for name, value in fields.items() if name not in ("model", "recipe")}
+    recipe = Recipe.from_dict(found.get("recipe"), f"{where}: recipe")
+    plain = {name: value for name, value in found.items() if name not in _RECORDS}
     header = Header(model=model, recipe=recipe, **checked_fields(_PlainHeader, plain, where))
     if len(header.classes) != header.model.classes:
         raise NpnetError(
@@ -191,18 +190,12 @@ def _of_fields(fields: Any, where: str) -> Header:
     return header
 
 
-@dataclass(frozen=True)
-class _PlainHeader:
-    """The fields of a header that are no records."""
-
-    version: int
-    npnet: str
-    classes: tuple[str, ...]
-    dataset: str
-    seed: int
-    epoch: int
-    epochs: int
-    world: int
+# The fields of a header that are records, checked each on its own; and the rest of them.
+_RECORDS = ("model", "recipe")
+_PlainHeader = make_dataclass(
+    "_PlainHeader",
+    [(each.name, each.type) for each in fields(Header) if each.name not in _RECORDS],
+)
 
 
 def _check_sizes(checkpoint: Checkpoint) -> None:
@@ -224,15 +217,15 @@ _OF_THE_MODEL = ("dropout", "bn_epsilon", "mean", "std")
 _STORED_SIZE = 32
 
 
-def _from_version_2(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
-    recipe, classes = fields.get("recipe"), fields.get("classes")
+def _from_version_2(found: Mapping[str, Any], where: str) -> dict[str, Any]:
+    recipe, classes = found.get("recipe"), found.get("classes")
     if not isinstance(recipe, dict) or not isinstance(classes, list):
         raise NpnetError(f"{where} lacks its recipe or its classes")
     model = {
-        "architecture": fields.get("architecture"),
+        "architecture": found.get("architecture"),
         "classes": len(classes),
-        "width": fields.get("width"),
-        "input_size": fields.get("input_size"),
+        "width": found.get("width"),
+        "input_size": found.get("input_size"),
         "stored_size": _STORED_SIZE,
         **{name: recipe[name] for name in _OF_THE_MODEL if name in recipe},
     }
@@ -241,17 +234,16 @@ def _from_version_2(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
         for name, value in recipe.items()
         if name not in (*_OF_THE_MODEL, "batch_per_rank")
     }
-    names = ("version", "npnet", "classes", "dataset", "seed", "epoch", "epochs", "world")
-    plain = {name: fields[name] for name in names if name in fields}
+    names = [each.name for each in fields(_PlainHeader)]
+    plain = {name: found[name] for name in names if name in found}
     return plain | {"version": VERSION, "model": model, "recipe": kept}
 
 
 def _with_velocity_of_groups(checkpoint: Checkpoint) -> Checkpoint:
     """Version 2 scaled the classifier's gradient, version 3 its rate: so its velocity is larger."""
     rate = checkpoint.header.recipe.classifier_gradient
-    velocity, end = checkpoint.velocity.copy(), 0
-    for spec in Parameters(checkpoint.header.build()).specs:
-        start, end = end, end + prod(spec.shape)
+    velocity, parameters = checkpoint.velocity.copy(), Parameters(checkpoint.header.build())
+    for spec in parameters.specs:
         if rate and spec.name.startswith("classifier."):
-            velocity[start:end] /= rate
+            velocity[parameters.where(spec.name)] /= rate
     return replace(checkpoint, velocity=velocity)

@@ -1,17 +1,20 @@
 """Loss and accuracy on a split, shared out over the ranks; statistics recomputed for them."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from npnet.data.batches import ImageInput, plain_batches
 from npnet.data.dataset import Dataset, Split
+from npnet.kernels import backend as kernels_of
 from npnet.kernels.arrays import Floats
 from npnet.model.inference import Inference
 from npnet.model.network import Network
 from npnet.parallel.communicator import Communicator
 from npnet.parallel.workers import statistics_of, workers_of
+from npnet.training.checkpoint import Checkpoint
 
 BatchNormEvaluation = Literal["moving", "recalibrated", "both"]
 RECALIBRATION_IMAGES = 5000
@@ -32,7 +35,7 @@ class Scores(NamedTuple):
 
     @property
     def main(self) -> Score:
-        """With the running statistics, unless these were not asked for."""
+        """With the running statistics, unless `bn_eval` left them out."""
         score = self.moving or self.recalibrated
         assert score is not None
         return score
@@ -41,7 +44,7 @@ class Scores(NamedTuple):
 class Evaluator:
     """Scores a network's present weights on one dataset.
 
-    `network` makes, or hands out, a network with the weights of `inference` for recalibration.
+    `network` returns a network with the weights of `inference`, called only for a recalibration.
     `recalibrated_statistics` are those of the last recalibration.
     """
 
@@ -58,8 +61,22 @@ class Evaluator:
         self.image_input, self.comm, self.workers_per_rank = image_input, comm, workers_per_rank
         self.recalibrated_statistics: Floats | None = None
 
+    @classmethod
+    def of_checkpoint(
+        cls,
+        checkpoint: Checkpoint,
+        dataset: Dataset,
+        comm: Communicator,
+        batch: int,
+        backend: str = "numba",
+    ) -> "Evaluator":
+        """Scores a checkpoint's weights, `batch` images at a time."""
+        network = partial(checkpoint.network, batch, backend)
+        image_input = ImageInput(checkpoint.header.model, kernels_of(backend))
+        return cls(checkpoint.inference(batch, backend), network, dataset, image_input, comm)
+
     def scores(self, bn_eval: BatchNormEvaluation, split: Split = "test") -> Scores:
-        """With the statistics that `bn_eval` asks for; the network's own are left as they are."""
+        """Scores with the statistics that `bn_eval` names; the network keeps its own."""
         moving = self._score(split) if bn_eval != "recalibrated" else None
         if bn_eval == "moving":
             return Scores(moving, None)
@@ -122,7 +139,7 @@ def recalibrate(
     mine, workers = workers_of(comm, workers_per_rank)
     rows = np.zeros((len(mine), 1 + len(kept)))  # images; of each channel mean, second moment
     images = min(RECALIBRATION_IMAGES, dataset.size("train"))
-    images -= images % workers  # as many for each: batch norms that meet do so equally often
+    images -= images % workers  # equal shares: synchronised batch norms exchange equally often
     batches = plain_batches(dataset, "train", network.batch, mine, workers, images or None)
     for indices, pixels, batch in batches:
         image_input.fill(network.images, pixels, batch)

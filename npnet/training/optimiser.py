@@ -11,7 +11,6 @@ own and the slow classifier are rows of one table:
 
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
-from math import prod
 from types import ModuleType
 from typing import NamedTuple
 
@@ -37,16 +36,13 @@ class Group(NamedTuple):
 def groups_of(parameters: Parameters, recipe: Recipe) -> list[Group]:
     """The table for a network, neighbours that are alike in one row."""
     groups: list[Group] = []
-    start = 0
     for spec in parameters.specs:
-        end = start + prod(spec.shape)
-        group = _group(spec, slice(start, end), recipe)
+        group = _group(spec, parameters.where(spec.name), recipe)
         last = groups[-1] if groups else None
         if last is not None and last._replace(where=group.where) == group:
-            groups[-1] = last._replace(where=slice(last.where.start, end))
+            groups[-1] = last._replace(where=slice(last.where.start, group.where.stop))
         else:
             groups.append(group)
-        start = end
     return groups
 
 
@@ -63,12 +59,12 @@ def operation_of(spec: ParameterSpec) -> str:
 
 
 def frozen(name: str, recipe: Recipe) -> bool:
-    """Whether an operation's parameters stay as they are."""
+    """Whether an operation's parameters are not trained."""
     return any(fnmatchcase(name, pattern) for pattern in recipe.freeze)
 
 
 def trainable_operations(architecture: Architecture, recipe: Recipe) -> list[str] | None:
-    """The operations whose parameters move; None: all.
+    """The operations whose parameters are trained; None: all.
 
     Raises NpnetError for a pattern that fits none, and where nothing is left to train.
     """

@@ -41,7 +41,7 @@ def predict_pictures(
             batch = not_augmented(rows, np.zeros(len(rows), np.int64))
             image_input.fill(inference.images, pixels, batch)
             inference.forward(len(rows))
-            inference.loss(batch.labels)  # for the probabilities: nobody knows the labels
+            inference.loss(batch.labels)  # for the probabilities; the labels are placeholders
             for row, probabilities in zip(rows, inference.probabilities, strict=False):
                 best = np.argsort(-probabilities)[:top]
                 ranking = tuple((saved.header.classes[k], float(probabilities[k])) for k in best)

@@ -22,7 +22,7 @@ class Recipe:
     sync_steps: int | None  # of `weights`: steps between two averages; None: an epoch's
     lr: float | None  # peak learning rate; None: lr_base for each 256 images of the global batch
     lr_base: float
-    classifier_gradient: float  # what its gradient is multiplied by; not so its weight decay
+    classifier_gradient: float  # factor of its gradient, not of its weight decay
     warmup_epochs: float  # the rate climbs from 0
     decay: Literal["none", "linear"]  # linear: down to 0 at the end
     momentum: float
@@ -33,9 +33,9 @@ class Recipe:
     zero_gamma: bool  # blocks with a shortcut start as the identity
     bn_momentum: float  # running = momentum*running + (1-momentum)*batch
     flip: bool  # mirror half of the training images
-    crop_padding: int  # shift training images by up to so many pixels
-    shuffle: Literal["shard", "global"]  # within each rank's shard, or shards dealt anew each epoch
-    freeze: tuple[str, ...] = ()  # operations that do not move, by name or pattern
+    crop_padding: int  # pixels: the largest shift of a training image
+    shuffle: Literal["shard", "global"]  # each rank's shard, or all: new shards each epoch
+    freeze: tuple[str, ...] = ()  # operations that are not trained, by name or pattern
 
     def peak_lr(self, global_batch: int) -> float:
         """The linear scaling rule (Goyal et al. 2017, section 2.1), unless `lr` is given."""

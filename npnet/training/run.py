@@ -1,4 +1,4 @@
-"""A run and its folder: what is compared at the start, saved on the way, and taken up again."""
+"""A run and its folder: what ranks compare at the start, what is saved, how it resumes."""
 
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -81,7 +81,7 @@ class Run:
         }
 
     def state(self, epochs_finished: int) -> Checkpoint:
-        """The trainer's numbers after so many epochs."""
+        """The trainer's parameters, statistics and momenta after `epochs_finished` epochs."""
         trainer, settings = self.trainer, self.trainer.settings
         header = Header(
             version=VERSION,

@@ -27,8 +27,8 @@ LOG_COLUMNS = (*(field.name for field in fields(EpochResult)), *SCORES)
 class RunFolder:
     """Written by rank 0 alone, and by one run at a time; every file is replaced as a whole.
 
-    `proposed`: nobody asked for this very name, so if it is taken a number is put behind it, and
-    `path` is another one once the folder was created.
+    `proposed`: the name is a default. If it is taken, `create` puts a number behind it, and `path`
+    changes.
     """
 
     def __init__(self, path: Path, proposed: bool = False) -> None:
@@ -63,7 +63,7 @@ class RunFolder:
         """Make the folder, claim it and prove that it can be written, before any work is done.
 
         A folder that holds a run is only written by the run that continues it, from one of its own
-        checkpoints; the log then forgets the epochs that are done anew. Raises NpnetError else, or
+        checkpoints; the log then forgets the epochs that are repeated. Raises NpnetError else, or
         if another run is under way there.
         """
         try:

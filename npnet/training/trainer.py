@@ -1,7 +1,7 @@
 """Training: the way of one batch, from a shard's bytes to the updated parameters.
 
-Here is the loop alone. What a rank is made of stands in `Trainer.__init__`; how a run is scored is
-evaluate.py, what it leaves on disk run.py, what it tells results.py, what stops it guard.py.
+Here is the loop alone. `Trainer.__init__` builds what a rank needs. Scoring is in evaluate.py, what
+a run leaves on disk in run.py, its results in results.py, its checks in guard.py.
 """
 
 from typing import Protocol
@@ -33,7 +33,7 @@ from npnet.training.settings import Settings
 
 
 class Reporter(Protocol):
-    """Who is told of a run's course. Each rank has its own; the engine itself prints nothing."""
+    """Receives the events of a run. Each rank has its own; the engine itself prints nothing."""
 
     def started(self, trainer: "Trainer") -> None: ...
 

@@ -103,7 +103,7 @@ def compile_apart(rehearsal: Rehearsal) -> None:
     from npnet.kernels.jit.cache import CacheWarning
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CacheWarning)  # whatever is wrong, it was told
+        warnings.simplefilter("ignore", CacheWarning)  # its cause was reported above
         rehearse(rehearsal)
 
 
@@ -166,7 +166,7 @@ class Grey:
 
 
 class Silence:
-    """A reporter that tells nobody."""
+    """A reporter that ignores every event."""
 
     def started(self, trainer: Trainer) -> None: ...
 

@@ -19,7 +19,7 @@ def overlap(memory, a, b):
 
 def check(memory):
     for a, b in itertools.combinations(memory.buffers.values(), 2):
-        assert not (a.meets(b) and overlap(memory, a.name, b.name)), (a, b)
+        assert not (a.coexists_with(b) and overlap(memory, a.name, b.name)), (a, b)
     ends = [offset + memory.sizes[name] for name, offset in memory.offsets.items()]
     assert memory.nbytes == max(ends)
     assert all(offset % ALIGNMENT == 0 for offset in memory.offsets.values())

@@ -268,24 +268,24 @@ class TestGradients:
 
 @pytest.mark.parametrize("name", ["weights", "gather-bcast"])
 class TestWeightAveraging:
-    def test_one_epoch_is_the_mean_of_lone_walks(self, comm, name):
-        """Each rank's walk, simulated here one after the other, then averaged by hand."""
+    def test_one_epoch_is_the_mean_of_local_updates(self, comm, name):
+        """Each rank's local updates, simulated here one after the other, then averaged by hand."""
         dataset, recipe = Toy(9 * comm.size + 1), replace(PAPER, sync=name, lr=5e-3)
         together_ = trainer(comm, recipe, dataset)
         together_.train_epoch(0)
-        walks = []
+        replicas = []
         for rank in range(comm.size):
-            walk = trainer(SerialCommunicator(), replace(recipe, sync="gather-bcast"), dataset)
+            replica = trainer(SerialCommunicator(), replace(recipe, sync="gather-bcast"), dataset)
             shard = TrainingShard(dataset, recipe, 4, SETTINGS.seed, rank, comm.size)
-            walk.workers[0].shard = shard
-            walk.train_epoch(0)
-            walks.append(walk)
-        shares = [walk.workers[0].shard.share for walk in walks]
+            replica.workers[0].shard = shard
+            replica.train_epoch(0)
+            replicas.append(replica)
+        shares = [replica.workers[0].shard.share for replica in replicas]
         if name == "gather-bcast":
             shares = [1 / comm.size] * comm.size
         expected = sum(
-            share * walk.parameters.values.astype(np.float64)
-            for share, walk in zip(shares, walks, strict=True)
+            share * replica.parameters.values.astype(np.float64)
+            for share, replica in zip(shares, replicas, strict=True)
         )
         assert np.allclose(together_.parameters.values, expected, rtol=1e-5, atol=1e-5)
 

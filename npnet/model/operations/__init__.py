@@ -1,8 +1,9 @@
 """The kinds of operations: one class a kind, its numbers, buffers, forward and backward together.
 
-An `Operation` is a row of a model's list: its name, the names of its inputs, its shapes. From it
-derive parameters, work and memory. Its `Layer` is what runs it: `forward`, and `backward` below it.
-A new kind is a new file here; models name it in their tables, and nothing else has to know.
+An `Operation` is a row of a model's list: its name, the names of its inputs, its shapes. It gives
+its parameters, work and memory. Its `Layer` runs it: `forward`, and `backward` below it. A new kind
+is a class in a file here and a name in this list; models use it in their tables. Where it has a
+kink, `Network.kinks` tells gradient checks on which side of it a forward pass was.
 """
 
 from npnet.model.operations.base import (

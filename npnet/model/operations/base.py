@@ -78,7 +78,7 @@ class Operation:
         return prod(self.output_shape) * itemsize
 
     def layer(self, resources: "Resources") -> "Layer":
-        """What runs it."""
+        """The layer that runs it."""
         raise NotImplementedError
 
 
@@ -87,9 +87,10 @@ class Activation:
     """What passes from one operation to the next, in the form in which it lies in memory.
 
     A convolution's output stays as the convolution left it. `affine` (6,C) makes it an activation,
-    clip(scale*x + shift, low, high), see kernels/arrays.py: consumers apply it on load. They leave
-    the gradient of z = scale*x + shift in `dz`, and its sums, the gradients of gamma and beta, in
-    `dgamma`, `dbeta` (C,). `plain`: x is the activation already, and nobody reads those sums.
+    clip(z, low, high) of the pre-activation z = scale*x + shift, see kernels/arrays.py: consumers
+    apply it on load. Their backward leaves the gradient of z in `dz`, and its sums, the gradients
+    of gamma and beta, in `dgamma`, `dbeta` (C,). `plain`: x is the activation already, and the sums
+    are unused.
     """
 
     x: Floats
@@ -101,20 +102,20 @@ class Activation:
 
     @classmethod
     def of(cls, values: Floats, dz: Floats) -> "Activation":
-        """Values that are an activation already."""
+        """Plain values: what is an activation already."""
         channels = values.shape[-1]
         affine = np.tile(np.array(IDENTITY, values.dtype)[:, None], channels)
         return cls(values, affine, dz, np.empty_like(affine[0]), np.empty_like(affine[0]), True)
 
     def first(self, n: int) -> "Activation":
-        """That of the first n images."""
+        """The activation of the first n images."""
         if n == len(self.x):
             return self
         return replace(self, x=self.x[:n], dz=self.dz[:n])
 
     @property
     def z(self) -> Floats:
-        """Before its ReLU, (n,H,W,C); for checks."""
+        """The pre-activation, (n,H,W,C); for checks."""
         z: Floats = self.affine[SCALE] * self.x + self.affine[SHIFT]
         return z
 
@@ -139,9 +140,9 @@ class BatchNorm:
 
 
 class Resources(NamedTuple):
-    """What a layer is made of: the network's numbers, its arrays by name, kernels, batch norm.
+    """What layers share: the network's parameters, its arrays by name, kernels, batch norm.
 
-    `inference`: nothing is kept for a backward pass, there are no arrays for gradients.
+    `inference`: nothing is kept for a backward pass, and there are no arrays for gradients.
     """
 
     parameters: Parameters
@@ -151,15 +152,15 @@ class Resources(NamedTuple):
     inference: bool = False
 
     def output(self, operation: Operation) -> tuple[Floats, Floats]:
-        """The operation's output, and the gradient of what becomes of it."""
+        """The operation's output y, and dz, the gradient of its pre-activation."""
         y = self.arrays[f"{operation.name}.y"]
         return y, y if self.inference else self.arrays[f"{operation.name}.dz"]
 
 
 class Layer(Protocol):
-    """Runs one operation. `whole_batch` is its output for as many images as there is place for.
+    """Runs one operation. `whole_batch` is its output for the largest batch.
 
-    `trainable`: whether its own parameters move; `sends_gradient`: whether anything below does.
+    `trainable`: whether its own parameters are trained. `sends_gradient`: whether any below it are.
     """
 
     whole_batch: Activation
@@ -181,7 +182,7 @@ def maps(values: Floats) -> Floats:
 
 
 def consumers(operations: Sequence[Operation]) -> dict[str, list[int]]:
-    """The operations, by number and in order, that read each output (and the images)."""
+    """The readers of each output, and of the images: numbers of operations, ascending."""
     names = [IMAGES, *(operation.name for operation in operations)]
     readers: dict[str, list[int]] = {name: [] for name in names}
     for number, operation in enumerate(operations):

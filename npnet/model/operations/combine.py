@@ -1,4 +1,4 @@
-"""Where two branches meet: the sum of a residual block, the concatenation of a fire module."""
+"""Where branches join: the sum of a residual block, the concatenation of parallel convolutions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Add(Operation):
 
 
 class AddLayer:
-    """The sum is made in an array of its own; its gradient is that of both inputs as it stands."""
+    """y has an array of its own; its dz is the gradient of both inputs, unchanged."""
 
     trainable = sends_gradient = True
 
@@ -38,7 +38,7 @@ class AddLayer:
         return output
 
     def backward(self) -> None:
-        """Where memory was planned so, the inputs' dz already is this very array."""
+        """Copy dz to the inputs, unless the memory plan lets them share one array."""
         for name, each in zip(self.operation.inputs, self.inputs, strict=True):
             if name != IMAGES and not np.shares_memory(each.dz, self.output.dz):
                 each.dz[...] = self.output.dz
@@ -46,10 +46,10 @@ class AddLayer:
 
 @dataclass(frozen=True)
 class Concat(Operation):
-    """Channels of all inputs side by side; the inputs are convolutions that nobody else reads.
+    """Channels of all inputs side by side; each input is a convolution without another reader.
 
-    It costs nothing: the convolutions write into channel slices of one array, of one affine and of
-    one gradient.
+    It costs nothing: the convolutions write into channel slices of one array, one affine and one
+    gradient.
     """
 
     kind = "concat"
@@ -74,7 +74,7 @@ class Concat(Operation):
 
 
 class ConcatLayer:
-    """Forward finds the array filled; backward hands each input its part of the sums."""
+    """Forward: the inputs have filled the array. Backward: each gets its part of the sums."""
 
     trainable = sends_gradient = True
 

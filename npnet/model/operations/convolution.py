@@ -28,7 +28,10 @@ BOUNDS = {"none": (-np.inf, np.inf), "relu": (0, np.inf), "relu6": (0, 6)}
 
 @dataclass(frozen=True)
 class Convolution(Operation):
-    """k x k, of all channels or, `depthwise`, of each alone; padded by (k-1)//2 unless told."""
+    """k x k convolution over all channels, or over each alone (`depthwise`).
+
+    `padding`: pixels of zeros on each side; None: (k-1)//2.
+    """
 
     channels: int
     size: int = 1
@@ -117,7 +120,7 @@ class Convolution(Operation):
 
 
 class Normalisation:
-    """The batch norm behind one convolution: its parameters, statistics, and the maps of both ways.
+    """The batch norm behind one convolution: parameters, statistics, affine maps of both passes.
 
     mean, variance = statistics of the convolution's output y over the batch, or the running ones
     z = scale*y + shift,  scale = gamma*rstd,  shift = beta - scale*mean      (`affine`)
@@ -137,7 +140,7 @@ class Normalisation:
         self.affine_backward: Floats = np.empty((3, channels), affine.dtype)
 
     def forward(self, batch_statistics: bool, samples: int) -> None:
-        """Make `affine`; batch statistics, of `samples` pixels, are in mean, variance."""
+        """Compute `affine`. Batch statistics, of `samples` pixels, are in mean and variance."""
         k, running = self.kernels, (self.running_mean, self.running_variance)
         if batch_statistics:
             samples = self._share_statistics(samples)
@@ -151,7 +154,7 @@ class Normalisation:
         k.batchnorm_fold(self.affine, *statistics, self.gamma, self.beta, self.bn.epsilon)
 
     def backward(self) -> None:
-        """Make `affine_backward`, once the gradients of gamma and beta are known.
+        """Compute `affine_backward`, once the gradients of gamma and beta are known.
 
         Those of this rank's images remain in the flat gradient, which is summed over ranks itself.
         """
@@ -163,7 +166,7 @@ class Normalisation:
         self.kernels.batchnorm_fold_backward(*rows, dgamma, dbeta, self.samples)
 
     def _share_statistics(self, samples: int) -> int:
-        """Make mean and variance those of all ranks' samples; return their number."""
+        """Replace mean and variance by those of all ranks' samples; return their number."""
         if self.bn.sum_over_ranks is None:
             return samples
         sums = samples * np.concatenate(([1], self.mean, self.variance + self.mean**2))
@@ -184,7 +187,7 @@ class Bias:
         affine[SCALE], affine[MEAN], affine[RSTD] = 1, 0, 1
         self.bias = resources.parameters.value(f"{operation.name}.bias")
         self.dbeta = resources.parameters.gradient(f"{operation.name}.bias")
-        self.dgamma = np.empty_like(self.dbeta)  # a scale that does not move
+        self.dgamma = np.empty_like(self.dbeta)  # of a scale that is not trained
         if not operation.may_lack_statistics:  # its kernels get some that nobody reads, and p = 1
             channels = operation.channels
             self.statistics = np.empty(channels), np.empty(channels)
@@ -198,8 +201,8 @@ class Bias:
 
 
 class ConvolutionLayer:
-    """Forward: y = convolve(a, weight), a the input's activation. Backward starts from dz and the
-    gradients of gamma and beta, which came with it, and leaves those of the input.
+    """Forward: y = convolve(a, weight), a the input's activation. Backward: from dz, dgamma, dbeta
+    of the output to dweight, and to dz, dgamma, dbeta of the input.
     """
 
     trainable = sends_gradient = True
@@ -251,18 +254,20 @@ class ConvolutionLayer:
         return output
 
     def backward(self) -> None:
-        """From dz, the gradient before this operation's ReLU, to that before its input's."""
+        """From the output's dz to the weight's gradient and the input's dz."""
         a, output, bn, dweight = self.input, self.output, self.bn, self.dweight
         bn.backward()
-        came = (output.dz, output.x if bn.affine_backward is not None else None, bn.affine_backward)
+        y = output.x if bn.affine_backward is not None else None
+        from_output = (output.dz, y, bn.affine_backward)
         if self.operation.variety == "stem":
             if self.trainable:
-                self.convolve_backward(dweight, *came, a.x)
+                self.convolve_backward(dweight, *from_output, a.x)
             return
         dw = dweight if self.trainable else None
         dz, dgamma, dbeta = (a.dz, a.dgamma, a.dbeta) if self.sends_gradient else (None,) * 3
         arrays = (a.x, self._affine(a), self.weight)
-        self.convolve_backward(dz, dw, dgamma, dbeta, *came, *arrays, *self.scalars)
+        gradients = (dz, dw, dgamma, dbeta)
+        self.convolve_backward(*gradients, *from_output, *arrays, *self.scalars)
 
     def _affine(self, a: Activation) -> Floats | None:
         """None for images where the kernel reads them as they are."""
