@@ -161,15 +161,7 @@ def activation_conv_stats_backward(
         if dz is not None:
             whole = (count + BOTH - 1) // BOTH * BOTH
             multiply_panels(strided(windows)[:whole], gradient[:whole, :co], turned, depth)
-            at = start
-            while at < start + count:
-                n = at // (ho * wo)
-                stop = min((n + 1) * ho * wo, start + count)
-                here = slice(at - n * ho * wo, stop - n * ho * wo)
-                scatter(dimage, windows[at - start :], here.start, here.stop, geometry)
-                at = stop
-                if at == (n + 1) * ho * wo:
-                    empty_image(dz, n, dimage, sums, x, affine, padding)
+            scatter_tile(dz, sums, dimage, windows, x, affine, start, count, geometry)
     if dw is not None:
         unpack(as_matrix(dw), dpacked, taller)
     if affine is not None and dgamma is not None and dbeta is not None:
@@ -445,6 +437,30 @@ def gather(
         left += 1
         if left == wo:
             left, top = 0, top + stride
+
+
+@inline
+def scatter_tile(
+    dz: Floats,
+    sums: Floats,
+    dimage: Floats,
+    windows: Floats,
+    x: Floats,
+    affine: Floats | None,
+    start: int,
+    count: int,
+    geometry: Geometry,
+) -> None:
+    """The gradients of windows into `dimage`, and from there into dz once an image is whole."""
+    padding, area = geometry[2], geometry[5]
+    at = start
+    while at < start + count:
+        n = at // area
+        stop = min((n + 1) * area, start + count)
+        scatter(dimage, windows[at - start :], at - n * area, stop - n * area, geometry)
+        at = stop
+        if at == (n + 1) * area:
+            empty_image(dz, n, dimage, sums, x, affine, padding)
 
 
 @inline

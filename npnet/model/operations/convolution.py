@@ -188,7 +188,7 @@ class Bias:
         self.bias = resources.parameters.value(f"{operation.name}.bias")
         self.dbeta = resources.parameters.gradient(f"{operation.name}.bias")
         self.dgamma = np.empty_like(self.dbeta)  # of a scale that is not trained
-        if not operation.may_lack_statistics:  # its kernels get some that nobody reads, and p = 1
+        if not operation.may_lack_statistics:  # its kernels get unused ones, and p = 1
             channels = operation.channels
             self.statistics = np.empty(channels), np.empty(channels)
             self.affine_backward = np.zeros((3, channels), affine.dtype)
