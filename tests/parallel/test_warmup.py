@@ -120,7 +120,7 @@ def test_a_list_that_is_not_whole_is_made_again(place: Path, content: str | None
 def test_what_someone_tidied_away_is_compiled_again(place: Path) -> None:
     before = set(files(place))
     for path in before:
-        if path.name.startswith("activation.residual"):
+        if path.name.startswith("activation.residual_backward"):
             path.unlink()
     outcome = run(place, "warmup")
     assert outcome.stdout.startswith(COMPILING)
@@ -130,7 +130,7 @@ def test_what_someone_tidied_away_is_compiled_again(place: Path) -> None:
 
 def test_damaged_code_costs_a_training_run_one_line(place: Path) -> None:
     for path in files(place):
-        if path.name.startswith("activation.residual"):
+        if path.name.startswith("activation.residual_backward"):
             path.write_bytes(path.read_bytes()[:100])
     outcome = run(place, *TRAIN, "--out", "run")
     assert outcome.status == 0
@@ -153,7 +153,7 @@ def test_without_the_compiling_process_the_rank_compiles(place: Path) -> None:
 
 def test_a_full_disk_is_told_and_keeps_nobody_from_training(place: Path) -> None:
     for path in files(place):
-        if path.name.startswith("activation.residual"):
+        if path.name.startswith("activation.residual_backward"):
             path.unlink()
     outcome = run(place, *TRAIN, patches=FULL_DISK + NO_RUN_FOLDER)
     assert outcome.status == 0, outcome.stderr
