@@ -252,6 +252,7 @@ def load_checkpoint(
     What may well change on the way, such as a learning rate that was too high, is not compared.
     """
     from npnet.errors import NpnetError
+    from npnet.model.zoo import configure
     from npnet.training.checkpoint import load
 
     checkpoint = load(path)
@@ -262,11 +263,25 @@ def load_checkpoint(
         label = {"architecture": "model"}.get(name, name)
         saved[label], given[label] = value, getattr(model, name)
     always = ("dataset", "recipe", "model", "width", "input_size")
-    told = [name for name in saved if name in always or saved[name] != given[name]]
     if saved != given:
-        words = " ".join(f"`{name}` {saved[name]}" for name in told)
+        usual = given | configure(theirs.architecture, theirs.classes).as_dict()
+        told = [
+            name
+            for name, value in saved.items()
+            if name in always or value != given[name] or value != usual[name]
+        ]
+        words = " ".join(option(name, saved[name]) for name in told)
         raise NpnetError(f"{path} was trained with {words}: give the same to continue it")
     return checkpoint
+
+
+def option(name: str, value: object) -> str:
+    """A field and its value as they stand on the command line."""
+    from npnet.cli.console import plain
+
+    if isinstance(value, bool):
+        return f"`{name}`" if value else f"`no_{name}`"
+    return f"`{name}` {plain(value)}"
 
 
 def default_folder(dataset: str, recipe: "Recipe", world: int) -> Path:

@@ -485,6 +485,17 @@ def test_an_options_file_may_repeat_what_the_command_line_may(place: Path, sever
     assert load(place / "run" / "final.npz").header.recipe.freeze == patterns
 
 
+def test_a_run_is_not_continued_as_another_model(place: Path) -> None:
+    model = ("--model", "squeezenet1_1", "--batch-norm")
+    tiny = [value for value in TINY if value not in ("--width", "0.1")]
+    npnet_run("train", *tiny, *model, "--out", "other", cwd=place)
+    resumed = ("--resume", "other/epoch-001.npz", "--epochs", 2, "--out", "other")
+    outcome = npnet_run("train", *TINY, *resumed, cwd=place)
+    assert "--model squeezenet1_1 --width 1" in outcome.error
+    assert "--batch-norm" in outcome.error
+    assert "give the same to continue it" in outcome.error
+
+
 # --- divergence and memory
 
 
