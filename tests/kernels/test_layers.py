@@ -1,4 +1,4 @@
-"""What the twins' cases leave out: arguments that are None, slices of channels, PyTorch."""
+"""What the twins' cases leave out: arguments that are None, and slices of channels."""
 
 import numpy as np
 import pytest
@@ -196,48 +196,3 @@ class TestSpecialValues:
         assert np.isnan(y[0, :2, :2]).all()
         assert np.isfinite(y[0, 2:]).all()
         assert np.isfinite(y[0, :, 2:]).all()
-
-
-class TestAgainstPyTorch:
-    """In float64, where PyTorch is installed."""
-
-    @pytest.mark.parametrize("case", CONVOLUTIONS, ids=label)
-    def test_convolution(self, case):
-        torch = pytest.importorskip("torch")
-        rng = np.random.default_rng(1)
-        x, w = (
-            rng.standard_normal(case.maps),
-            rng.standard_normal((case.k,) * 2 + (case.ci, case.co)),
-        )
-        dy, y = rng.standard_normal(case.convolved), np.empty(case.convolved)
-        dx, dw = np.empty_like(x), np.empty_like(w)
-        reference.conv_forward(y, x, w, case.stride, case.padding)
-        reference.conv_backward_input(dx, dy, w, case.stride, case.padding)
-        reference.conv_backward_weight(dw, dy, x, case.stride, case.padding)
-        tx = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
-        tw = torch.tensor(w.transpose(3, 2, 0, 1), requires_grad=True)
-        ty = torch.nn.functional.conv2d(tx, tw, stride=case.stride, padding=case.padding)
-        ty.backward(torch.tensor(dy.transpose(0, 3, 1, 2)))
-        assert np.allclose(y, ty.detach().numpy().transpose(0, 2, 3, 1))
-        assert np.allclose(dx, tx.grad.numpy().transpose(0, 2, 3, 1))
-        assert np.allclose(dw, tw.grad.numpy().transpose(2, 3, 1, 0))
-
-    @pytest.mark.parametrize("size", [(2, 2), (3, 3), (4, 5), (8, 7), (63, 30)])
-    def test_max_pool(self, size):
-        torch = pytest.importorskip("torch")
-        case = Case("", 2, *size, 3)
-        rng = np.random.default_rng(1)
-        x, dy, y = (
-            rng.standard_normal(case.maps),
-            rng.standard_normal(case.pooled),
-            np.empty(case.pooled),
-        )
-        index, dx = np.empty(case.pooled, np.uint8), np.empty_like(x)
-        tx = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
-        ty = torch.nn.MaxPool2d(3, 2, ceil_mode=True)(tx)
-        ty.backward(torch.tensor(dy.transpose(0, 3, 1, 2)))
-        assert ty.shape[2:] == case.pooled[1:3]
-        reference.max_pool3x3_forward(y, index, x)
-        reference.max_pool3x3_backward(dx, dy, index)
-        assert np.array_equal(y, ty.detach().numpy().transpose(0, 2, 3, 1))
-        assert np.allclose(dx, tx.grad.numpy().transpose(0, 2, 3, 1))
