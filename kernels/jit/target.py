@@ -30,7 +30,7 @@ class Target(NamedTuple):
 
 TARGETS = {
     "avx512": Target(64, (8, 8, 8), 192, 96 * 1024, 64 * 1024),  # 32 registers
-    "avx2": Target(32, (8, 4), 192, 96 * 1024, 64 * 1024),  # 16 registers
+    "avx2": Target(32, (8, 4, 4), 192, 96 * 1024, 64 * 1024),  # 16 registers
     "cortex-a72": Target(
         16, (8, 4, 4), 96, 48 * 1024, 16 * 1024, True
     ),  # 32 registers, 32 KB first-level cache
