@@ -41,7 +41,6 @@ def evaluate(
 
     from npnet.data import open_dataset
     from npnet.data.dataset import Split
-    from npnet.errors import NpnetError
     from npnet.parallel.communicator import connect, together
     from npnet.training import checkpoint as checkpoints
     from npnet.training.evaluate import BatchNormEvaluation, Evaluator
@@ -50,11 +49,6 @@ def evaluate(
     with together(comm):
         saved = checkpoints.load(checkpoint)
         source = open_dataset(dataset or saved.header.dataset, data_dir)
-        if len(source.classes) != len(saved.header.classes):
-            raise NpnetError(
-                f"{checkpoint} tells {len(saved.header.classes)} classes apart, "
-                f"{source.name} has {len(source.classes)}: give the --dataset it was trained on"
-            )
         for needed in (split, *(["train"] if bn_eval != "moving" else [])):
             source.size(cast(Split, needed))  # damaged files come to light here, on every rank
         evaluator = Evaluator.of_checkpoint(saved, source, comm, batch, backend)

@@ -71,7 +71,6 @@ def evaluate(
     comm: Communicator | None = None,
 ) -> Score:
     """Mean loss (nats) and accuracy (a fraction) on a split, with the running statistics."""
-    checkpoint.header.model.check_classes(dataset.classes, dataset.name)
     evaluator = Evaluator.of_checkpoint(checkpoint, dataset, comm or connect(), batch, backend)
     return evaluator.scores("moving", split).main
 

@@ -63,12 +63,12 @@ class ModelConfig:
         if not min(self.std) > 0:
             raise NpnetError(f"std {self.std} is not usable: give three numbers above 0")
 
-    def check_classes(self, names: Sequence[str], dataset: str) -> None:
+    def check_classes(self, names: Sequence[str], dataset: str, who: str = "the model") -> None:
         """Raise NpnetError unless a dataset has as many classes: kernels trust its labels."""
         if len(names) != self.classes:
             raise NpnetError(
-                f"the model tells {self.classes} classes apart, {dataset} has {len(names)}: give "
-                "the model of this dataset, or the dataset of this model"
+                f"{who} tells {self.classes} classes apart, {dataset} has {len(names)}: give the "
+                "`dataset` that it is for, or a model of as many classes"
             )
 
     def as_dict(self) -> dict[str, Any]:

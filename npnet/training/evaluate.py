@@ -70,7 +70,12 @@ class Evaluator:
         batch: int,
         backend: str = "numba",
     ) -> "Evaluator":
-        """Scores a checkpoint's weights, `batch` images at a time."""
+        """Scores a checkpoint's weights, `batch` images at a time.
+
+        Raises NpnetError if the dataset has not as many classes.
+        """
+        who = str(checkpoint.path or "the checkpoint")
+        checkpoint.header.model.check_classes(dataset.classes, dataset.name, who)
         network = partial(checkpoint.network, batch, backend)
         image_input = ImageInput(checkpoint.header.model, kernels_of(backend))
         return cls(checkpoint.inference(batch, backend), network, dataset, image_input, comm)

@@ -186,8 +186,11 @@ class Trainer:
         if n == 0:  # more workers than images in this step
             result[:] = 0
             return
-        where = (self.settings.seed, DROPOUT, self.epoch, self.step, worker.number)
-        logits = network.forward(n, True, self.settings.freeze_bn, generator(*where))
+        dropout = None
+        if network.architecture.config.dropout:
+            where = (self.epoch, self.step, worker.number)
+            dropout = generator(self.settings.seed, DROPOUT, *where)
+        logits = network.forward(n, True, self.settings.freeze_bn, dropout)
         loss = float(network.loss(batch.labels, self.recipe.label_smoothing).sum())
         scale = self.synchroniser.loss_scale(n, batch.everywhere)
         network.backward(scale)

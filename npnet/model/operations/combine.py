@@ -11,7 +11,7 @@ from npnet.model.parameters import Shape
 
 @dataclass(frozen=True)
 class Add(Operation):
-    """output = a + b (MobileNetV2, Figure 3). The first input has no ReLU behind it."""
+    """output = a + b (MobileNetV2, Figure 3)."""
 
     kind = "add"
     sends_raw_gradient = True

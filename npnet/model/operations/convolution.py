@@ -73,8 +73,8 @@ class Convolution(Operation):
         from_images = self.inputs == (IMAGES,)
         if self.size == 1 and self.stride == 1 and self.pad == 0 and not from_images:
             return "pointwise"
-        from_images = from_images and self.input_shape[-1] == 3
-        if from_images and (self.size, self.stride, self.pad, self.batch_norm) == (3, 2, 1, True):
+        colours = from_images and self.input_shape[-1] == 3
+        if colours and (self.size, self.stride, self.pad, self.batch_norm) == (3, 2, 1, True):
             return "stem"
         return "dense"
 
