@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from npnet.cli import options
-from npnet.cli.study import COUNTS, numbers
+from npnet.cli.study.collapse import COUNTS, numbers
 from npnet.data import DATASETS
 from npnet.kernels import BACKENDS
 from npnet.parallel.strategies import STRATEGIES

@@ -1,4 +1,4 @@
-"""`npnet study`."""
+"""`npnet study collapse`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +22,6 @@ BUDGET: dict[str, Any] = {
 }
 
 
-@click.group()
-def study() -> None:
-    """Make the evidence of a study: its runs, a table, a picture."""
-
-
 def numbers(text: str) -> list[int]:
     """The numbers of a list such as 2,16,48. Raises NpnetError if it is none."""
     from npnet.errors import NpnetError
@@ -37,7 +32,7 @@ def numbers(text: str) -> list[int]:
         raise NpnetError(f"--np {text} is not a list of numbers such as 2,16,48") from error
 
 
-@study.command(short_help="Why more ranks learned nothing in the paper.")
+@click.command(short_help="Why more ranks learned nothing in the paper.")
 @options.dataset
 @click.option("--np", "counts", default=COUNTS, help="Numbers of workers.", show_default=True)
 @click.option(
