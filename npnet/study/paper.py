@@ -41,8 +41,7 @@ TABLE_1 = (
     BatchRow(32, 16, 711.07, 3.555, 9.00, 806.4, 99.7),
 )
 
-# Speed-up and efficiency are over np = 2, so two processes are 100 %. The row of np = 16 stands in
-# the paper's figures, its table leaves it out.
+# Speed-up and efficiency are over np = 2: two processes are 100 %.
 TABLE_3 = (
     ScalingRow(1, 2, 10, 48.43, 1.4732, 1.5683, 43.51, 4241.69, 1.0, 100.0),
     ScalingRow(2, 4, 10, 42.59, 2.5650, 1.6322, 39.46, 2332.69, 1.81836849, 90.92),
