@@ -119,13 +119,20 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 @click.option("--max-steps", type=POSITIVE, help="Stop each epoch after this many steps.")
 @click.option("--seed", type=click.IntRange(min=0), default=42)
 @click.option(
-    "--eval-each-epoch/--eval-at-end",
-    default=None,
-    help="When to test.  [default: each epoch; at the end with --recipe paper]",
+    "--evaluate",
+    type=click.Choice(options.EVALUATIONS),
+    help="When to test.  [default: each-epoch; at-end with --recipe paper]",
 )
+@click.option("--eval-each-epoch", "evaluate", flag_value="each-epoch", hidden=True)
+@click.option("--eval-at-end", "evaluate", flag_value="at-end", hidden=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/<name>]")
 @click.option(
     "--resume", type=click.Path(path_type=Path), help="Continue from a checkpoint of the same run."
+)
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    help="File for the time line of all ranks, which ui.perfetto.dev draws.",
 )
 @options.backend
 @options.threads
@@ -136,6 +143,7 @@ def train(
     recipe_name: str,
     out: Path | None,
     resume: Path | None,
+    trace: Path | None,
     threads: int,
     progress: bool,
     **values: Any,
@@ -148,6 +156,7 @@ def train(
     from npnet.data import open_dataset
     from npnet.parallel.communicator import connect, together
     from npnet.training.run_folder import RunFolder
+    from npnet.training.trace import Trace
     from npnet.training.trainer import Trainer
     from npnet.training.warmup import Rehearsal, prepare
 
@@ -169,6 +178,8 @@ def train(
     trainer = Trainer(source, model, recipe, settings, comm, console, folder, checkpoint)
     if settings.backend == "numba":
         prepare(comm, Rehearsal.of(model, recipe, settings.dtype), console.compiling)
+    if trace is not None:
+        trainer.trace = Trace(trace, comm)
     trainer.run()
 
 
@@ -190,7 +201,6 @@ def choose_settings(recipe: "Recipe", comm: "Communicator", values: dict[str, An
     ranks_per_node = fitting_ranks_per_node(
         values["ranks_per_node"], values["workers_per_rank"], comm
     )
-    each_epoch = values["eval_each_epoch"]
     return Settings(
         epochs=values["epochs"],
         batch_per_rank=fitting_batch(
@@ -205,7 +215,7 @@ def choose_settings(recipe: "Recipe", comm: "Communicator", values: dict[str, An
         backend=values["backend"],
         freeze_bn=values["freeze_bn"],
         max_steps=values["max_steps"],
-        evaluate_each_epoch=recipe.name != "paper" if each_epoch is None else each_epoch,
+        evaluate=values["evaluate"] or ("at-end" if recipe.name == "paper" else "each-epoch"),
     )
 
 

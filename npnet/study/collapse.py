@@ -38,7 +38,7 @@ PAPER_TEST_ACC = {
 }
 COLUMNS = ("np", "published", "train", "moving", "recalibrated", "modern")
 # Of a run's settings, those that tell where it takes place, or what it reports on the way.
-INCIDENTAL = ("workers_per_rank", "ranks_per_node", "evaluate_each_epoch")
+INCIDENTAL = ("workers_per_rank", "ranks_per_node", "evaluate", "evaluate_each_epoch")  # old name
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _settings_of(case: Case, settings: Settings, comm: Communicator) -> Settings
         settings,
         workers_per_rank=max(1, case.workers // comm.size),
         bn_eval="both",
-        evaluate_each_epoch=False,
+        evaluate="at-end",
     )
 
 
