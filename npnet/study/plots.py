@@ -28,7 +28,8 @@ def _figure(**options: Any) -> Any:
     return Figure(layout="constrained", **options)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write a figure as a picture. Raises NpnetError if it cannot be."""
     try:
         figure.savefig(path, dpi=100)
     except (OSError, ValueError) as error:
@@ -46,7 +47,7 @@ def contact_sheet(dataset: Dataset, path: Path, columns: int = 12) -> None:
         axis.imshow(np.concatenate(list(chosen), axis=1), interpolation="nearest")
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
         axis.set(xticks=[], yticks=[])
-    _save(figure, path)
+    save(figure, path)
 
 
 def training_curves(runs: Sequence[Path], path: Path) -> None:
@@ -67,7 +68,7 @@ def training_curves(runs: Sequence[Path], path: Path) -> None:
     for axis in (loss_axis, acc_axis):
         axis.grid(alpha=0.3)
     acc_axis.legend(fontsize="small")
-    _save(figure, path)
+    save(figure, path)
 
 
 def roofline(timings: Sequence[Timing], roof: Roof, path: Path) -> None:
@@ -103,7 +104,7 @@ def roofline(timings: Sequence[Timing], roof: Roof, path: Path) -> None:
     legend = axis.legend(title="circle forward, triangle backward;\narea: part of a step's time")
     for handle in legend.legend_handles:
         handle.set_sizes([60])
-    _save(figure, path)
+    save(figure, path)
 
 
 def collapse(rows: Sequence[Row], dataset: Dataset, path: Path) -> None:
@@ -138,7 +139,7 @@ def collapse(rows: Sequence[Row], dataset: Dataset, path: Path) -> None:
     )
     axis.grid(alpha=0.3)
     axis.legend(loc="center right", fontsize="small")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _label(run: Path) -> str:

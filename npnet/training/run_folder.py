@@ -72,6 +72,11 @@ class RunFolder:
         """The checkpoint after epoch `number`, counted from 1."""
         return self.path / f"epoch-{number:03d}.npz"
 
+    def newest_checkpoint(self, before: int) -> Path | None:
+        """That of the last epoch that was saved and is not epoch `before` or later."""
+        paths = (self.epoch(number) for number in range(before - 1, 0, -1))
+        return next((path for path in paths if path.exists()), None)
+
     def create(self, resumed: Checkpoint | None = None) -> None:
         """Make the folder, claim it and prove that it can be written, before any work is done.
 
