@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from npnet.cli import options
-from npnet.cli.headings import CommandWithHeadings, heading
+from npnet.cli.help import CommandWithHeadings, heading
 
 if TYPE_CHECKING:
     from npnet.model.config import ModelConfig

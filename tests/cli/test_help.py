@@ -5,7 +5,7 @@ import re
 import click
 from click.testing import CliRunner
 
-from npnet.cli.headings import CommandWithHeadings, heading
+from npnet.cli.help import CommandWithHeadings, heading
 from npnet.cli.main import cli
 
 

@@ -1,4 +1,4 @@
-"""The options of a long command under headings, in its help."""
+"""What a page of help looks like: options under headings, commands in an order that we choose."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -34,3 +34,10 @@ class CommandWithHeadings(click.Command):
         for title, lines in sections.items():
             with formatter.section(title):
                 formatter.write_dl(lines)
+
+
+class GroupInOrder(click.Group):
+    """Its help lists the commands in the order in which they were added."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
