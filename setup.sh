@@ -1,7 +1,13 @@
 #!/bin/sh
 # Make a virtual environment with npnet in it.
 #
-#   ./setup.sh [EXTRAS]      default: mpi;  others: openmpi, plots, dev, several as mpi,plots
+#   ./setup.sh [EXTRAS]      default: mpi; several as mpi,plots
+#
+#   mpi       MPICH, with its mpiexec, inside the environment
+#   openmpi   Open MPI instead
+#   plots     pictures of runs and studies (matplotlib)
+#   images    npnet predict on JPEG, PNG and the like (Pillow)
+#   dev       what tests and checks need; plots and images, too
 #
 # VENV names the folder (default .venv), PYTHON the interpreter (default python3). Only when Debian's
 # Python comes without its venv module is a system package installed, python3.11-venv or so.
@@ -32,3 +38,12 @@ fi
 [ -x "$venv/bin/pip" ] || "$python" -m venv "$venv"
 echo "setup: installing npnet[$extras] into $venv"
 "$venv/bin/pip" install --quiet --disable-pip-version-check -e ".[$extras]"
+
+launch=
+[ ! -x "$venv/bin/mpiexec" ] || launch="mpiexec -n 2 "
+cat <<END
+setup: done. Next:
+    . $venv/bin/activate
+    ${launch}npnet train --dataset shapes --input-size 64 --epochs 6 --batch-per-rank 16 --lr 0.04
+    npnet --help
+END

@@ -17,15 +17,18 @@ import click
 
 import npnet
 from npnet.cli.bench import bench
+from npnet.cli.completion import completion
 from npnet.cli.data import data
 from npnet.cli.evaluate import evaluate
 from npnet.cli.gradcheck import gradcheck
+from npnet.cli.help import GroupInOrder
 from npnet.cli.info import info
 from npnet.cli.plot import plot
 from npnet.cli.predict import predict
 from npnet.cli.study import study
 from npnet.cli.train import train
 from npnet.cli.warmup import warmup
+from npnet.cli.words import hint
 from npnet.errors import NpnetError
 from npnet.kernels import SettingError
 from npnet.machine.threads import limit_threads
@@ -38,19 +41,24 @@ SECONDS_TO_PASS_ON = 0.5
 _HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())  # `npnet` alone, since click 8.2
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=GroupInOrder,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(npnet.__version__, prog_name="npnet")
 def cli() -> None:
-    """Train MobileNetV2 from scratch on NumPy and Numba, data-parallel over MPI.
+    """Train MobileNetV2 and SqueezeNet on NumPy and Numba, data-parallel over MPI.
 
     \b
-    npnet train --dataset shapes              one process, a dataset that needs no download
-    mpiexec -n 2 npnet train --recipe paper   two ranks, CIFAR-10, the paper's protocol
+    npnet train --dataset shapes              one process, no download
+    mpiexec -n 2 npnet train --recipe paper   two ranks, the paper's protocol
     npnet COMMAND --help                      the options of a command
     """
 
 
-for command in (train, evaluate, predict, study, plot, info, data, bench, gradcheck, warmup):
+for command in (
+    *(train, evaluate, predict, study, plot, info, data, bench, gradcheck, warmup, completion),
+):
     cli.add_command(command)
 
 
@@ -98,7 +106,7 @@ def _run(arguments: Sequence[str] | None) -> None:
         from npnet.parallel.communicator import connect, together
 
         with together(connect()):
-            raise NpnetError(error.format_message()) from error
+            raise NpnetError(hint(error) or error.format_message()) from error
 
 
 def _warn(

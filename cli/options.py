@@ -40,12 +40,15 @@ def threads(function: Function) -> Function:
     )(function)
 
 
-def dataset(function: Function) -> Function:
-    function = click.option(
+def data_dir(function: Function) -> Function:
+    return click.option(
         "--data-dir",
         type=click.Path(path_type=Path),
         help="Folder with the dataset's files.  [default: $NPNET_DATA, ./data, ~/.keras/datasets]",
     )(function)
+
+
+def dataset_name(function: Function) -> Function:
     return click.option(
         "--dataset",
         type=click.Choice(DATASETS),
@@ -53,6 +56,11 @@ def dataset(function: Function) -> Function:
         show_default=True,
         help="`shapes` is drawn on the spot and needs no files.",
     )(function)
+
+
+def dataset(function: Function) -> Function:
+    """Which dataset, and where it lies."""
+    return dataset_name(data_dir(function))
 
 
 class ModelName(click.ParamType):  # type: ignore[type-arg]
@@ -74,8 +82,19 @@ class ModelName(click.ParamType):  # type: ignore[type-arg]
 MODEL_FIELDS = ("width", "input_size", "batch_norm", "padding", "dropout", "bn_epsilon")
 
 
-def model(function: Function) -> Function:
-    """Which model, at its own sizes unless told otherwise."""
+def model_name(function: Function) -> Function:
+    return click.option(
+        "--model",
+        "model_name",
+        type=ModelName(),
+        default="mobilenet_v2",
+        show_default=True,
+        help="As `npnet info` lists them, such as squeezenet1_1.",
+    )(function)
+
+
+def model_sizes(function: Function) -> Function:
+    """A model's own unless told otherwise."""
     for option in (
         click.option(
             "--batch-norm/--no-batch-norm",
@@ -92,17 +111,14 @@ def model(function: Function) -> Function:
             type=click.FloatRange(min=0, min_open=True),
             help="Multiplier of all channel counts.  [default: model's]",
         ),
-        click.option(
-            "--model",
-            "model_name",
-            type=ModelName(),
-            default="mobilenet_v2",
-            show_default=True,
-            help="As `npnet info` lists them, such as squeezenet1_1.",
-        ),
     ):
         function = option(function)
     return function
+
+
+def model(function: Function) -> Function:
+    """Which model, at its own sizes unless told otherwise."""
+    return model_name(model_sizes(function))
 
 
 def model_config(
@@ -162,7 +178,7 @@ def config_file(function: Function) -> Function:
         callback=_read_config,
         is_eager=True,
         expose_value=False,
-        help="TOML file of option values, such as  batch-per-rank = 12;  the command line wins.",
+        help="TOML file of option values, such as  epochs = 20;  the command line wins.",
     )(function)
 
 

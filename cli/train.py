@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from npnet.cli import options
+from npnet.cli.help import CommandWithHeadings, heading
 
 if TYPE_CHECKING:
     from npnet.model.config import ModelConfig
@@ -21,9 +22,10 @@ NOT_NEGATIVE = options.Finite(min=0)
 ABOVE_ZERO = options.Finite(min=0, min_open=True)
 
 
-@click.command(context_settings={"show_default": True})
-@options.config_file
-@options.dataset
+@click.command(cls=CommandWithHeadings, context_settings={"show_default": True})
+@heading("Most used")
+@options.dataset_name
+@options.model_name
 @click.option(
     "--recipe",
     "recipe_name",
@@ -31,12 +33,81 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     default="modern",
     help="`modern` keeps learning at any number of ranks; `paper` is the paper's protocol.",
 )
-@click.option("--epochs", type=POSITIVE, default=10)
+@click.option("--epochs", type=POSITIVE, default=10, help="Passes over the training images.")
 @click.option(
     "--batch-per-rank", type=POSITIVE, help="Images a rank takes each step.  [default: 12]"
 )
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/<name>]")
 @click.option(
-    "--batch-per-node", type=POSITIVE, help="Instead: images that the ranks of a node share."
+    "--resume", type=click.Path(path_type=Path), help="Continue from a checkpoint of the same run."
+)
+@options.config_file
+@heading("Data")
+@options.data_dir
+@click.option(
+    "--flip/--no-flip", default=None, help="Mirror half of the images.  [default: recipe's]"
+)
+@click.option(
+    "--crop-padding", type=click.IntRange(0, 16), help="Shift by up to ... px.  [default: recipe's]"
+)
+@click.option(
+    "--shuffle",
+    type=click.Choice(["shard", "global"]),
+    help="Within each rank's shard, or new shards each epoch.  [default: recipe's]",
+)
+@heading("Model")
+@options.model_sizes
+@click.option(
+    "--padding",
+    type=click.Choice(options.PADDINGS),
+    help="At stride 2: on all sides, or as TensorFlow and Keras pad.  [default: symmetric]",
+)
+@click.option("--dropout", type=SHARE, help="Rate before the classifier.  [default: model's]")
+@click.option(
+    "--zero-gamma/--no-zero-gamma",
+    default=None,
+    help="Blocks with a shortcut start as the identity.  [default: recipe's]",
+)
+@click.option(
+    "--freeze",
+    multiple=True,
+    help="Operations that are not trained, such as stem or 'block1.*'; may be repeated.",
+)
+@heading("Optimiser")
+@click.option("--lr", type=NOT_NEGATIVE, help="Peak learning rate.  [default: recipe's]")
+@click.option(
+    "--warmup-epochs", type=NOT_NEGATIVE, help="Epochs of linear warm-up.  [default: recipe's]"
+)
+@click.option("--momentum", type=SHARE, help="SGD momentum.  [default: recipe's]")
+@click.option(
+    "--nesterov/--no-nesterov", default=None, help="Nesterov momentum.  [default: recipe's]"
+)
+@click.option("--weight-decay", type=NOT_NEGATIVE, help="L2 on weights.  [default: recipe's]")
+@click.option(
+    "--label-smoothing", type=SHARE, help="Share of the target spread out.  [default: recipe's]"
+)
+@click.option(
+    "--classifier-gradient",
+    type=NOT_NEGATIVE,
+    help="Factor of the classifier's gradient.  [default: recipe's]",
+)
+@heading("Batch norm")
+@click.option(
+    "--bn-momentum", type=SHARE, help="What a batch norm keeps each step.  [default: recipe's]"
+)
+@click.option(
+    "--bn-epsilon", type=ABOVE_ZERO, help="Added to batch norm's variance.  [default: recipe's]"
+)
+@options.bn_eval
+@click.option(
+    "--sync-bn", is_flag=True, help="Batch statistics of all ranks together, at each step."
+)
+@click.option("--freeze-bn", is_flag=True, help="Train with running statistics as they are.")
+@heading("Ranks and workers")
+@click.option(
+    "--batch-per-node",
+    type=POSITIVE,
+    help="Instead of --batch-per-rank: images that the ranks of a node share.",
 )
 @click.option(
     "--ranks-per-node", type=POSITIVE, help="Ranks on each node.  [default: as the launcher placed]"
@@ -46,17 +117,6 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     type=POSITIVE,
     default=1,
     help="Replicas that each rank trains in turn: 2 ranks x 24 learn what 48 ranks would.",
-)
-@options.model
-@click.option(
-    "--padding",
-    type=click.Choice(options.PADDINGS),
-    help="At stride 2: on all sides, or as TensorFlow and Keras pad.  [default: symmetric]",
-)
-@click.option(
-    "--freeze",
-    multiple=True,
-    help="Operations that are not trained, such as stem or 'block1.*'; several times for several.",
 )
 @click.option(
     "--sync", type=click.Choice(options.STRATEGIES), help="What ranks average.  [default: recipe's]"
@@ -71,53 +131,15 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     is_flag=True,
     help="Add up in the order of workers: the same to the bit, however ranks share them.",
 )
-@click.option("--lr", type=NOT_NEGATIVE, help="Peak learning rate.  [default: recipe's]")
-@click.option(
-    "--classifier-gradient",
-    type=NOT_NEGATIVE,
-    help="Factor of the classifier's gradient.  [default: recipe's]",
-)
-@click.option(
-    "--warmup-epochs", type=NOT_NEGATIVE, help="Epochs of linear warm-up.  [default: recipe's]"
-)
-@click.option("--momentum", type=SHARE, help="SGD momentum.  [default: recipe's]")
-@click.option(
-    "--nesterov/--no-nesterov", default=None, help="Nesterov momentum.  [default: recipe's]"
-)
-@click.option("--weight-decay", type=NOT_NEGATIVE, help="L2 on weights.  [default: recipe's]")
-@click.option(
-    "--label-smoothing", type=SHARE, help="Share of the target spread out.  [default: recipe's]"
-)
-@click.option("--dropout", type=SHARE, help="Rate before the classifier.  [default: model's]")
-@click.option(
-    "--bn-momentum", type=SHARE, help="What a batch norm keeps each step.  [default: recipe's]"
-)
-@click.option(
-    "--bn-epsilon", type=ABOVE_ZERO, help="Added to batch norm's variance.  [default: recipe's]"
-)
-@click.option(
-    "--zero-gamma/--no-zero-gamma",
-    default=None,
-    help="Blocks with a shortcut start as the identity.  [default: recipe's]",
-)
-@click.option(
-    "--sync-bn", is_flag=True, help="Batch statistics of all ranks together, at each step."
-)
-@options.bn_eval
-@click.option("--freeze-bn", is_flag=True, help="Train with running statistics as they are.")
-@click.option(
-    "--flip/--no-flip", default=None, help="Mirror half of the images.  [default: recipe's]"
-)
-@click.option(
-    "--crop-padding", type=click.IntRange(0, 16), help="Shift by up to ... px.  [default: recipe's]"
-)
-@click.option(
-    "--shuffle",
-    type=click.Choice(["shard", "global"]),
-    help="Within each rank's shard, or new shards each epoch.  [default: recipe's]",
-)
+@options.threads
+@heading("The run")
 @click.option("--max-steps", type=POSITIVE, help="Stop each epoch after this many steps.")
-@click.option("--seed", type=click.IntRange(min=0), default=42)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=42,
+    help="Of initial weights, order and augmentation.",
+)
 @click.option(
     "--evaluate",
     type=click.Choice(options.EVALUATIONS),
@@ -125,17 +147,12 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 )
 @click.option("--eval-each-epoch", "evaluate", flag_value="each-epoch", hidden=True)
 @click.option("--eval-at-end", "evaluate", flag_value="at-end", hidden=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/<name>]")
-@click.option(
-    "--resume", type=click.Path(path_type=Path), help="Continue from a checkpoint of the same run."
-)
 @click.option(
     "--trace",
     type=click.Path(path_type=Path),
     help="File for the time line of all ranks, which ui.perfetto.dev draws.",
 )
 @options.backend
-@options.threads
 @click.option("--progress/--no-progress", default=True, help="Progress bar, or lines every 30 s.")
 def train(
     dataset: str,
@@ -175,11 +192,11 @@ def train(
     name = comm.broadcast(out or default_folder(dataset, recipe, world))
     folder = RunFolder(name, proposed=out is None)
     console = Console(comm, threads, progress)
+    timeline = Trace(trace, comm) if trace is not None else None
     trainer = Trainer(source, model, recipe, settings, comm, console, folder, checkpoint)
     if settings.backend == "numba":
         prepare(comm, Rehearsal.of(model, recipe, settings.dtype), console.compiling)
-    if trace is not None:
-        trainer.trace = Trace(trace, comm)
+    trainer.trace = timeline
     trainer.run()
 
 

@@ -57,7 +57,7 @@ def test_imports_run_one_way():
     for path in sources("kernels"):
         own = {name for name in imports(path) if name.startswith("npnet")}
         assert all(name.startswith("npnet.kernels") for name in own), path
-    assert importers("npnet.cli", "npnet", "kernels") == set()
+    assert importers("npnet.cli", "npnet", "kernels") == {"npnet/__main__.py"}
 
 
 # From the ground up, as ARCHITECTURE.md draws them: a room knows those before it, not those behind.
@@ -72,6 +72,7 @@ ROOMS = (
     {"study"},
     {"api", "__init__"},  # npnet/__init__.py hands out api and the rooms below by name
     {"cli"},
+    {"__main__"},
 )
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 

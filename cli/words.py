@@ -1,0 +1,83 @@
+"""Words that people know from other frameworks, and what does the same here."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import click
+
+T = TypeVar("T")
+
+# Options of the same meaning: of several, the one that the command has. `npnet train` has the
+# first.
+OPTIONS = {
+    "--batch --batch-size --train-batch-size --bs -b": ("--batch-per-rank", "--batch"),
+    "--learning-rate --base-lr --initial-lr": ("--lr",),
+    "--num-epochs --n-epochs --max-epochs --num-train-epochs": ("--epochs",),
+    "--arch --architecture --network --net --backbone -a": ("--model",),
+    "--data --data-path --data-root --dataset-dir --root": ("--data-dir",),
+    "--image-size --img-size --imgsz --resolution": ("--input-size",),
+    "--output --output-dir --out-dir --save-dir --log-dir --logdir -o": ("--out",),
+    "--width-mult --width-multiplier --alpha": ("--width",),
+    "--wd --l2": ("--weight-decay",),
+    "--warmup --lr-warmup-epochs": ("--warmup-epochs",),
+    "--smoothing": ("--label-smoothing",),
+    "--drop --drop-rate": ("--dropout",),
+    "--sync-batchnorm --syncbn": ("--sync-bn",),
+    "--cfg --config-file": ("--config",),
+    "--num-threads --nthreads": ("--threads",),
+}
+
+# What is done in another way here.
+REMARKS = {
+    "--pretrained": "there are no weights to download; --resume continues one of your own runs",
+    "--weights --checkpoint --ckpt --load": (
+        "npnet train continues a checkpoint by --resume; npnet evaluate and npnet predict take its "
+        "path alone"
+    ),
+    "--optimizer --optimiser --opt": "it is SGD here, with --momentum and --weight-decay",
+    "--lr-schedule --lr-scheduler --scheduler --sched": (
+        "the schedule is a part of --recipe; --lr and --warmup-epochs change its values"
+    ),
+    "--gpu --gpus --cuda --device --devices": (
+        "npnet computes on processors: start more ranks with mpiexec -n, or give them --threads"
+    ),
+    "--workers --num-workers -j": (
+        "each rank prepares its own images: start more ranks with mpiexec -n"
+    ),
+    "--np --nproc --nproc-per-node --num-processes --world-size -n": (
+        "the launcher starts the ranks, as in mpiexec -n 2 npnet train"
+    ),
+    "--amp --fp16 --bf16 --half --precision": "npnet trains in float32",
+    "--eval --test --test-only --validate": "that is a command, npnet evaluate CHECKPOINT",
+    "--augment --augmentation --aug": "these are --flip and --crop-padding here",
+}
+
+COMMANDS = {
+    "fit": "train",
+    "eval test val validate": "evaluate",
+    "infer inference classify": "predict",
+    "download fetch": "data fetch",
+    "benchmark profile": "bench",
+    "summary": "info",
+}
+
+
+def hint(error: click.ClickException) -> str | None:
+    """The line for an option or a command that is called otherwise here; None if unknown."""
+    word = getattr(error, "option_name", None) or getattr(error, "command_name", None)
+    if word is None or not isinstance(error, click.UsageError) or error.ctx is None:
+        return None
+    if command := _look_up(word, COMMANDS):
+        return f"No such command {word!r}: it is npnet {command} here"
+    if remark := _look_up(word, REMARKS):
+        return f"No such option {word!r}: {remark}"
+    if options := _look_up(word, OPTIONS):
+        known = {name for option in error.ctx.command.params for name in option.opts}
+        here = next((name for name in options if name in known), None)
+        where = f"{here} here" if here else f"{options[0]}, an option of npnet train"
+        return f"No such option {word!r}: it is {where}"
+    return None
+
+
+def _look_up(word: str, table: Mapping[str, T]) -> T | None:
+    return next((ours for theirs, ours in table.items() if word in theirs.split()), None)
