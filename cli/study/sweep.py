@@ -85,11 +85,15 @@ def sweep(
     print_table(rows)
     row, why = studies.best(rows)
     click.echo(
-        f"\n[STUDY] Best: {row['batch_per_node']} images a node on {row['ranks_per_node']} ranks "
+        f"\n[STUDY] Best: {row['batch_per_node']} images a node on {ranks(row['ranks_per_node'])} "
         f"(--batch-per-rank {row['batch_per_rank']}): {why}"
     )
     click.echo(f"[STUDY] Table: {out / 'sweep.csv'}")
     common.picture(out / "sweep.png", lambda: draw(rows))
+
+
+def ranks(count: int) -> str:
+    return f"{count} rank" + "s" * (count > 1)
 
 
 def draw(rows: "Sequence[Row]") -> Any:
