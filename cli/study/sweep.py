@@ -85,14 +85,14 @@ def sweep(
     print_table(rows)
     row, why = studies.best(rows)
     click.echo(
-        f"\n[STUDY] Best: {row['batch_per_node']} images a node on {ranks(row['ranks_per_node'])} "
+        f"\n[STUDY] Best: {row['batch_per_node']} images a node on {some_ranks(row['ranks_per_node'])} "
         f"(--batch-per-rank {row['batch_per_rank']}): {why}"
     )
     click.echo(f"[STUDY] Table: {out / 'sweep.csv'}")
     common.picture(out / "sweep.png", lambda: draw(rows))
 
 
-def ranks(count: int) -> str:
+def some_ranks(count: int) -> str:
     return f"{count} rank" + "s" * (count > 1)
 
 
