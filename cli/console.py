@@ -19,6 +19,7 @@ from npnet.training.results import EpochResult, Summary
 from npnet.training.trainer import Trainer
 
 SECONDS_BETWEEN_LINES = 30
+WORTH_A_WORD = 0.05  # of an epoch's time
 MOST_LEFT = 0.01  # of the initial statistics, without a word
 
 
@@ -94,9 +95,13 @@ class Console:
             self.progress.finish_epoch()
         epoch, several = results[0].epoch, f", {len(results)} workers" if len(results) > 1 else ""
         loss, acc = mean(result.loss for result in results), mean(result.acc for result in results)
+        seconds, phases = results[0].seconds, results[0].phases
+        waiting = ""
+        if phases.wait_seconds > WORTH_A_WORD * seconds:
+            waiting = f" ({phases.wait_seconds:.2f}s of it waiting for others)"
         say(
             f"[Rank {self.comm.rank}{several}] Epoch {epoch}/{self.epochs} loss={loss:.4f} "
-            f"acc={acc:.4f} time={results[0].seconds:.2f}s"
+            f"acc={acc:.4f} time={seconds:.2f}s{waiting}"
         )
         if self.root and test is not None and epoch < self.epochs:
             say(
@@ -111,8 +116,9 @@ class Console:
         epoch, acc = summary.epochs, 100 * summary.train_acc
         say(f"[Root] Global wall time: {wall:.2f}s")
         say(f"[Root] Mean train acc (epoch {epoch}): {acc:.2f}% | Mean train loss: {loss:.4f}")
-        say(f"[Root] Test acc: {summary.test_acc:.4f} | Test loss: {summary.test_loss:.4f}")
-        if summary.bn_eval == "both":
+        if summary.test_acc is not None:
+            say(f"[Root] Test acc: {summary.test_acc:.4f} | Test loss: {summary.test_loss:.4f}")
+        if summary.bn_eval == "both" and summary.test_acc is not None:
             say(
                 "[Root] The same weights with recalibrated statistics: test acc: "
                 f"{summary.recalibrated_test_acc:.4f} | "
@@ -124,6 +130,8 @@ class Console:
             f"{summary.planned_bytes / 1e6:.1f} MB of it planned arrays | "
             f"CPU% Process (mean over ranks): {summary.cpu_percent:.1f}"
         )
+        if summary.slowest is not None:
+            say(f"[Root] The slowest: {summary.slowest}")
         place = "dataset" if summary.dataset == "shapes" else "cifar_dir"
         say(
             f"[SUMMARY] world={summary.world} epochs={summary.epochs} "

@@ -21,6 +21,7 @@ RECIPES = ("modern", "paper")
 STRATEGIES = ("gradients", "weights", "gather-bcast")
 BACKENDS = ("numba", "reference")
 BN_EVALUATIONS = ("moving", "recalibrated", "both")
+EVALUATIONS = ("each-epoch", "at-end", "never")
 DTYPES = ("float32", "float64")
 PADDINGS = ("symmetric", "tf_same")
 

@@ -141,9 +141,16 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     help="Of initial weights, order and augmentation.",
 )
 @click.option(
-    "--eval-each-epoch/--eval-at-end",
-    default=None,
-    help="When to test.  [default: each epoch; at the end with --recipe paper]",
+    "--evaluate",
+    type=click.Choice(options.EVALUATIONS),
+    help="When to test.  [default: each-epoch; at-end with --recipe paper]",
+)
+@click.option("--eval-each-epoch", "evaluate", flag_value="each-epoch", hidden=True)
+@click.option("--eval-at-end", "evaluate", flag_value="at-end", hidden=True)
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    help="File for the time line of all ranks, which ui.perfetto.dev draws.",
 )
 @options.backend
 @click.option("--progress/--no-progress", default=True, help="Progress bar, or lines every 30 s.")
@@ -153,6 +160,7 @@ def train(
     recipe_name: str,
     out: Path | None,
     resume: Path | None,
+    trace: Path | None,
     threads: int,
     progress: bool,
     **values: Any,
@@ -165,6 +173,7 @@ def train(
     from npnet.data import open_dataset
     from npnet.parallel.communicator import connect, together
     from npnet.training.run_folder import RunFolder
+    from npnet.training.trace import Trace
     from npnet.training.trainer import Trainer
     from npnet.training.warmup import Rehearsal, prepare
 
@@ -183,9 +192,11 @@ def train(
     name = comm.broadcast(out or default_folder(dataset, recipe, world))
     folder = RunFolder(name, proposed=out is None)
     console = Console(comm, threads, progress)
+    timeline = Trace(trace, comm) if trace is not None else None
     trainer = Trainer(source, model, recipe, settings, comm, console, folder, checkpoint)
     if settings.backend == "numba":
         prepare(comm, Rehearsal.of(model, recipe, settings.dtype), console.compiling)
+    trainer.trace = timeline
     trainer.run()
 
 
@@ -207,7 +218,6 @@ def choose_settings(recipe: "Recipe", comm: "Communicator", values: dict[str, An
     ranks_per_node = fitting_ranks_per_node(
         values["ranks_per_node"], values["workers_per_rank"], comm
     )
-    each_epoch = values["eval_each_epoch"]
     return Settings(
         epochs=values["epochs"],
         batch_per_rank=fitting_batch(
@@ -222,7 +232,7 @@ def choose_settings(recipe: "Recipe", comm: "Communicator", values: dict[str, An
         backend=values["backend"],
         freeze_bn=values["freeze_bn"],
         max_steps=values["max_steps"],
-        evaluate_each_epoch=recipe.name != "paper" if each_epoch is None else each_epoch,
+        evaluate=values["evaluate"] or ("at-end" if recipe.name == "paper" else "each-epoch"),
     )
 
 

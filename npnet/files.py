@@ -1,8 +1,12 @@
-"""Files that are either the old ones or the new ones, never half of one."""
+"""Files that are either the old ones or the new ones, never half of one; tables that grow."""
 
+import csv
+import io
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from npnet.errors import NpnetError
 
@@ -25,3 +29,43 @@ def write_atomically(path: Path, data: bytes) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)  # renamed by now, or of no use
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file by its header's names; none where there is no file.
+
+    Raises NpnetError if it is no such file. Blank lines, a byte order mark and Windows' line ends
+    do no harm; what a row lacks is "".
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        rows = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
+        names = rows.fieldnames or ()
+        return [{name: row[name] for name in names} for row in rows if any(row.values())]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise NpnetError(f"cannot read {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise NpnetError(f"{path} is not a table in CSV: {error}") from error
+
+
+def append_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add rows to a CSV file. Columns that it lacks are added behind its own, empty so far.
+
+    Raises NpnetError if it cannot be read or written.
+    """
+    before = read_table(path)
+    theirs = list(before[0]) if before else []
+    write_table(
+        path, [*theirs, *(name for name in columns if name not in theirs)], [*before, *rows]
+    )
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as a CSV file; what a row lacks, or has as None, is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path.resolve(), text.getvalue().encode())  # a link stays one

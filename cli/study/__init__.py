@@ -3,6 +3,8 @@
 import click
 
 from npnet.cli.study.collapse import collapse
+from npnet.cli.study.scale import scale
+from npnet.cli.study.sweep import sweep
 
 
 @click.group()
@@ -10,5 +12,5 @@ def study() -> None:
     """Make the evidence of a study: its runs, a table, a picture."""
 
 
-for command in (collapse,):
+for command in (sweep, scale, collapse):
     study.add_command(command)

@@ -18,6 +18,7 @@ import numpy as np
 
 from npnet.errors import NpnetError
 from npnet.kernels.arrays import Floats
+from npnet.machine.clock import Clock
 
 T = TypeVar("T")
 
@@ -43,6 +44,7 @@ class Communicator(Protocol):
     hosts: list[str]  # the host of each rank
     nodes: list[int]  # the node of each rank, named after the node's lowest rank
     first_of_node: bool  # whether this rank is its node's lowest
+    clock: Clock  # where this rank's time goes; waiting for others is told from the exchange
 
     def sum(self, array: Floats) -> None:
         """Replace `array` on every rank by its sum over the ranks, in place."""
@@ -81,6 +83,7 @@ class SerialCommunicator:
 
     def __init__(self) -> None:
         self.hosts, self.nodes, self.first_of_node = [platform.node()], [0], True
+        self.clock = Clock()
 
     def sum(self, array: Floats) -> None: ...
 
@@ -106,7 +109,7 @@ class MpiCommunicator:
     """All ranks of MPI's COMM_WORLD."""
 
     def __init__(self, mpi: Any) -> None:
-        self._mpi, self._comm = mpi, mpi.COMM_WORLD
+        self._mpi, self._comm, self.clock = mpi, mpi.COMM_WORLD, Clock()
         self.rank: int = self._comm.Get_rank()
         self.size: int = self._comm.Get_size()
         self.hosts: list[str] = self._comm.allgather(platform.node())
@@ -117,7 +120,8 @@ class MpiCommunicator:
         self.first_of_node = self.nodes[self.rank] == self.rank
 
     def sum(self, array: Floats) -> None:
-        self._comm.Allreduce(self._mpi.IN_PLACE, array)
+        with self._exchange():
+            self._comm.Allreduce(self._mpi.IN_PLACE, array)
 
     def sum_in_order(self, rows: Floats) -> Floats:
         """Each rank adds up one part of the vector, from everywhere, then all parts go to all."""
@@ -127,33 +131,46 @@ class MpiCommunicator:
         mine = widths[self.rank]
         outgoing = np.concatenate([rows[:, a:b].ravel() for a, b in pairwise(ends)])
         incoming = np.empty((self.size * count, mine), rows.dtype)
-        self._comm.Alltoallv([outgoing, count * widths], [incoming, [count * mine] * self.size])
         total = np.empty(n, rows.dtype)
-        self._comm.Allgatherv(add_in_order(incoming), [total, widths])
+        with self._exchange():
+            self._comm.Alltoallv([outgoing, count * widths], [incoming, [count * mine] * self.size])
+            self._comm.Allgatherv(add_in_order(incoming), [total, widths])
         return total
 
     def mean_by_root(self, rows: Floats, mean: Floats) -> None:
         count, n = rows.shape
         gathered = np.empty((self.size * count, n), rows.dtype) if self.rank == 0 else None
-        self._comm.Gather(rows, gathered)
-        if gathered is not None:
-            mean[:] = add_in_order(gathered) / len(gathered)
-        self._comm.Bcast(mean)
+        with self._exchange():
+            self._comm.Gather(rows, gathered)
+            if gathered is not None:
+                mean[:] = add_in_order(gathered) / len(gathered)
+            self._comm.Bcast(mean)
 
     def gather(self, value: T) -> list[T]:
-        return list(self._comm.allgather(value))
+        with self._exchange():
+            return list(self._comm.allgather(value))
 
     def of_all(self, mine: list[T]) -> list[T]:
         return list(chain.from_iterable(self.gather(mine)))
 
     def broadcast(self, value: T) -> T:
-        result: T = self._comm.bcast(value)
+        with self._exchange():
+            result: T = self._comm.bcast(value)
         return result
 
     def barrier(self) -> None:
         everyone_is_here = self._comm.Ibarrier()
         while not everyone_is_here.Test():
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    @contextmanager
+    def _exchange(self) -> Iterator[None]:
+        """Around a collective: first all arrive, so that waiting is not taken for transfer."""
+        before = self.clock.enter("wait")
+        self._comm.Barrier()
+        self.clock.enter("transfer")
+        yield
+        self.clock.enter(before)
 
 
 def add_in_order(rows: Floats) -> Floats:

@@ -29,7 +29,7 @@ BATCH = 12  # images a worker and step, as in the paper
 PAPER_TEST_ACC = {row.np: row.test_acc_pct / 100 for row in TABLE_3}
 COLUMNS = ("np", "published", "train", "moving", "recalibrated", "modern")
 # Of a run's settings, those that tell where it takes place, or what it reports on the way.
-INCIDENTAL = ("workers_per_rank", "ranks_per_node", "evaluate_each_epoch")
+INCIDENTAL = ("workers_per_rank", "ranks_per_node", "evaluate", "evaluate_each_epoch")  # old name
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _settings_of(case: Case, settings: Settings, comm: Communicator) -> Settings
         settings,
         workers_per_rank=max(1, case.workers // comm.size),
         bn_eval="both",
-        evaluate_each_epoch=False,
+        evaluate="at-end",
     )
 
 

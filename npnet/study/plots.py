@@ -30,7 +30,8 @@ def _figure(**options: Any) -> Any:
     return Figure(layout="constrained", **options)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write a figure as a picture. Raises NpnetError if it cannot be."""
     try:
         figure.savefig(path, dpi=100)
     except (OSError, ValueError) as error:
@@ -48,7 +49,7 @@ def contact_sheet(dataset: Dataset, path: Path, columns: int = 12) -> None:
         axis.imshow(np.concatenate(list(chosen), axis=1), interpolation="nearest")
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
         axis.set(xticks=[], yticks=[])
-    _save(figure, path)
+    save(figure, path)
 
 
 def runs_in(paths: Sequence[Path]) -> list[Path]:
@@ -88,7 +89,7 @@ def training_curves(runs: Sequence[Path], path: Path) -> None:
         handles, _ = axes[0].get_legend_handles_labels()
         columns_of_legend = max(1, min(len(runs), 130 // (max(map(len, labels)) + 6)))
         figure.legend(handles, labels, loc="outside lower center", ncols=columns_of_legend)
-    _save(figure, path)
+    save(figure, path)
 
 
 def roofline(timings: Sequence[Timing], roof: Roof, path: Path) -> None:
@@ -136,7 +137,7 @@ def roofline(timings: Sequence[Timing], roof: Roof, path: Path) -> None:
     legend = axis.legend(title="circle forward, triangle backward;\narea: part of a step's time")
     for handle in legend.legend_handles:
         handle.set_sizes([60])
-    _save(figure, path)
+    save(figure, path)
 
 
 def collapse(rows: Sequence[Row], dataset: Dataset, path: Path) -> None:
@@ -182,7 +183,7 @@ def collapse(rows: Sequence[Row], dataset: Dataset, path: Path) -> None:
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     figure.draw_without_rendering()  # so that the axes have their places
     _number(axis, drawn, chance)
-    _save(figure, path)
+    save(figure, path)
 
 
 DIGITS = 8  # size of the numbers beside dots, points

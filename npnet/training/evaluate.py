@@ -17,6 +17,7 @@ from npnet.parallel.workers import statistics_of, workers_of
 from npnet.training.checkpoint import Checkpoint
 
 BatchNormEvaluation = Literal["moving", "recalibrated", "both"]
+Evaluation = Literal["each-epoch", "at-end", "never"]
 RECALIBRATION_IMAGES = 5000
 
 

@@ -1,15 +1,18 @@
 """What a run yields: an epoch of one rank, and the summary of all."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from npnet.machine import telemetry
+from npnet.machine.clock import Times
 from npnet.model.architecture import Architecture
 from npnet.model.memory import training_bytes
 from npnet.parallel.workers import Workers
+from npnet.training.costs import RankCosts, StepSeconds
 from npnet.training.evaluate import Scores
 from npnet.training.settings import Settings
+from npnet.training.stragglers import slowest
 
 if TYPE_CHECKING:
     from npnet.training.trainer import Trainer
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
 class EpochResult:
     """One worker's epoch: mean loss (nats), accuracy (fraction), learning rate at the end.
 
-    Seconds, images/s, % of a core and memory are those of its rank.
+    Seconds, images/s, % of a core and memory are those of its rank. `seconds` are of training
+    alone, and hold the waiting for other ranks that `phases` tells apart.
     """
 
     epoch: int
@@ -33,6 +37,13 @@ class EpochResult:
     images_per_second: float
     cpu_percent: float
     peak_rss_bytes: int
+    phases: StepSeconds
+
+    def columns(self) -> dict[str, Any]:
+        """As a row of the log, see RunFolder."""
+        row = asdict(self)
+        phases: dict[str, Any] = row.pop("phases")
+        return row | phases
 
 
 @dataclass(frozen=True)
@@ -41,9 +52,11 @@ class Summary:
 
     `world` counts workers, which are ranks unless a rank runs several. `test_*` are with the
     running statistics, or with recalibrated ones if `bn_eval` asks for those alone.
-    `wall_seconds` covers training and testing since this start, `images_per_second` training
-    alone, on all ranks. `planned_bytes` are the arrays of rank 0; Python, NumPy and Numba come to
-    about 180 MB on top of them in `peak_rss_bytes`, the largest of all ranks.
+    `wall_seconds` covers all of the run, of which an interrupted one's starts have each a part;
+    `train_seconds` and `test_seconds` are those of the slowest rank. `images_per_second` are of
+    training alone, on all ranks, since this start. `slowest` is a sentence about the rank that the
+    others waited for, if there is one. `planned_bytes` are the arrays of rank 0; Python, NumPy and
+    Numba come to about 180 MB on top of them in `peak_rss_bytes`, the largest of all ranks.
     """
 
     world: int
@@ -53,12 +66,14 @@ class Summary:
     workers_per_rank: int
     train_loss: float
     train_acc: float
-    test_loss: float
-    test_acc: float
+    test_loss: float | None
+    test_acc: float | None
     bn_eval: str
     recalibrated_test_loss: float | None
     recalibrated_test_acc: float | None
     wall_seconds: float
+    train_seconds: float
+    test_seconds: float
     images_per_second: float
     cpu_percent: float
     peak_rss_bytes: int
@@ -66,8 +81,13 @@ class Summary:
     dataset: str
     location: str
     model: str
+    width: float
+    input_size: int
     recipe: str
     sync: str
+    steps: int
+    max_steps: int | None
+    slowest: str | None
 
 
 def planned_bytes(
@@ -80,9 +100,9 @@ def planned_bytes(
     return {"images": images} | arrays | rows
 
 
-def epoch_results(trainer: "Trainer", epoch: int, watch: telemetry.Stopwatch) -> list[EpochResult]:
-    """What each worker of this rank reached in the epoch that `watch` has timed."""
-    seconds, comm = watch.seconds, trainer.comm
+def epoch_results(trainer: "Trainer", epoch: int, times: Times) -> list[EpochResult]:
+    """What each worker of this rank reached in the training that took `times`."""
+    seconds, comm = times.seconds, trainer.comm
     images = sum(worker.tally.images for worker in trainer.workers)
     return [
         EpochResult(
@@ -95,8 +115,9 @@ def epoch_results(trainer: "Trainer", epoch: int, watch: telemetry.Stopwatch) ->
             lr=trainer.optimiser.lr,
             seconds=seconds,
             images_per_second=images / seconds,
-            cpu_percent=watch.cpu_percent,
+            cpu_percent=times.cpu_percent,
             peak_rss_bytes=telemetry.peak_rss_bytes(),
+            phases=StepSeconds.of(times),
         )
         for worker in trainer.workers
     ]
@@ -105,19 +126,28 @@ def epoch_results(trainer: "Trainer", epoch: int, watch: telemetry.Stopwatch) ->
 def summarise(
     trainer: "Trainer",
     history: Sequence[Sequence[EpochResult]],
-    test: Scores,
-    watch: telemetry.Stopwatch,
+    test: Scores | None,
 ) -> Summary:
     """The same on every rank. `history` holds this rank's results, epoch by epoch."""
-    comm, settings = trainer.comm, trainer.settings
-    ranks = comm.gather((watch.seconds, watch.cpu_percent, telemetry.peak_rss_bytes()))
-    wall, cpu, peak = zip(*ranks, strict=True)
-    trained = [(each[0].images_per_second * each[0].seconds, each[0].seconds) for each in history]
-    images, seconds = (sum(column) for column in zip(*trained, strict=True))
-    images, seconds = zip(*comm.gather((images, seconds)), strict=True)
+    comm, settings, meter = trainer.comm, trainer.settings, trainer.meter
+    before, epochs = trainer.run_files.before, [results[0] for results in history]
+    ranks = comm.gather(
+        RankCosts(
+            rank=comm.rank,
+            host=comm.hosts[comm.rank],
+            images=sum(each.images_per_second * each.seconds for each in epochs),
+            elapsed=meter.elapsed,
+            train_seconds=before.train + sum(each.seconds for each in epochs),
+            test_seconds=before.test + trainer.test_seconds,
+            peak_rss_bytes=telemetry.peak_rss_bytes(),
+            times=meter.total,
+        )
+    )
     workers = comm.of_all([(result.loss, result.acc) for result in history[-1]])
     loss, acc = zip(*workers, strict=True)
-    recalibrated = test.recalibrated
+    main, recalibrated = (test.main, test.recalibrated) if test else (None, None)
+    config = trainer.network.architecture.config
+    trained = max(each.train_seconds for each in ranks) - before.train
     return Summary(
         world=trainer.world,
         epochs=settings.epochs,
@@ -126,19 +156,26 @@ def summarise(
         workers_per_rank=settings.workers_per_rank,
         train_loss=sum(loss) / len(loss),
         train_acc=sum(acc) / len(acc),
-        test_loss=test.main.loss,
-        test_acc=test.main.accuracy,
+        test_loss=main.loss if main else None,
+        test_acc=main.accuracy if main else None,
         bn_eval=settings.bn_eval,
         recalibrated_test_loss=recalibrated.loss if recalibrated else None,
         recalibrated_test_acc=recalibrated.accuracy if recalibrated else None,
-        wall_seconds=max(wall),
-        images_per_second=sum(images) / max(seconds),
-        cpu_percent=sum(cpu) / len(cpu),
-        peak_rss_bytes=max(peak),
+        wall_seconds=max(each.elapsed for each in ranks),
+        train_seconds=max(each.train_seconds for each in ranks),
+        test_seconds=max(each.test_seconds for each in ranks),
+        images_per_second=sum(each.images for each in ranks) / trained,
+        cpu_percent=sum(each.times.cpu_percent for each in ranks) / len(ranks),
+        peak_rss_bytes=max(each.peak_rss_bytes for each in ranks),
         planned_bytes=sum(trainer.planned_bytes.values()),
         dataset=trainer.dataset.name,
         location=trainer.dataset.location,
         model=trainer.network.architecture.name,
+        width=config.width,
+        input_size=config.input_size,
         recipe=trainer.recipe.name,
         sync=trainer.recipe.sync,
+        steps=trainer.steps,
+        max_steps=settings.max_steps,
+        slowest=slowest(ranks),
     )

@@ -8,9 +8,11 @@ from npnet.data.dataset import Dataset
 from npnet.errors import NpnetError
 from npnet.kernels.arrays import Floats
 from npnet.machine import telemetry
+from npnet.machine.clock import Times
 from npnet.model.config import ModelConfig
 from npnet.parallel.communicator import together
 from npnet.training.checkpoint import VERSION, Checkpoint, Header
+from npnet.training.costs import AfterEpoch, Earlier
 from npnet.training.evaluate import Scores
 from npnet.training.recipe import Recipe
 from npnet.training.results import EpochResult, Summary
@@ -32,9 +34,14 @@ class Run:
     ) -> None:
         self.trainer, self.comm, self.folder = trainer, trainer.comm, folder
         self.checkpoint, self.first_epoch = checkpoint, 0
+        self.before = Earlier()
         if checkpoint is not None:
             self.first_epoch = checkpoint.header.epoch
             self._continue_from(checkpoint)
+            if self.comm.rank == 0 and checkpoint.path is not None:
+                log = RunFolder(checkpoint.path.parent)
+                self.before = Earlier.of(log.read_log(), self.first_epoch)
+            self.before = self.comm.broadcast(self.before)
 
     @property
     def resumed_from(self) -> str | None:
@@ -99,21 +106,23 @@ class Run:
         vectors = (parameters.values, parameters.statistics, trainer.optimiser.velocity)
         return Checkpoint(header, *vectors)
 
-    def save_epoch(self, number: int, results: list[EpochResult], test: Scores | None) -> None:
-        """A row of the log for each worker, and a checkpoint, of epoch `number`, counted from 1."""
-        columns = {}
-        if test is not None:
-            columns = {"test_loss": test.main.loss, "test_acc": test.main.accuracy}
-            if test.recalibrated is not None:
-                loss, accuracy = test.recalibrated
-                columns |= {"recalibrated_test_loss": loss, "recalibrated_test_acc": accuracy}
-        rows = self.comm.of_all([asdict(result) | columns for result in results])
-        if self.folder is None:
-            return
-        with together(self.comm):
-            if self.comm.rank == 0:
-                self.folder.save_epoch(number, self.state(number))
-                self.folder.append_log(rows)
+    def save_epoch(
+        self, number: int, results: list[EpochResult], test: Scores | None, testing: Times
+    ) -> None:
+        """A checkpoint, and a row of the log for each worker, of epoch `number`, from 1."""
+        trainer = self.trainer
+        trainer.clock.enter("checkpoint")
+        if self.folder is not None:
+            with together(self.comm):
+                if self.comm.rank == 0:
+                    self.folder.save_epoch(number, self.state(number))
+        costs = asdict(AfterEpoch.of(trainer.meter, testing, trainer.meter.take()))
+        rows = self.comm.of_all([result.columns() | costs | _columns(test) for result in results])
+        if self.folder is not None:
+            with together(self.comm):
+                if self.comm.rank == 0:
+                    self.folder.append_log(rows)
+        trainer.clock.enter("other")
 
     def finish(self, summary: Summary, recalibrated: Floats | None) -> None:
         """The last state, with the statistics that gave the test score, and the summary."""
@@ -127,8 +136,19 @@ class Run:
                     state = replace(state, statistics=recalibrated)
                 self.folder.save_final(state)
                 self.folder.write_summary(asdict(summary))
-                if self.first_epoch == 0:  # else its time would be that of a part
-                    self.folder.append_scaling_result(summary)
+                if self.before.known:  # else its time would be that of a part
+                    self.folder.append_result(summary)
+
+
+def _columns(test: Scores | None) -> dict[str, float]:
+    """A test's columns of the log."""
+    if test is None:
+        return {}
+    columns = {"test_loss": test.main.loss, "test_acc": test.main.accuracy}
+    if test.recalibrated is not None:
+        loss, accuracy = test.recalibrated
+        columns |= {"recalibrated_test_loss": loss, "recalibrated_test_acc": accuracy}
+    return columns
 
 
 def what_ranks_share(

@@ -1,11 +1,10 @@
 """The folder that a run leaves: config.json, log.csv, summary.json, checkpoints.
 
 Beside the folder, `scaling_results.csv` gathers one row a run, in the columns of the paper (its
-Figures 7 and 8, where a line break hides that `mean_train_acc_pct` is one name).
+Figures 7 and 8, where a line break hides that `mean_train_acc_pct` is one name) and, behind them,
+some more.
 """
 
-import csv
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -15,13 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from npnet.errors import NpnetError
-from npnet.files import write_atomically
+from npnet.files import append_rows, read_table, write_atomically
 from npnet.training.checkpoint import Checkpoint, save
 from npnet.training.claim import Claim
+from npnet.training.costs import AfterEpoch, StepSeconds
 from npnet.training.results import EpochResult, Summary
 
+# What two rows of the table of runs have in common if they did the same work.
+WORK = (
+    "epochs", "batch_per_rank", "dataset", "model", "width", "input_size", "recipe", "sync",
+)  # fmt: skip
 SCORES = ("test_loss", "test_acc", "recalibrated_test_loss", "recalibrated_test_acc")
-LOG_COLUMNS = (*(field.name for field in fields(EpochResult)), *SCORES)
+LOG_COLUMNS = (
+    *(field.name for field in fields(EpochResult) if field.name != "phases"),
+    *(field.name for record in (StepSeconds, AfterEpoch) for field in fields(record)),
+    *SCORES,
+)
 
 
 class RunFolder:
@@ -52,12 +60,22 @@ class RunFolder:
         return self.path.parent / "scaling_results.csv"
 
     @property
+    def trial_results(self) -> Path:
+        """The same of runs that were cut short by `max_steps`."""
+        return self.path.parent / "trial_results.csv"
+
+    @property
     def final(self) -> Path:
         return self.path / "final.npz"
 
     def epoch(self, number: int) -> Path:
         """The checkpoint after epoch `number`, counted from 1."""
         return self.path / f"epoch-{number:03d}.npz"
+
+    def newest_checkpoint(self, before: int) -> Path | None:
+        """That of the last epoch that was saved and is not epoch `before` or later."""
+        paths = (self.epoch(number) for number in range(before - 1, 0, -1))
+        return next((path for path in paths if path.exists()), None)
 
     def create(self, resumed: Checkpoint | None = None) -> None:
         """Make the folder, claim it and prove that it can be written, before any work is done.
@@ -113,9 +131,11 @@ class RunFolder:
             )
 
     def _prove_writable(self) -> None:
-        table = self.scaling_results
-        if table.exists() and not (table.is_file() and os.access(table, os.R_OK | os.W_OK)):
-            raise NpnetError(f"cannot add a row to {table}: move it away or choose another `out`")
+        for table in (self.scaling_results, self.trial_results):
+            if table.exists() and not (table.is_file() and os.access(table, os.R_OK | os.W_OK)):
+                raise NpnetError(
+                    f"cannot add a row to {table}: move it away or choose another `out`"
+                )
         probe = self.path / ".npnet-writable"  # a name that no file of the user's has
         write_atomically(probe, b"")
         probe.unlink()
@@ -143,9 +163,25 @@ class RunFolder:
 
     def append_log(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add one row a worker for the epoch just finished."""
-        _append_rows(self.log, LOG_COLUMNS, rows)
+        append_rows(self.log, LOG_COLUMNS, rows)
 
-    def append_scaling_result(self, summary: Summary) -> None:
+    def read_log(self) -> list[dict[str, str]]:
+        """The rows of the log, none where there is none. Raises NpnetError if it is broken."""
+        return read_table(self.log)
+
+    def append_result(self, summary: Summary) -> None:
+        """Add a row to the table of all runs beside this folder; trials have a table of their own.
+
+        The paper's columns, then npnet's. `speedup` is over the last row of the same work on two
+        ranks, as the paper counts it.
+        """
+        table = self.scaling_results if summary.max_steps is None else self.trial_results
+        work = {name: str(getattr(summary, name)) for name in WORK}
+        two = [
+            row["global_time_sec"]
+            for row in read_table(table)
+            if row.get("world") == "2" and all(row.get(name) == work[name] for name in WORK)
+        ]
         row = {
             "world": summary.world,
             "epochs": summary.epochs,
@@ -155,27 +191,30 @@ class RunFolder:
             "mean_train_acc_pct": f"{100 * summary.train_acc:.2f}",
             "global_time_sec": f"{summary.wall_seconds:.2f}",
             "cifar_dir": summary.location,
+            "test_loss": _number(summary.test_loss),
+            "test_acc_pct": _number(summary.test_acc, 100, 2),
+            **work,
+            "steps": summary.steps,
+            "train_sec": f"{summary.train_seconds:.2f}",
+            "test_sec": f"{summary.test_seconds:.2f}",
+            "images_per_second": f"{summary.images_per_second:.1f}",
+            "speedup": _ratio(two[-1] if two else "", summary.wall_seconds),
+            "run": self.path.name,
         }
-        _append_rows(self.scaling_results, tuple(row), [row])
+        append_rows(table, tuple(row), [row])
+
+
+def _number(value: float | None, factor: float = 1, digits: int = 4) -> str:
+    return "" if value is None else f"{factor * value:.{digits}f}"
+
+
+def _ratio(before: str, seconds: float) -> str:
+    """Of a time in a table, which people may have edited, to `seconds`."""
+    try:
+        return f"{float(before) / seconds:.3f}"
+    except (ValueError, ZeroDivisionError):
+        return ""
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
-
-
-def _append_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Append to a CSV file, with a header where there is none yet."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    try:
-        before = path.read_bytes()
-    except FileNotFoundError:
-        before = b""
-    except OSError as error:
-        raise NpnetError(
-            f"cannot add to {path}: {error.strerror}; move it away or choose another `out`"
-        ) from error
-    if not before:
-        writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, before + text.getvalue().encode())

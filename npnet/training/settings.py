@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from npnet.errors import NpnetError
-from npnet.training.evaluate import BatchNormEvaluation
+from npnet.training.evaluate import BatchNormEvaluation, Evaluation
 from npnet.training.recipe import Recipe
 
 LEAST = {
@@ -18,6 +18,7 @@ CHOICES = {
     "backend": ("numba", "reference"),
     "dtype": ("float32", "float64"),
     "bn_eval": ("moving", "recalibrated", "both"),
+    "evaluate": ("each-epoch", "at-end", "never"),
 }
 
 
@@ -36,7 +37,7 @@ class Settings:
     backend: str = "numba"
     dtype: str = "float32"
     freeze_bn: bool = False  # train with running statistics, for fine-tuning
-    evaluate_each_epoch: bool = True
+    evaluate: Evaluation = "each-epoch"
     max_steps: int | None = None  # of an epoch, to measure speed without a full one
     workers_per_rank: int = 1
     deterministic: bool = False  # sums over workers in the order of their numbers

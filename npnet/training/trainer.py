@@ -12,7 +12,6 @@ from npnet.data.batches import Batch, ImageInput, training_shards
 from npnet.data.dataset import Dataset
 from npnet.data.seeds import DROPOUT, generator
 from npnet.kernels import backend as kernels_of
-from npnet.machine.telemetry import Stopwatch
 from npnet.model.config import ModelConfig
 from npnet.model.inference import Inference
 from npnet.model.network import BatchNorm, Network
@@ -22,6 +21,7 @@ from npnet.parallel.communicator import Communicator, agree, together
 from npnet.parallel.strategies import STRATEGIES
 from npnet.parallel.workers import Worker, Workers, workers_of
 from npnet.training.checkpoint import Checkpoint
+from npnet.training.costs import Meter
 from npnet.training.evaluate import Evaluator, Scores
 from npnet.training.guard import Guard
 from npnet.training.optimiser import Optimiser, groups_of, trainable_operations
@@ -30,6 +30,7 @@ from npnet.training.results import EpochResult, Summary, epoch_results, planned_
 from npnet.training.run import Run, what_ranks_share
 from npnet.training.run_folder import RunFolder
 from npnet.training.settings import Settings
+from npnet.training.trace import Trace
 
 
 class Reporter(Protocol):
@@ -62,7 +63,7 @@ class Trainer:
         checkpoint: Checkpoint | None = None,
     ) -> None:
         self.dataset, self.recipe, self.settings = dataset, recipe, settings
-        self.comm, self.reporter = comm, reporter
+        self.comm, self.clock, self.reporter = comm, comm.clock, reporter
         mine, self.world = workers_of(comm, settings.workers_per_rank)
         batch, backend = settings.batch_per_rank, settings.backend
         with together(comm):
@@ -104,6 +105,9 @@ class Trainer:
             comm,
             settings.workers_per_rank,
         )
+        self.meter = Meter(self.clock, self.run_files.before.elapsed)
+        self.test_seconds = 0.0
+        self.trace: Trace | None = None
         self.guard = Guard(self.parameters, self.synchroniser, comm, self.run_files)
         self.run_files.begin()
 
@@ -136,20 +140,23 @@ class Trainer:
     def run(self) -> Summary:
         """Train from the first epoch to the last, then test. Returns the same on every rank."""
         self.reporter.started(self)
-        watch = Stopwatch()
+        self.meter.start()
         test: Scores | None = None
         history: list[list[EpochResult]] = []
         for epoch in range(self.first_epoch, self.settings.epochs):
             history.append(self.train_epoch(epoch))
-            last = epoch + 1 == self.settings.epochs
-            if last or self.settings.evaluate_each_epoch:
-                test = self.evaluator.scores(self.settings.bn_eval)
+            test = self._test_after(epoch)
+            testing = self.meter.take()
             self.guard.check_state(epoch, test.main.loss if test else None)
             self.reporter.epoch_finished(history[-1], test)
-            self.run_files.save_epoch(epoch + 1, history[-1], test)
-        assert test is not None  # the last epoch is always tested
-        summary = summarise(self, history, test, watch)
+            self.test_seconds += testing.seconds
+            self.run_files.save_epoch(epoch + 1, history[-1], test, testing)
+            if self.trace is not None:
+                self.trace.flush()
+        summary = summarise(self, history, test)
         self.run_files.finish(summary, self.evaluator.recalibrated_statistics)
+        if self.trace is not None:
+            self.trace.finish()
         self.comm.barrier()  # what the others print comes before the last word
         self.reporter.finished(summary)
         return summary
@@ -159,21 +166,43 @@ class Trainer:
 
         Returns what each worker of this rank has reached.
         """
-        watch, synchroniser, workers = Stopwatch(), self.synchroniser, self.workers
+        clock, synchroniser, workers = self.clock, self.synchroniser, self.workers
+        self.meter.take()
         for worker in workers:
             worker.begin(epoch)
         for steps in synchroniser.rounds(self.steps):
             for worker in workers.in_turn():
                 for step in steps:
-                    self.epoch, self.step = epoch, step
+                    self.at(epoch, step)
+                    clock.enter("input")
                     batch = next(worker.batches)
                     self.image_input.fill(self.network.images, worker.shard.images.pixels, batch)
+                    clock.enter("forward")
                     self._forward_backward(worker, batch)
+                    clock.enter("update")
                     synchroniser.after_backward(workers, worker, self.optimiser)
+                    clock.enter("other")
                     self.reporter.step_finished(epoch, step, len(batch))
+            clock.enter("update")
             synchroniser.synchronise(workers, self.optimiser)
         synchroniser.after_epoch(workers)
-        return epoch_results(self, epoch, watch)
+        clock.enter("other")
+        return epoch_results(self, epoch, self.meter.take())
+
+    def _test_after(self, epoch: int) -> Scores | None:
+        """The scores after `epoch`, where they are asked for."""
+        last, when = epoch + 1 == self.settings.epochs, self.settings.evaluate
+        if when == "never" or (when == "at-end" and not last):
+            return None
+        self.clock.enter("test")
+        scores = self.evaluator.scores(self.settings.bn_eval)
+        self.clock.enter("other")
+        return scores
+
+    def at(self, epoch: int, step: int) -> None:
+        """Where the run stands, both counted from 0."""
+        self.epoch, self.step = epoch, step
+        self.clock.epoch, self.clock.step = epoch + 1, step + 1
 
     def _forward_backward(self, worker: Worker, batch: Batch) -> None:
         """Leave gradient and loss in `parameters.gradients_and_loss`; count the loss and hits.
@@ -193,6 +222,7 @@ class Trainer:
         logits = network.forward(n, True, self.settings.freeze_bn, dropout)
         loss = float(network.loss(batch.labels, self.recipe.label_smoothing).sum())
         scale = self.synchroniser.loss_scale(n, batch.everywhere)
+        self.clock.enter("backward")
         network.backward(scale)
         result[-1] = scale * loss
         worker.count(loss, int(np.count_nonzero(logits.argmax(axis=1) == batch.labels)), n)

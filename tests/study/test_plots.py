@@ -21,7 +21,7 @@ pytest.importorskip("matplotlib", reason="pictures need the plots extra")
 def pictures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures that would have been written."""
     figures: list[Any] = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
     return figures
 
 

@@ -79,7 +79,7 @@ def test_a_collapse_and_its_cause():
         seed=5,
         ranks_per_node=1,
         bn_eval="both",
-        evaluate_each_epoch=False,
+        evaluate="at-end",
     )
     trainer = Trainer(Toy(90, 30), model, recipe, settings, SerialCommunicator(), Silence())
     summary = trainer.run()

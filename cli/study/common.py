@@ -1,0 +1,226 @@
+"""What the studies that start runs share: options of `npnet train`, progress, the last words."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from npnet.cli.train import train
+
+if TYPE_CHECKING:
+    from npnet.study.cases import Case, Study
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# What a study decides by itself, for each of its runs.
+OWN = {
+    "batch_per_rank", "batch_per_node", "ranks_per_node", "workers_per_rank", "epochs",
+    "max_steps", "evaluate", "out", "resume", "trace", "progress",
+}  # fmt: skip
+SECONDS_BETWEEN_LINES = 30
+
+
+class ListOf(click.ParamType):  # type: ignore[type-arg]
+    """Whole numbers from 1, such as 8,16,24; sorted, each once."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[int]:
+        if isinstance(value, list):
+            return value
+        try:
+            numbers = sorted({int(part) for part in value.split(",")})
+        except ValueError:
+            numbers = []
+        if not numbers or numbers[0] < 1:
+            self.fail(f"{value} is not a list of numbers such as 2,4,8", param, ctx)
+        return numbers
+
+
+def options_of_train(function: Function) -> Function:
+    """Every option of `npnet train` that a study does not decide by itself."""
+    for parameter in reversed(train.params):
+        if parameter.name not in OWN and isinstance(parameter, click.Option):
+            function.__dict__.setdefault("__click_params__", []).append(parameter)
+    return function
+
+
+def arguments_for_train(context: click.Context) -> list[str]:
+    """Those of them that were given, as `npnet train` takes them."""
+    words: list[str] = []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) in (
+            ParameterSource.COMMANDLINE,
+            ParameterSource.DEFAULT_MAP,
+        )
+        if parameter not in train.params or not isinstance(parameter, click.Option):
+            continue
+        if not given or not parameter.expose_value:
+            continue
+        value = context.params.get(name)
+        if parameter.is_flag:
+            flags = parameter.opts if value else parameter.secondary_opts
+            words += flags[:1]
+        else:
+            for each in (value or ()) if parameter.multiple else (value,):
+                words += [parameter.opts[0], str(each)]
+    return words
+
+
+def out(kind: str) -> Callable[[Function], Function]:
+    return click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        default=Path(f"studies/{kind}"),
+        show_default=True,
+        help="Folder of the study; runs that are finished there are not run again.",
+    )
+
+
+def machinefile(function: Function) -> Function:
+    return click.option(
+        "--machinefile",
+        type=click.Path(path_type=Path),
+        help="The hosts, see machinefiles/; ranks are then bound to cores.  [default: this host]",
+    )(function)
+
+
+def repeats(function: Function) -> Function:
+    return click.option(
+        "--repeats",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Runs of each point, of which the table has the medians.",
+    )(function)
+
+
+progress = click.option(
+    "--progress/--no-progress", default=True, help="Progress bar, or lines every 30 s."
+)
+
+
+def run_study(
+    study: "Study", machinefile: Path | None, progress: bool, tabulate: Callable[[], None]
+) -> None:
+    """Run what is not finished. Ctrl-C leaves what is, and says how to go on.
+
+    However it ends, `tabulate` writes the table of what is finished.
+    """
+    from npnet.errors import NpnetError
+    from npnet.parallel.communicator import launched_size
+    from npnet.parallel.launch import Launcher
+
+    if launched_size() is not None:
+        raise NpnetError("a study starts mpiexec by itself: start it without")
+    if machinefile is not None and not machinefile.is_file():
+        raise NpnetError(f"there is no machinefile {machinefile}: see machinefiles/ for examples")
+    todo = study.unfinished()
+    done = len(study.cases) - len(todo)
+    if done:
+        click.echo(f"[STUDY] {done} of {len(study.cases)} runs are finished in {study.folder}")
+    try:
+        study.run(Launcher.find(), Progress(study, todo, progress), machinefile)
+    except KeyboardInterrupt:
+        left = len(study.unfinished())
+        click.echo(
+            f"\n[STUDY] Interrupted: {len(study.cases) - left} of {len(study.cases)} runs are "
+            f"finished in {study.folder}; the same command goes on with the others"
+        )
+        raise
+    finally:
+        if study.folder.is_dir():
+            tabulate()
+
+
+class Progress:
+    """What runs, what is done, how long it will take: a bar on a terminal, else lines."""
+
+    def __init__(self, study: "Study", todo: "Sequence[Case]", progress: bool) -> None:
+        import sys
+
+        from npnet.cli.bar import Bar
+
+        self.study, self.todo, self.progress = study, todo, progress
+        self.bar = Bar(sys.stderr, "Study", 1000) if progress and sys.stderr.isatty() else None
+        self.begin, self.work, self.finished_work = time.monotonic(), 0.0, 0.0
+        self.all_work = sum(case.work for case in todo)
+        self.last_line = self.begin
+
+    def started(self, case: "Case", resumed: Path | None) -> None:
+        number = len(self.study.cases) - len(self.study.unfinished()) + 1
+        again = f", goes on after {resumed.stem}" if resumed else ""
+        self._say(
+            f"[STUDY] Run {number} of {len(self.study.cases)}: {case.name}, {case.ranks} ranks"
+            f"{again}{self._left()}"
+        )
+        self._show(case, "starts")
+
+    def line(self, case: "Case", text: str) -> None:
+        self.work = self.finished_work + case.work * share_done(text, self._share(case))
+        self._show(case, text)
+
+    def ended(self, case: "Case", error: str | None) -> None:
+        self.finished_work += case.work
+        self.work = self.finished_work
+        if error is not None:
+            self._say(f"[STUDY] {case.name} failed: {error}")
+        if self.bar is not None and case is self.todo[-1]:
+            self.bar.show(1000, "done")
+            self.bar.finish()
+
+    def _share(self, case: "Case") -> float:
+        return (self.work - self.finished_work) / case.work if case.work else 0.0
+
+    def _show(self, case: "Case", text: str) -> None:
+        if self.bar is not None:
+            words = text.removeprefix("[Root] ").strip()
+            self.bar.show(
+                int(1000 * self.work / self.all_work), f"{case.name}{self._left()} {words}"
+            )
+        elif self.progress and time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
+            self.last_line = time.monotonic()
+            click.echo(f"[STUDY] {case.name}: {text}{self._left()}", err=True)
+
+    def _left(self) -> str:
+        from npnet.cli.console import clock
+
+        passed = time.monotonic() - self.begin
+        if not self.work:
+            return ""
+        return f", about {clock(passed * (self.all_work / self.work - 1))} left in all"
+
+    def _say(self, line: str) -> None:
+        if self.bar is not None:
+            click.echo("\r\033[K", err=True, nl=False)
+        click.echo(line)
+
+
+def share_done(text: str, before: float) -> float:
+    """How much of a run is done, by a line that it prints; `before` if the line does not tell."""
+    import re
+
+    found = re.search(r"Epoch (\d+)/(\d+)(?: (\d+)%)?", text)
+    if not found:
+        return before
+    epoch, epochs, percent = int(found[1]), int(found[2]), int(found[3] or 100)
+    return max(before, (epoch - 1 + percent / 100) / epochs)
+
+
+def picture(path: Path, draw: Callable[[], Any]) -> None:
+    """Save a figure, or say why there is none: the table is made all the same."""
+    from npnet.errors import NpnetError
+    from npnet.study.plots import save
+
+    try:
+        save(draw(), path)
+    except NpnetError as error:
+        click.echo(f"[STUDY] No picture: {error}")
+    else:
+        click.echo(f"[STUDY] Picture: {path}")

@@ -1,0 +1,134 @@
+"""`npnet study scale`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from npnet.cli.study import common
+
+if TYPE_CHECKING:
+    from npnet.study.cases import Row
+
+
+@click.command(short_help="Speed-up, efficiency and accuracy with more ranks.")
+@click.option(
+    "--np",
+    "counts",
+    type=common.ListOf(),
+    default="2,4,8,16,24,32,40,48",
+    show_default=True,
+    help="Numbers of ranks.",
+)
+@click.option(
+    "--scaling",
+    type=click.Choice(["strong", "weak", "both"]),
+    default="strong",
+    show_default=True,
+    help="The same images for all ranks together, or as many steps for each.",
+)
+@click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--batch-per-rank", type=click.IntRange(min=1), default=12, show_default=True)
+@click.option("--ranks-per-node", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--max-steps", type=click.IntRange(min=1), help="Stop each epoch after so many.")
+@click.option(
+    "--target-acc",
+    type=click.FloatRange(0, 100, min_open=True),
+    help="Test accuracy in percent; the time to it is told beside the time to the last epoch.",
+)
+@common.repeats
+@common.machinefile
+@common.out("scale")
+@common.progress
+@common.options_of_train
+@click.pass_context
+def scale(
+    context: click.Context,
+    /,
+    counts: Sequence[int],
+    scaling: str,
+    epochs: int,
+    batch_per_rank: int,
+    ranks_per_node: int,
+    max_steps: int | None,
+    target_acc: float | None,
+    repeats: int,
+    machinefile: Path | None,
+    out: Path,
+    progress: bool,
+    **values: Any,
+) -> None:
+    """Train on more and more ranks; write the paper's Table 3 and its Figures 9 to 13.
+
+    Speed-up and efficiency are over two ranks, as the paper counts them, or over the fewest. The
+    paper's rows are drawn beside. An interrupted run goes on after its last whole epoch. mpiexec is
+    started by the study. Options of `npnet train` are for all runs.
+    """
+    from npnet.data import open_dataset
+    from npnet.study import scale as studies
+    from npnet.study.cases import Study
+
+    source = open_dataset(values["dataset"], values["data_dir"])
+    arguments = common.arguments_for_train(context)
+    kinds = ("strong", "weak") if scaling == "both" else (scaling,)
+    cases = [
+        case
+        for kind in kinds
+        for case in studies.cases(
+            kind,
+            counts,
+            arguments,
+            images=source.size("train"),
+            epochs=epochs,
+            batch_per_rank=batch_per_rank,
+            ranks_per_node=ranks_per_node,
+            max_steps=max_steps,
+            repeats=repeats,
+        )
+    ]
+    study, target = Study("scale", out, cases), target_acc / 100 if target_acc else None
+    settings = {"np": list(counts), "epochs": epochs, "repeats": repeats, "train": arguments}
+    rows: list[Row] = []
+
+    def tabulate() -> None:
+        rows[:] = [row for kind in kinds for row in studies.table(study, kind, counts, target)]
+        study.save(rows, settings)
+
+    common.run_study(study, machinefile, progress, tabulate)
+    print_table(rows)
+    click.echo(f"[STUDY] Table: {out / 'scale.csv'}")
+    common.picture(out / "scale.png", lambda: draw(rows))
+
+
+def draw(rows: "Sequence[Row]") -> Any:
+    from npnet.study import figures
+
+    return figures.scaling(rows)
+
+
+def print_table(rows: "Sequence[Row]") -> None:
+    """Table 3, and the paper's own speed-up where it has as many ranks."""
+    from npnet.study.paper import TABLE_3
+
+    paper = {row.np: row for row in TABLE_3}
+    click.echo(
+        "\n scaling   np    wall  speed-up  efficiency  (paper)   test acc  train acc   train "
+        "  wait  transfer  to target\n"
+        "                   s                    %        %          %          %    loss  "
+        "    %         %          s"
+    )
+    for row in rows:
+        theirs = paper.get(row["np"])
+        click.echo(
+            f"{row['scaling']:>8} {row['np']:4.0f} {row['wall_s']:7.1f} {row['speedup']:9.2f} "
+            f"{row['efficiency_pct']:11.1f} "
+            f"{plain(theirs and theirs.efficiency_pct, 1):>8} "
+            f"{plain(row['test_acc_pct'], 2):>10} {row['mean_train_acc_pct']:10.2f} "
+            f"{row['mean_train_loss']:7.4f} {plain(row['wait_pct'], 1):>6} "
+            f"{plain(row['transfer_pct'], 1):>9} {plain(row['time_to_target_s'], 1):>10}"
+        )
+
+
+def plain(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,282 @@
+"""Studies as runs of `npnet train`: start them, go on where they stopped, read what they left.
+
+A study is a folder. Each case is a run in a folder of its own, started through mpiexec; what it
+prints is kept beside in `<case>.txt`. `study.json` says what each case is, so that the same folder
+never holds two studies, and later the rows of the study's table.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Protocol
+
+from npnet.errors import NpnetError
+from npnet.files import write_atomically, write_table
+from npnet.machine import telemetry
+from npnet.parallel.launch import Launcher
+from npnet.schema import checked_fields
+from npnet.training.claim import Claim
+from npnet.training.results import Summary
+from npnet.training.run_folder import RunFolder
+
+Row = dict[str, Any]
+BAD_INPUT = 2  # the status of a run that was refused: all others would be, too
+SECONDS_TO_END = 3.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run of a study. The runs of a `group` repeat each other.
+
+    `arguments` are `npnet train`'s; `work` is in any unit, for the time that is left.
+    """
+
+    name: str
+    group: str
+    ranks: int
+    arguments: tuple[str, ...]
+    epochs: int
+    work: float
+    ranks_per_node: int | None = None
+
+
+class Reporter(Protocol):
+    """Is told how a study goes on."""
+
+    def started(self, case: Case, resumed: Path | None) -> None: ...
+
+    def line(self, case: Case, text: str) -> None:
+        """What the run prints."""
+
+    def ended(self, case: Case, error: str | None) -> None: ...
+
+
+class Study:
+    """The folder of a study.
+
+    Raises NpnetError if the folder holds another one, or a case with other arguments.
+    """
+
+    def __init__(self, kind: str, folder: Path, cases: Sequence[Case]) -> None:
+        self.kind, self.folder, self.cases = kind, folder, cases
+        self.file = folder / "study.json"
+        found = read_json(self.file) if self.file.exists() else {}
+        if found and found.get("kind") != kind:
+            raise NpnetError(
+                f"{folder} holds a study of another kind, {found.get('kind')}: choose another `out`"
+            )
+        known = found.get("cases")
+        self.known: dict[str, Any] = known if isinstance(known, dict) else {}
+        for case in cases:
+            before, now = self.known.get(case.name), list(case.arguments)
+            if before is not None and before != now:
+                raise NpnetError(
+                    f"{folder / case.name} was run with other options, "
+                    f"{difference(before, now)}: choose another `out`, or remove {folder}"
+                )
+
+    def run(self, launcher: Launcher, reporter: Reporter, machinefile: Path | None = None) -> None:
+        """Run each case that has not been finished yet, in order; an interrupted one goes on.
+
+        Raises NpnetError at the end if some have failed, at once if a run is refused.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NpnetError(
+                f"cannot make {self.folder}: {error.strerror}; choose another `out`"
+            ) from error
+        claim = Claim(self.folder)
+        self.known |= {case.name: list(case.arguments) for case in self.cases}
+        self.save([])
+        failed: list[str] = []
+        for case in self.unfinished():
+            failure = self._run(case, launcher, reporter, machinefile)
+            if failure is not None:
+                failed.append(case.name)
+                if failure.status == BAD_INPUT:
+                    raise NpnetError(f"{case.name} was refused: {failure}")
+        claim.release()
+        if failed:
+            raise NpnetError(
+                f"{len(failed)} of {len(self.cases)} runs failed ({', '.join(failed)}): see "
+                f"{self.folder / failed[0]}.txt; the same command runs them again, and no other"
+            )
+
+    def unfinished(self) -> list[Case]:
+        return [case for case in self.cases if not self.run_of(case).summary.exists()]
+
+    def run_of(self, case: Case) -> RunFolder:
+        return RunFolder(self.folder / case.name)
+
+    def _run(
+        self, case: Case, launcher: Launcher, reporter: Reporter, machinefile: Path | None
+    ) -> "RunFailed | None":
+        """Why the run failed, None if it did not."""
+        run = self.run_of(case)
+        checkpoint = run.newest_checkpoint(before=case.epochs)
+        if checkpoint is None and run.path.exists():
+            shutil.rmtree(run.path)  # of a start that left nothing to go on with
+        program = [sys.executable, "-m", "npnet", "train", *case.arguments, "--out", str(run.path)]
+        if checkpoint is not None:
+            program += ["--resume", str(checkpoint)]
+        command = program
+        if case.ranks > 1 or machinefile is not None:
+            command = launcher.command(program, case.ranks, machinefile, case.ranks_per_node)
+        reporter.started(case, checkpoint)
+        errors = []
+        output = self.folder / f"{case.name}.txt"
+        with output.open("w", encoding="utf-8") as file, _started(command, launcher) as process:
+            assert process.stdout is not None
+            for text in process.stdout:
+                file.write(text)
+                file.flush()
+                if "error" in text.lower():
+                    errors.append(text.strip().removeprefix("npnet: error: "))
+                reporter.line(case, text.rstrip())
+            status = process.wait()
+        error = None
+        if status != 0 or not run.summary.exists():
+            said = errors[0] if errors else f"it ended with status {status}, see {output}"
+            error = RunFailed(said, status)
+        reporter.ended(case, str(error) if error else None)
+        return error
+
+    def finished(self, group: str) -> list["Finished"]:
+        """What the finished runs of a group left."""
+        runs = [self.run_of(case) for case in self.cases if case.group == group]
+        return [Finished.read(run) for run in runs if run.summary.exists()]
+
+    def save(self, rows: Sequence[Row], settings: Mapping[str, Any] | None = None) -> None:
+        """Write study.json and, if there are rows, the table."""
+        content = {
+            "kind": self.kind,
+            "npnet": telemetry.package_version("npnet"),
+            "machine": telemetry.machine(),
+            "settings": dict(settings or {}),
+            "cases": self.known,
+            "rows": list(rows),
+        }
+        write_atomically(self.file, (json.dumps(content, indent=2) + "\n").encode())
+        if rows:
+            write_table(self.folder / f"{self.kind}.csv", list(rows[0]), rows)
+
+
+class RunFailed(NpnetError):
+    """A run that ended without a summary, and its status."""
+
+    def __init__(self, words: str, status: int) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: its summary and its log, whose numbers are None where they are missing."""
+
+    summary: Summary
+    config: dict[str, Any]
+    log: list[dict[str, float | None]]
+    texts: list[dict[str, str]]
+
+    @classmethod
+    def read(cls, run: RunFolder) -> "Finished":
+        summary = Summary(**checked_fields(Summary, read_json(run.summary), str(run.summary)))
+        texts = run.read_log()
+        log = [{name: number(value) for name, value in row.items()} for row in texts]
+        return cls(summary, read_json(run.config), log, texts)
+
+    def column(self, name: str) -> list[float]:
+        """The known numbers of a column of the log."""
+        return [value for row in self.log if (value := row.get(name)) is not None]
+
+    def by_epoch(self, name: str, of_ranks: Callable[[list[float]], float]) -> list[float]:
+        """A column, a number for each epoch of those of all ranks."""
+        epochs: dict[float, list[float]] = {}
+        for row in self.log:
+            epoch, value = row.get("epoch"), row.get(name)
+            if epoch is not None and value is not None:
+                epochs.setdefault(epoch, []).append(value)
+        return [of_ranks(epochs[epoch]) for epoch in sorted(epochs)]
+
+    def share(self, name: str) -> float | None:
+        """A phase's part of training, percent."""
+        seconds = sum(self.column("seconds"))
+        return 100 * sum(self.column(name)) / seconds if seconds else None
+
+
+@contextmanager
+def _started(command: Sequence[str], launcher: Launcher) -> Iterator["subprocess.Popen[str]"]:
+    """A process, which does not outlive the block."""
+    try:
+        process = subprocess.Popen(
+            command,
+            env=launcher.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+    except OSError as error:
+        raise NpnetError(f"cannot start {command[0]}: {error.strerror}") from error
+    with process:
+        try:
+            yield process
+        except BaseException:  # Ctrl-C reached the run, too; a signal to this process did not
+            try:
+                process.wait(SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                process.terminate()
+            raise
+
+
+def medians(rows: Sequence[Row]) -> Row:
+    """One row of several: the median of each column of numbers, else the first row's value.
+
+    A number that one of them lacks is left out; one that most lack is missing in the result.
+    """
+    result: Row = {}
+    for name, first in rows[0].items():
+        values = [row[name] for row in rows]
+        numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+        if not numbers:
+            result[name] = first
+        elif 2 * len(numbers) <= len(values):
+            result[name] = None
+        else:
+            result[name] = median(numbers)
+    return result
+
+
+def number(text: str | None) -> float | None:
+    """A cell of a table, None where it holds no number."""
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object in a file. Raises NpnetError for anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise NpnetError(f"cannot read {path}: {error}; remove its folder to run again") from error
+    if not isinstance(content, dict):
+        raise NpnetError(f"{path} holds no object of named values: remove its folder to run again")
+    return content
+
+
+def difference(before: object, now: Sequence[str]) -> str:
+    """What tells two command lines apart."""
+    theirs = [str(word) for word in before] if isinstance(before, list) else [str(before)]
+    gone = [word for word in theirs if word not in now]
+    new = [word for word in now if word not in theirs]
+    return f"{' '.join(gone) or 'without'} instead of {' '.join(new) or 'nothing'}"

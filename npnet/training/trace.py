@@ -1,0 +1,81 @@
+"""The time line of all ranks in Chrome's trace format, which ui.perfetto.dev draws.
+
+One complete event (`"ph": "X"`) a phase, microseconds; a process is a node, a thread a rank. The
+format is a JSON array whose closing bracket may be missing, so the file of a run that was killed
+is whole up to its last epoch.
+Source: Trace Event Format, https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npnet.errors import NpnetError
+from npnet.parallel.communicator import Communicator, together
+
+
+class Trace:
+    """Written by rank 0, epoch by epoch. Raises NpnetError, on every rank, if it cannot be."""
+
+    def __init__(self, path: Path, comm: Communicator) -> None:
+        self.path, self.comm = path, comm
+        self._begin: float | None = None
+        names: list[dict[str, Any]] = []
+        for rank, (host, node) in enumerate(zip(comm.hosts, comm.nodes, strict=True)):
+            here = {"ph": "M", "pid": node, "tid": rank}
+            names.append({"name": "process_name", "args": {"name": host}} | here)
+            names.append({"name": "thread_name", "args": {"name": f"rank {rank}"}} | here)
+        with together(comm):
+            if comm.rank == 0:
+                self._write("[\n" + ",\n".join(map(json.dumps, names)), "w")
+        comm.clock.events = []
+
+    def flush(self) -> None:
+        """Add all that ranks did since the last call."""
+        clock = self.comm.clock
+        events, clock.events = clock.events or [], []
+        # Hosts count seconds from different beginnings. Right after an exchange it is the same
+        # moment for all ranks, to within the time of a message.
+        self.comm.sum(np.zeros(1))
+        ranks = self.comm.gather((time.perf_counter(), events))
+        with together(self.comm):
+            if self.comm.rank == 0:
+                now = ranks[0][0]
+                lines = []
+                for rank, (theirs, done) in enumerate(ranks):
+                    for event in done:
+                        begin = event.begin - theirs + now
+                        if self._begin is None:
+                            self._begin = begin
+                        lines.append(
+                            {
+                                "name": event.phase,
+                                "ph": "X",
+                                "pid": self.comm.nodes[rank],
+                                "tid": rank,
+                                "ts": round(1e6 * (begin - self._begin), 1),
+                                "dur": round(1e6 * (event.end - event.begin), 1),
+                                "args": {"epoch": event.epoch, "step": event.step},
+                            }
+                        )
+                self._write("".join(",\n" + json.dumps(line) for line in lines), "a")
+
+    def finish(self) -> None:
+        """Close the array. Nothing is recorded any more."""
+        self.flush()
+        self.comm.clock.events = None
+        with together(self.comm):
+            if self.comm.rank == 0:
+                self._write("\n]\n", "a")
+
+    def _write(self, text: str, mode: str) -> None:
+        try:
+            with self.path.open(mode, encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise NpnetError(
+                f"cannot write {self.path}: {error.strerror}; give another file to `trace`"
+            ) from error
