@@ -118,7 +118,7 @@ def _print_kernels(
     for timing in timings:
         if not printed and not as_json:
             click.echo(
-                f"{'kernel':30} {'case':26} {'times':>5} {'ms':>8} {'spread':>7} "
+                f"{'kernel':36} {'case':26} {'times':>5} {'ms':>8} {'spread':>7} "
                 f"{'GFLOP/s':>8} {'GB/s':>7} {'FLOP/B':>7} {'of roof':>8}"
             )
         printed.append(timing)
@@ -126,7 +126,7 @@ def _print_kernels(
             click.echo(json.dumps(roof.record(timing)))
         else:
             click.echo(
-                f"{timing.kernel:30} {timing.case:26} {timing.uses:>5} {timing.ms_median:8.3f} "
+                f"{timing.kernel:36} {timing.case:26} {timing.uses:>5} {timing.ms_median:8.3f} "
                 f"{timing.spread_percent:6.0f}% {timing.gflops:8.1f} {timing.gbytes:7.1f} "
                 f"{timing.intensity:7.1f} {roof.percent(timing):7.0f}%"
             )

@@ -1,6 +1,7 @@
 """Timing of kernels on the shapes that a model really has, of steps, and of what ranks exchange."""
 
 import inspect
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -42,13 +43,17 @@ class Timing:
     """
 
     kernel: str
-    kind: str
     case: str
     uses: int
     flops: int
     bytes: int
     ms_median: float
     spread_percent: float
+
+    @property
+    def operation(self) -> str:
+        """The kernel's name without its pass: forward and backward are of one operation."""
+        return re.split("_(?:forward|backward)", self.kernel)[0]
 
     @property
     def gflops(self) -> float:
@@ -203,7 +208,6 @@ def _measure(kernels: Any, kernel: Kernel, use: Use, uses: int, repeats: int) ->
     part = len(products - set(use.absent)) / len(products) if products else 1
     return Timing(
         kernel=kernel.name,
-        kind=kernel.kind,
         case=use.case.label,
         uses=uses,
         flops=round(part * kernel.flops(use.case)),

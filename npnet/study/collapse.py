@@ -17,6 +17,7 @@ from npnet.errors import NpnetError
 from npnet.files import write_atomically
 from npnet.model.config import ModelConfig
 from npnet.parallel.communicator import Communicator, together
+from npnet.study.paper import TABLE_3
 from npnet.training.checkpoint import Checkpoint, load
 from npnet.training.recipe import RECIPES
 from npnet.training.run_folder import RunFolder
@@ -25,17 +26,7 @@ from npnet.training.trainer import Reporter, Trainer
 
 BATCH = 12  # images a worker and step, as in the paper
 
-# The paper's Table 3: test accuracy of the final weights by number of processes.
-PAPER_TEST_ACC = {
-    2: 0.4843,
-    4: 0.4259,
-    8: 0.1306,
-    16: 0.1000,
-    24: 0.1000,
-    32: 0.1000,
-    40: 0.1000,
-    48: 0.1000,
-}
+PAPER_TEST_ACC = {row.np: row.test_acc_pct / 100 for row in TABLE_3}
 COLUMNS = ("np", "published", "train", "moving", "recalibrated", "modern")
 # Of a run's settings, those that tell where it takes place, or what it reports on the way.
 INCIDENTAL = ("workers_per_rank", "ranks_per_node", "evaluate", "evaluate_each_epoch")  # old name

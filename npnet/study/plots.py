@@ -4,6 +4,7 @@ import csv
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from npnet.data.dataset import Dataset
 from npnet.errors import NpnetError
 from npnet.measure.benchmark import Timing
 from npnet.measure.roofline import Roof
-from npnet.study.collapse import PAPER_TEST_ACC, Row
+from npnet.study.collapse import Row
+from npnet.study.paper import TABLE_3
 from npnet.training.run_folder import RunFolder
 
 CURVES = ("loss", "acc", "test_loss", "test_acc")
@@ -50,36 +52,60 @@ def contact_sheet(dataset: Dataset, path: Path, columns: int = 12) -> None:
     save(figure, path)
 
 
+def runs_in(paths: Sequence[Path]) -> list[Path]:
+    """The run folders among `paths`, and those that lie in one of them, such as runs/."""
+    found = []
+    for path in paths:
+        inside = sorted(log.parent for log in path.glob("*/log.csv"))
+        found += [path] if RunFolder(path).log.exists() or not inside else inside
+    return list(dict.fromkeys(found))
+
+
 def training_curves(runs: Sequence[Path], path: Path) -> None:
     """Write a picture of loss and accuracy by epoch: training solid, test dashed, a colour a run.
 
-    `runs` are run folders. Training figures are the mean over ranks.
+    `runs` are run folders. Training figures are the mean over ranks. The legend tells the runs
+    apart by what differs between them; what does not is the title.
     """
-    figure = _figure(figsize=(10, 4))
-    loss_axis, acc_axis = figure.subplots(1, 2)
-    for number, run in enumerate(runs):
+    figure = _figure(figsize=(10, 4.5))
+    axes = figure.subplots(1, 2)
+    common, labels = _describe(runs)
+    last = 1
+    for run, label, colour in zip(runs, labels, _colours(len(runs)), strict=True):
         epochs, columns = _read_log(RunFolder(run))
-        for axis, name in ((loss_axis, "loss"), (acc_axis, "acc")):
-            colour = f"C{number}"
-            axis.plot(epochs, columns[name], colour, label=f"{_label(run)}, train")
-            axis.plot(epochs, columns[f"test_{name}"], f"{colour}o--", label=f"{_label(run)}, test")
-    loss_axis.set(xlabel="epoch", ylabel="cross-entropy, nats", title="Loss")
-    acc_axis.set(xlabel="epoch", ylabel="accuracy", title="Accuracy", ylim=(0, 1))
-    for axis in (loss_axis, acc_axis):
+        last = max([last, *epochs])
+        for axis, name in zip(axes, ("loss", "acc"), strict=True):
+            test = columns[f"test_{name}"]
+            axis.plot(epochs, columns[name], ".-", color=colour, label=label)
+            axis.plot(epochs, test, "o--", color=colour, markerfacecolor="white")
+    axes[0].set(ylabel="cross-entropy, nats", title="Loss")
+    axes[1].set(ylabel="accuracy", title="Accuracy", ylim=(0, 1))
+    for axis in axes:
+        axis.set(xlabel="epoch", xlim=(0.5, last + 0.5))
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axis.grid(alpha=0.3)
-    acc_axis.legend(fontsize="small")
+    figure.suptitle(f"{common}\nsolid: training, dashed: test", fontsize="medium")
+    if len(runs) > 1:
+        handles, _ = axes[0].get_legend_handles_labels()
+        columns_of_legend = max(1, min(len(runs), 130 // (max(map(len, labels)) + 6)))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns_of_legend)
     save(figure, path)
 
 
 def roofline(timings: Sequence[Timing], roof: Roof, path: Path) -> None:
     """Write a picture of rate by intensity, both axes logarithmic, under the core's two bounds.
 
-    A dot is a kernel on one of the model's shapes: its colour is the kind of operation, a circle
-    stands for a forward and a triangle for a backward kernel, and the area for its part of a step.
-    Kernels that no training step runs are left out.
+    A dot is a kernel on one of the model's shapes: its colour is the operation, a circle stands for
+    a forward and a triangle for a backward kernel, and the area for its part of a step. Kernels
+    that no training step runs are left out; operations below 1 % of a step share a colour.
     """
     used = [timing for timing in timings if timing.uses]
     step_ms = sum(timing.uses * timing.ms_median for timing in used)
+    parts: dict[str, float] = defaultdict(float)  # of a step's time, by operation
+    for timing in used:
+        parts[timing.operation] += timing.uses * timing.ms_median / step_ms
+    large = sorted((name for name in parts if parts[name] >= 0.01), key=parts.__getitem__)[::-1]
+    colours = dict(zip(large, _colours(len(large)), strict=True))
     figure = _figure(figsize=(10, 6.5))
     axis = figure.subplots()
     intensities = [timing.intensity for timing in used] + [roof.ridge]
@@ -87,18 +113,25 @@ def roofline(timings: Sequence[Timing], roof: Roof, path: Path) -> None:
     axis.loglog(ends, [roof.gflops(x) for x in ends], "k-", zorder=1)
     note = f"{roof.peak_gflops:.0f} GFLOP/s multiplied, {roof.copy_gbytes:.1f} GB/s copied"
     axis.set(xlabel="FLOP/byte", ylabel="GFLOP/s", title=f"One core: {note}")
-    for number, kind in enumerate(dict.fromkeys(timing.kind for timing in used)):
+    for name in (*large, "others, each below 1 %"):
         for marker, backward in (("o", False), ("v", True)):
-            dots = [t for t in used if t.kind == kind and ("backward" in t.kernel) is backward]
+            dots = [
+                timing
+                for timing in used
+                if ("backward" in timing.kernel) is backward
+                and (
+                    timing.operation == name if name in colours else timing.operation not in colours
+                )
+            ]
             axis.scatter(
                 [dot.intensity for dot in dots],
                 [dot.gflops for dot in dots],
                 [20 + 6000 * dot.uses * dot.ms_median / step_ms for dot in dots],
-                color=f"C{number}",
+                color=colours.get(name, "grey"),
                 marker=marker,
                 alpha=0.6,
                 linewidths=0,
-                label=None if backward else kind,
+                label=None if backward else name,
             )
     axis.grid(alpha=0.3, which="both")
     legend = axis.legend(title="circle forward, triangle backward;\narea: part of a step's time")
@@ -112,42 +145,138 @@ def collapse(rows: Sequence[Row], dataset: Dataset, path: Path) -> None:
 
     The paper's own line is drawn whole where the dataset is the paper's.
     """
-    published = PAPER_TEST_ACC if dataset.name == "cifar10" else {}
-    moving = {row.np: row.moving for row in rows}
-    recalibrated = {row.np: row.recalibrated for row in rows}
-    lines = (  # the last: where the numbers stand, in points from their dots
-        ("published (the paper's Table 3)", "k:s", published, (0, -14)),
-        ("the paper's protocol, moving statistics", "C3-o", moving, (-18, 0)),
-        ("the same weights, recalibrated", "C1--o", recalibrated, (0, 7)),
-        ("modern: gradients averaged", "C2-o", {row.np: row.modern for row in rows}, (0, 7)),
+    table = TABLE_3 if dataset.name == "cifar10" else ()
+    published = {row.np: row.test_acc_pct / 100 for row in table}
+    lines = (
+        ("published (the paper's Table 3)", "k:s", published),
+        ("the paper's protocol, moving statistics", "C3-o", {row.np: row.moving for row in rows}),
+        ("the same weights, recalibrated", "C1--o", {row.np: row.recalibrated for row in rows}),
+        ("modern: gradients averaged", "C2-o", {row.np: row.modern for row in rows}),
     )
-    figure = _figure(figsize=(8, 5))
+    counts = sorted({*published, *(row.np for row in rows)})
+    figure = _figure(figsize=(9, 5.5))
     axis = figure.subplots()
-    for label, style, accuracies, place in lines:
+    drawn = []
+    for label, style, accuracies in lines:
         points = [(count, 100 * acc) for count, acc in accuracies.items() if acc is not None]
         if points:
-            axis.plot(*zip(*points, strict=True), style, label=label)
-        for x, y in points:
-            axis.annotate(f"{y:.1f}", (x, y), place, textcoords="offset points", ha="center")
-    axis.axhline(100 / len(dataset.classes), color="grey", linewidth=0.8)  # chance
+            drawn += axis.plot(*zip(*points, strict=True), style, label=label, markersize=5)
+    chance = axis.plot(
+        [min(counts), max(counts)],
+        [100 / len(dataset.classes)] * 2,
+        "-",
+        color="grey",
+        lw=0.8,
+        label="chance",
+    )
+    axis.set_xscale("log", base=2)  # neighbours stand apart at both ends
+    axis.set_xticks(counts, list(map(str, counts)), minor=False)
+    axis.set_xticks([], minor=True)
     axis.set(
         xlabel="processes",
-        xticks=sorted({*published, *(row.np for row in rows)}),
         ylabel="test accuracy, %",
-        ylim=(0, 100),
+        ylim=(-4, 104),
+        yticks=range(0, 101, 20),
         title=f"MobileNetV2 on {dataset.name}: the collapse, its cause, and a way round it",
     )
     axis.grid(alpha=0.3)
-    axis.legend(loc="center right", fontsize="small")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
+    figure.draw_without_rendering()  # so that the axes have their places
+    _number(axis, drawn, chance)
     save(figure, path)
 
 
-def _label(run: Path) -> str:
+DIGITS = 8  # size of the numbers beside dots, points
+PLACES = ((0, 9), (0, -9), (17, 0), (-17, 0), (0, 19), (0, -19), (17, 9), (17, -9))  # from a dot
+CORNERS = np.array([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)])  # of a box, and between
+
+
+def _number(axis: Any, lines: Sequence[Any], others: Sequence[Any]) -> None:
+    """Write its value beside each dot of `lines`, where it covers the least of what is drawn.
+
+    Dots, lines and numbers are points on the paper with a weight; a place costs those inside it.
+    """
+    points = 72 / axis.figure.dpi  # of a pixel
+    drawn = [points * axis.transData.transform(line.get_xydata()) for line in (*lines, *others)]
+    dots = np.concatenate(drawn[: len(lines)])
+    taken, weights = [dots], [np.full(len(dots), 10.0)]
+    for start, end in chain.from_iterable(map(pairwise, drawn)):
+        steps = np.linspace(0, 1, 2 + int(np.hypot(*(end - start)) / 3))[1:-1, None]
+        taken.append(start + steps * (end - start))
+        weights.append(np.full(len(steps), 2.0))
+    values = [(*xy, line.get_color()) for line in lines for xy in line.get_xydata()]
+    for number in np.argsort(-dots[:, 1].round(), kind="stable"):  # from the top down
+        dot, (x, y, colour) = dots[number], values[number]
+        half = np.array([0.32 * DIGITS * len(f"{y:.1f}"), 0.6 * DIGITS])  # of the text's box
+        away = abs(np.concatenate(taken) - (dot + PLACES)[:, None])  # (places, taken, 2)
+        costs = (away < half).all(2) @ np.concatenate(weights)
+        place = PLACES[int(np.argmin(costs + 0.5 * np.arange(len(PLACES))))]  # rather a near one
+        look = {"fontsize": DIGITS, "color": colour, "ha": "center", "va": "center"}
+        axis.annotate(f"{y:.1f}", (x, y), place, textcoords="offset points", **look)
+        taken.append(dot + place + half * CORNERS)
+        weights.append(np.full(len(CORNERS), 100.0))
+
+
+def _colours(count: int) -> list[Any]:
+    """As many that the eye can tell apart."""
+    if count <= 10:
+        return [f"C{number}" for number in range(count)]
+    from matplotlib import colormaps
+
+    return list(colormaps["turbo"](np.linspace(0.05, 0.95, count)))
+
+
+def _describe(runs: Sequence[Path]) -> tuple[str, list[str]]:
+    """What the runs have in common, and a label for each: what differs, else its folder, too."""
+    facts = [_facts(run) for run in runs]
+    names = list(dict.fromkeys(name for each in facts for name in each))
+    differing = [name for name in names if len({each.get(name) for each in facts}) > 1]
+    common = ", ".join(facts[0][name] for name in names if name not in differing)
+    details = [name for name in differing if name in DETAILS]
+    told = [name for name in differing if name not in DETAILS]
+    labels = [""] * len(runs)
+    for detail in (None, *details):
+        if len(set(labels)) < len(runs):
+            told += [detail] if detail else []
+            labels = [", ".join(each[name] for name in told if name in each) for each in facts]
+    if len(set(labels)) < len(runs) or not all(labels):
+        labels = [
+            f"{label} ({run})" if label else str(run)
+            for label, run in zip(labels, _shortest(runs), strict=True)
+        ]
+    return common, labels
+
+
+def _shortest(runs: Sequence[Path]) -> list[str]:
+    """The folders' names; their paths where two have one name."""
+    names = [run.resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else list(map(str, runs))
+
+
+DETAILS = ("batch", "lr", "epochs", "seed")  # told only of runs that are else the same
+
+
+def _facts(run: Path) -> dict[str, str]:
+    """What tells a run from others, in the order of a sentence; empty if it does not say."""
     try:
         config = json.loads(RunFolder(run).config.read_text(encoding="utf-8"))
-        return f"{config['recipe']['name']} np={config['world']} {config['recipe']['sync']}"
-    except (OSError, ValueError, KeyError):
-        return run.name
+        model, recipe, settings = config["model"], config["recipe"], config["settings"]
+        width = {} if model["width"] is None else {"width": f"width {model['width']}"}
+        return {
+            "model": model["architecture"],
+            **width,
+            "input": f"{model['input_size']}x{model['input_size']}",
+            "dataset": config["dataset"]["name"],
+            "recipe": recipe["name"],
+            "np": f"np={config['world']}",
+            "sync": recipe["sync"],
+            "batch": f"batch {settings['batch_per_rank']}",
+            "lr": f"lr {config['peak_lr']:.3g}",
+            "epochs": f"epochs={settings['epochs']}",
+            "seed": f"seed {settings['seed']}",
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _read_log(folder: RunFolder) -> tuple[list[int], dict[str, list[float]]]:

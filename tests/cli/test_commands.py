@@ -88,6 +88,8 @@ def test_plot_and_preview_write_pictures(trained: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need the plots extra")
     assert npnet_run("plot", "run", cwd=trained).status == 0
     assert (trained / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    outcome = npnet_run("plot", ".", cwd=trained)  # all runs that lie there
+    assert (outcome.status, outcome.stdout) == (0, "wrote curves.png\n")
     assert npnet_run("data", "preview", "--dataset", "shapes", cwd=trained).status == 0
     assert (trained / "shapes.png").read_bytes().startswith(b"\x89PNG")
 

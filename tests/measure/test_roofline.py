@@ -9,7 +9,7 @@ ROOF = Roof(peak_gflops=100.0, copy_gbytes=20.0)
 
 
 def timing(flops: int, moved: int, ms: float, uses: int = 1) -> Timing:
-    return Timing("kernel", "kind", "case", uses, flops, moved, ms, 1.0)
+    return Timing("kernel", "case", uses, flops, moved, ms, 1.0)
 
 
 def test_the_roof_rises_to_the_peak() -> None:
