@@ -7,34 +7,30 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from npnet.cli import options
+from npnet.cli.study import common
 
 if TYPE_CHECKING:
     from npnet.data.dataset import Dataset
-    from npnet.study.collapse import Case, Row
+    from npnet.study.collapse import Row
 
-COUNTS = "2,4,8,16,24,32,40,48"  # the paper's
 BUDGET: dict[str, Any] = {
     "dataset": "shapes",
-    "np": "2,16,48",
+    "counts": [2, 16, 48],
     "input_size": 64,
     "epochs": 6,
     "out": Path("studies/collapse-shapes"),
 }
 
 
-def numbers(text: str) -> list[int]:
-    """The numbers of a list such as 2,16,48. Raises NpnetError if it is none."""
-    from npnet.errors import NpnetError
-
-    try:
-        return sorted({int(part) for part in text.split(",")})
-    except ValueError as error:
-        raise NpnetError(f"--np {text} is not a list of numbers such as 2,16,48") from error
-
-
 @click.command(short_help="Why more ranks learned nothing in the paper.")
-@options.dataset
-@click.option("--np", "counts", default=COUNTS, help="Numbers of workers.", show_default=True)
+@click.option(
+    "--np",
+    "counts",
+    type=common.ListOf(),
+    default="2,4,8,16,24,32,40,48",
+    show_default=True,
+    help="Numbers of workers.",
+)
 @click.option(
     "--recipe",
     "recipes",
@@ -43,92 +39,79 @@ def numbers(text: str) -> list[int]:
     help="Only this recipe; several times for several.  [default: both]",
 )
 @click.option(
+    "--ranks",
+    type=click.IntRange(min=1),
+    help="Ranks that the workers of a run are spread over.  [default: 2, on one core 1]",
+)
+@click.option(
     "--budget",
     is_flag=True,
     help="A short version, four minutes on two cores of a PC: --dataset shapes --input-size "
-    f"{BUDGET['input_size']} --epochs {BUDGET['epochs']} --np {BUDGET['np']}, unless given.",
+    f"{BUDGET['input_size']} --epochs {BUDGET['epochs']} --np 2,16,48, unless given.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
-@options.model
-@click.option("--seed", type=click.IntRange(min=0), default=42, show_default=True)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("studies/collapse"),
-    show_default=True,
-    help="Folder of the study; what lies there already is not run again.",
-)
-@options.backend
-@options.threads
-@click.option("--progress/--no-progress", default=True, help="Progress bar, or lines every 30 s.")
+@common.machinefile
+@common.out("collapse")
+@common.progress
+@common.options_of_train("recipe_name", "bn_eval")
 @click.pass_context
 def collapse(
     context: click.Context,
     /,
     recipes: Sequence[str],
+    ranks: int | None,
     budget: bool,
-    data_dir: Path | None,
-    threads: int,
+    machinefile: Path | None,
     progress: bool,
-    **values: Any,
+    **_: Any,
 ) -> None:
     """Train the paper's protocol and `modern` on more and more workers; write table and picture.
 
     The same weights of the paper's protocol are tested twice: with batch norm's moving statistics,
-    and with recalibrated ones. Under mpiexec the ranks share the workers out: any even numbers of
-    workers on two ranks. An interrupted study goes on, after the last whole epoch, when it is
-    started again; runs of the paper's protocol then start with new momenta.
+    and with recalibrated ones. Workers share the ranks, so two cores show what 48 processes learn.
+    An interrupted run goes on after its last whole epoch; one of the paper's protocol then starts
+    with new momenta. Options of `npnet train` are for all runs.
     """
-    from npnet.cli.console import Console, say
     from npnet.data import open_dataset
-    from npnet.parallel.communicator import connect, together
+    from npnet.machine.telemetry import node_cores
     from npnet.study import collapse as studies
-    from npnet.training.recipe import RECIPES
-    from npnet.training.settings import Settings
-    from npnet.training.warmup import Rehearsal, prepare
+    from npnet.study.cases import Study
 
     if budget:
-        values = with_budget(context, values)
-    comm, chosen = connect(), recipes or ("paper", "modern")
-    with together(comm):
-        source = open_dataset(values["dataset"], data_dir)
-        todo = studies.cases(numbers(values["counts"]), chosen, source.size("train"), comm)
-        classes, size = len(source.classes), source.image_size
-        models = {name: options.model_config(values, classes, name, size) for name in RECIPES}
-    settings = Settings(
+        shorten(context)
+    values = context.params
+    source = open_dataset(values["dataset"], values["data_dir"])
+    arguments = common.arguments_for_train(context)
+    cases = studies.cases(
+        values["counts"],
+        recipes or ("paper", "modern"),
+        arguments,
+        images=source.size("train"),
         epochs=values["epochs"],
-        batch_per_rank=studies.BATCH,
-        seed=values["seed"],
-        ranks_per_node=2,
-        backend=values["backend"],
+        ranks=ranks or min(2, node_cores()),
     )
-    console = Console(comm, threads, progress)
+    out = values["out"]
+    study = Study("collapse", out, cases)
+    rows: list[Row] = []
 
-    def reporter(case: "Case") -> Console:
-        if comm.rank == 0:
-            number = f"{todo.index(case) + 1} of {len(todo)}"
-            say(f"[STUDY] Run {number}: recipe {case.recipe}, {case.workers} workers")
-        return Console(comm, threads, progress)
+    def tabulate() -> None:
+        rows[:] = studies.table(study)
+        study.save([row.in_percent() for row in rows], {"train": arguments})
 
-    if settings.backend == "numba":
-        rehearsal = Rehearsal.of(models["modern"], dtype=settings.dtype)
-        prepare(comm, rehearsal, console.compiling)
-    rows = studies.collapse(todo, source, models, settings, comm, values["out"], reporter)
-    if comm.rank == 0:
-        print_table(rows)
-        click.echo(f"[STUDY] Table: {values['out'] / 'collapse.csv'}")
-        draw(rows, source, values["out"] / "collapse.png")
+    common.run_study(study, machinefile, progress, tabulate)
+    print_table(rows)
+    click.echo(f"[STUDY] Table: {out / 'collapse.csv'}")
+    common.picture(out / "collapse.png", lambda: draw(rows, source))
 
 
-def with_budget(context: click.Context, values: dict[str, Any]) -> dict[str, Any]:
-    """The short version's values, where the command line gives no others."""
+def shorten(context: click.Context) -> None:
+    """Take the short version's values, where the command line gives no others."""
     from click.core import ParameterSource
 
-    short = {("counts" if key == "np" else key): value for key, value in BUDGET.items()}
-    given = {
-        key for key in values if context.get_parameter_source(key) == ParameterSource.COMMANDLINE
-    }
-    return values | {key: value for key, value in short.items() if key not in given}
+    for name, value in BUDGET.items():
+        if context.get_parameter_source(name) != ParameterSource.COMMANDLINE:
+            context.params[name] = value
+            context.set_parameter_source(name, ParameterSource.DEFAULT_MAP)
 
 
 def print_table(rows: "Sequence[Row]") -> None:
@@ -148,14 +131,7 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
-def draw(rows: "Sequence[Row]", dataset: "Dataset", path: Path) -> None:
-    """The picture, or a word on why there is none: the table is made all the same."""
-    from npnet.errors import NpnetError
-    from npnet.study.plots import collapse as picture
+def draw(rows: "Sequence[Row]", dataset: "Dataset") -> Any:
+    from npnet.study import plots
 
-    try:
-        picture(rows, dataset, path)
-    except NpnetError as error:
-        click.echo(f"[STUDY] No picture: {error}")
-    else:
-        click.echo(f"[STUDY] Picture: {path}")
+    return plots.collapse(rows, dataset)

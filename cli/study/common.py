@@ -42,12 +42,17 @@ class ListOf(click.ParamType):  # type: ignore[type-arg]
         return numbers
 
 
-def options_of_train(function: Function) -> Function:
-    """Every option of `npnet train` that a study does not decide by itself."""
-    for parameter in reversed(train.params):
-        if parameter.name not in OWN and isinstance(parameter, click.Option):
-            function.__dict__.setdefault("__click_params__", []).append(parameter)
-    return function
+def options_of_train(*own: str) -> Callable[[Function], Function]:
+    """Every option of `npnet train` that no study decides by itself, nor this one its `own`."""
+
+    def add(function: Function) -> Function:
+        parameters = function.__dict__.setdefault("__click_params__", [])
+        for parameter in reversed(train.params):
+            if parameter.name not in (*OWN, *own):
+                parameters.append(parameter)
+        return function
+
+    return add
 
 
 def arguments_for_train(context: click.Context) -> list[str]:
@@ -157,7 +162,7 @@ class Progress:
         number = len(self.study.cases) - len(self.study.unfinished()) + 1
         again = f", goes on after {resumed.stem}" if resumed else ""
         self._say(
-            f"[STUDY] Run {number} of {len(self.study.cases)}: {case.name}, {case.ranks} ranks"
+            f"[STUDY] Run {number} of {len(self.study.cases)}: {case.name}, {some_ranks(case.ranks)}"
             f"{again}{self._left()}"
         )
         self._show(case, "starts")
@@ -200,6 +205,10 @@ class Progress:
         if self.bar is not None:
             click.echo("\r\033[K", err=True, nl=False)
         click.echo(line)
+
+
+def some_ranks(count: int) -> str:
+    return f"{count} rank" + "s" * (count > 1)
 
 
 def share_done(text: str, before: float) -> float:

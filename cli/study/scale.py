@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @common.machinefile
 @common.out("scale")
 @common.progress
-@common.options_of_train
+@common.options_of_train()
 @click.pass_context
 def scale(
     context: click.Context,

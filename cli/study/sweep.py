@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @common.machinefile
 @common.out("sweep")
 @common.progress
-@common.options_of_train
+@common.options_of_train()
 @click.pass_context
 def sweep(
     context: click.Context,
@@ -84,16 +84,13 @@ def sweep(
             click.echo(block(run))
     print_table(rows)
     row, why = studies.best(rows)
+    ranks_of_best = common.some_ranks(row["ranks_per_node"])
     click.echo(
-        f"\n[STUDY] Best: {row['batch_per_node']} images a node on {some_ranks(row['ranks_per_node'])} "
+        f"\n[STUDY] Best: {row['batch_per_node']} images a node on {ranks_of_best} "
         f"(--batch-per-rank {row['batch_per_rank']}): {why}"
     )
     click.echo(f"[STUDY] Table: {out / 'sweep.csv'}")
     common.picture(out / "sweep.png", lambda: draw(rows))
-
-
-def some_ranks(count: int) -> str:
-    return f"{count} rank" + "s" * (count > 1)
 
 
 def draw(rows: "Sequence[Row]") -> Any:

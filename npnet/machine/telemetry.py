@@ -22,6 +22,12 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def rss_bytes() -> int:
+    """The resident set of this process, bytes."""
+    rss: int = psutil.Process().memory_info().rss
+    return rss
+
+
 class Stopwatch:
     """Wall and processor time of this process since the watch was made."""
 

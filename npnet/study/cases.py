@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 from npnet.errors import NpnetError
 from npnet.files import write_atomically, write_table
 from npnet.machine import telemetry
+from npnet.machine.sensors import oom_kills
 from npnet.parallel.launch import Launcher
 from npnet.schema import checked_fields
 from npnet.training.claim import Claim
@@ -71,15 +73,19 @@ class Study:
             raise NpnetError(
                 f"{folder} holds a study of another kind, {found.get('kind')}: choose another `out`"
             )
+        self.groups = {case.name: case.group for case in cases}
         known = found.get("cases")
         self.known: dict[str, Any] = known if isinstance(known, dict) else {}
         for case in cases:
-            before, now = self.known.get(case.name), list(case.arguments)
-            if before is not None and before != now:
+            now = list(case.arguments)
+            before = self.known.setdefault(case.name, now)
+            if before != now:
                 raise NpnetError(
                     f"{folder / case.name} was run with other options, "
                     f"{difference(before, now)}: choose another `out`, or remove {folder}"
                 )
+        if not found and any((folder / case.name).exists() for case in cases):
+            raise NpnetError(f"{folder} holds runs of no study: choose another `out`")
 
     def run(self, launcher: Launcher, reporter: Reporter, machinefile: Path | None = None) -> None:
         """Run each case that has not been finished yet, in order; an interrupted one goes on.
@@ -93,7 +99,6 @@ class Study:
                 f"cannot make {self.folder}: {error.strerror}; choose another `out`"
             ) from error
         claim = Claim(self.folder)
-        self.known |= {case.name: list(case.arguments) for case in self.cases}
         self.save([])
         failed: list[str] = []
         for case in self.unfinished():
@@ -130,6 +135,7 @@ class Study:
         if case.ranks > 1 or machinefile is not None:
             command = launcher.command(program, case.ranks, machinefile, case.ranks_per_node)
         reporter.started(case, checkpoint)
+        begin = time.monotonic()
         errors = []
         output = self.folder / f"{case.name}.txt"
         with output.open("w", encoding="utf-8") as file, _started(command, launcher) as process:
@@ -144,24 +150,28 @@ class Study:
         error = None
         if status != 0 or not run.summary.exists():
             said = errors[0] if errors else f"it ended with status {status}, see {output}"
+            for kill in oom_kills(time.monotonic() - begin):
+                said += f"; the kernel killed {kill.process} ({kill.pid}) for want of memory"
             error = RunFailed(said, status)
         reporter.ended(case, str(error) if error else None)
         return error
 
     def finished(self, group: str) -> list["Finished"]:
         """What the finished runs of a group left."""
-        runs = [self.run_of(case) for case in self.cases if case.group == group]
+        names = [name for name in self.known if self.groups.get(name, name) == group]
+        runs = [RunFolder(self.folder / name) for name in names]
         return [Finished.read(run) for run in runs if run.summary.exists()]
 
     def save(self, rows: Sequence[Row], settings: Mapping[str, Any] | None = None) -> None:
-        """Write study.json and, if there are rows, the table."""
+        """Write study.json and, if there are rows, the table; six digits of each number."""
+        rows = [{name: _six_digits(value) for name, value in row.items()} for row in rows]
         content = {
             "kind": self.kind,
             "npnet": telemetry.package_version("npnet"),
             "machine": telemetry.machine(),
             "settings": dict(settings or {}),
             "cases": self.known,
-            "rows": list(rows),
+            "rows": rows,
         }
         write_atomically(self.file, (json.dumps(content, indent=2) + "\n").encode())
         if rows:
@@ -237,6 +247,10 @@ def _started(command: Sequence[str], launcher: Launcher) -> Iterator["subprocess
             raise
 
 
+def _six_digits(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
 def medians(rows: Sequence[Row]) -> Row:
     """One row of several: the median of each column of numbers, else the first row's value.
 
@@ -275,8 +289,20 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def difference(before: object, now: Sequence[str]) -> str:
-    """What tells two command lines apart."""
-    theirs = [str(word) for word in before] if isinstance(before, list) else [str(before)]
-    gone = [word for word in theirs if word not in now]
-    new = [word for word in now if word not in theirs]
-    return f"{' '.join(gone) or 'without'} instead of {' '.join(new) or 'nothing'}"
+    """What tells two command lines apart, option by option."""
+    theirs = _options([str(word) for word in before] if isinstance(before, list) else [])
+    mine = _options(now)
+    gone = " ".join(option for option in theirs if option not in mine)
+    new = " ".join(option for option in mine if option not in theirs)
+    return f"{gone or 'nothing'} instead of {new or 'nothing'}"
+
+
+def _options(words: Sequence[str]) -> list[str]:
+    """A command line's options, each with its value."""
+    options: list[str] = []
+    for word in words:
+        if options and not word.startswith("--"):
+            options[-1] += f" {word}"
+        else:
+            options.append(word)
+    return options

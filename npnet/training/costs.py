@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from npnet.machine import telemetry
 from npnet.machine.clock import STEP, Clock, Times
+from npnet.machine.sensors import Health, Sensors
 
 
 class Meter:
@@ -21,6 +22,13 @@ class Meter:
         """What was before does not count."""
         self.clock.take()
         self.total, self._watch = Times(), telemetry.Stopwatch()
+        self._sensors = Sensors()
+        self.health: Health | None = None
+
+    def read_sensors(self) -> Health:
+        """How the host fares; the last reading is kept."""
+        self.health = self._sensors.read()
+        return self.health
 
     def take(self) -> Times:
         """The times since the last call."""
@@ -73,16 +81,34 @@ class AfterEpoch:
     """What comes to an epoch on top of its training, on one rank, and how its host fares then.
 
     `elapsed_seconds`: since the run began. `test_seconds` and `checkpoint_seconds` hold waiting.
-    Memory in bytes, of the process. What a host does not tell is None, or "".
+    Memory in bytes, of the process; the rest as in npnet.machine.sensors.Health. What a host does
+    not tell is None, or "".
     """
 
     elapsed_seconds: float
     test_seconds: float
     checkpoint_seconds: float
+    rss_bytes: int
+    swap_bytes: int | None
+    system_cpu_percent: float | None
+    temperature_celsius: float | None
+    clock_mhz: float | None
+    throttled: str
 
     @classmethod
     def of(cls, meter: Meter, testing: Times, saving: Times) -> "AfterEpoch":
-        return cls(meter.elapsed, testing.seconds, saving.seconds)
+        health = meter.read_sensors()
+        return cls(
+            elapsed_seconds=meter.elapsed,
+            test_seconds=testing.seconds,
+            checkpoint_seconds=saving.seconds,
+            rss_bytes=telemetry.rss_bytes(),
+            swap_bytes=health.swap_bytes,
+            system_cpu_percent=health.system_cpu_percent,
+            temperature_celsius=health.temperature_celsius,
+            clock_mhz=health.clock_mhz,
+            throttled=health.throttled,
+        )
 
 
 @dataclass(frozen=True)
@@ -122,3 +148,4 @@ class RankCosts:
     test_seconds: float
     peak_rss_bytes: int
     times: Times
+    health: Health | None = None

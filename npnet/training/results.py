@@ -141,6 +141,7 @@ def summarise(
             test_seconds=before.test + trainer.test_seconds,
             peak_rss_bytes=telemetry.peak_rss_bytes(),
             times=meter.total,
+            health=meter.health,
         )
     )
     workers = comm.of_all([(result.loss, result.acc) for result in history[-1]])

@@ -17,9 +17,11 @@ from collections.abc import Sequence
 from statistics import median
 
 from npnet.machine.clock import PHASES, STEP, TOGETHER, Times
+from npnet.machine.sensors import Health
 from npnet.training.costs import RankCosts
 
 LEAST_SHARE, LEAST_SECONDS = 0.05, 0.5  # of a run: less is not worth a word
+SLOW_CLOCK = 1.1  # times the clock is what the core may reach
 AT_ONCE = 0.5  # of all that a rank did not run
 
 
@@ -37,7 +39,7 @@ def slowest(ranks: Sequence[RankCosts]) -> str | None:
         for cause, seconds in _causes(last.times).items()
     }
     cause = max(causes, key=lambda each: causes[each])
-    why = _words(cause, last.times, others)
+    why = _words(cause, last.times, others) + _health(cause, last.health)
     return f"rank {last.rank} ({last.host}) kept the others waiting for {extra:.1f} s: {why}"
 
 
@@ -78,6 +80,21 @@ def _words(cause: str, times: Times, others: Sequence[Times]) -> str:
         return f"it had its core for {share:.0f} % of the time: something else runs there"
     ratio = _work_cpu(times) / max(median(map(_work_cpu, others)), 1e-9)
     return f"it computes slowly, {ratio:.2f} times the processor time of the others"
+
+
+def _health(cause: str, health: Health | None) -> str:
+    """What its host tells that explains more."""
+    found = []
+    if health is not None and cause in ("idle", "slow"):
+        if health.throttled not in ("", "no"):
+            found.append(f"its host is throttled: {health.throttled}")
+        if health.clock_mhz and (health.clock_max_mhz or 0) > SLOW_CLOCK * health.clock_mhz:
+            found.append(
+                f"its clock is at {health.clock_mhz:.0f} of {health.clock_max_mhz:.0f} MHz"
+            )
+        if health.swap_bytes:
+            found.append(f"{health.swap_bytes / 1e6:.0f} MB of it are swapped out")
+    return "".join(f"; {words}" for words in found)
 
 
 def _work(times: Times) -> float:

@@ -5,11 +5,12 @@ import re
 import pytest
 
 from npnet.machine.clock import Stall, Times
+from npnet.machine.sensors import Health
 from npnet.training.costs import RankCosts
 from npnet.training.stragglers import slowest
 
 
-def rank(number, stall=None, cpu=None, **wall):
+def rank(number, stall=None, cpu=None, health=None, **wall):
     """A rank whose phases took `wall` seconds, all of it processor time but for those in `cpu`."""
     times = Times()
     for phase, seconds in wall.items():
@@ -18,7 +19,7 @@ def rank(number, stall=None, cpu=None, **wall):
     for phase, seconds in (cpu or {}).items():
         times.cpu[phase] = seconds
     times.stall = stall or Stall()
-    return RankCosts(number, f"pi-{number}", 1000.0, 100.0, 90.0, 10.0, 1, times)
+    return RankCosts(number, f"pi-{number}", 1000.0, 100.0, 90.0, 10.0, 1, times, health)
 
 
 EVEN = {"input": 5, "forward": 30, "backward": 60, "update": 3, "test": 10}
@@ -70,3 +71,16 @@ def test_of_several_the_slowest_is_named_and_measured_against_the_usual():
 def test_waiting_is_not_held_against_a_rank():
     ranks = [rank(0, **EVEN | {"wait": 500, "transfer": 20}), rank(1, **EVEN)]
     assert slowest(ranks) is None
+
+
+def test_what_the_host_tells_is_told():
+    hot = Health(82.0, 600.0, 1500.0, "frequency capped now", 30_000_000, None, None, None, 0)
+    slow = rank(1, health=hot, **EVEN | {"backward": 160})
+    told = slowest([rank(0, **EVEN), slow])
+    assert "computes slowly" in told
+    assert told.endswith(
+        "; its host is throttled: frequency capped now; its clock is at 600 of 1500 MHz; "
+        "30 MB of it are swapped out"
+    )
+    well = hot._replace(clock_mhz=1500.0, throttled="no", swap_bytes=0)
+    assert ";" not in slowest([rank(0, **EVEN), rank(1, health=well, **EVEN | {"forward": 90})])
