@@ -27,7 +27,7 @@ BUDGET: dict[str, Any] = {
     "--np",
     "counts",
     type=common.ListOf(),
-    default="2,4,8,16,24,32,40,48",
+    default=common.NP_OF_PAPER,
     show_default=True,
     help="Numbers of workers.",
 )
@@ -91,7 +91,7 @@ def collapse(
         ranks=ranks or min(2, node_cores()),
     )
     out = values["out"]
-    study = Study("collapse", out, cases)
+    study = Study("collapse", out, cases, ["--epochs", str(values["epochs"]), *arguments])
     rows: list[Row] = []
 
     def tabulate() -> None:
@@ -101,7 +101,7 @@ def collapse(
     common.run_study(study, machinefile, progress, tabulate)
     print_table(rows)
     click.echo(f"[STUDY] Table: {out / 'collapse.csv'}")
-    common.picture(out / "collapse.png", lambda: draw(rows, source))
+    common.picture(out / "collapse.png", lambda path: draw(rows, source, path))
 
 
 def shorten(context: click.Context) -> None:
@@ -131,7 +131,7 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
-def draw(rows: "Sequence[Row]", dataset: "Dataset") -> Any:
-    from npnet.study import plots
+def draw(rows: "Sequence[Row]", dataset: "Dataset", path: Path) -> None:
+    from npnet.study.plots import collapse
 
-    return plots.collapse(rows, dataset)
+    collapse(rows, dataset, path)

@@ -21,6 +21,7 @@ OWN = {
     "max_steps", "evaluate", "out", "resume", "trace", "progress",
 }  # fmt: skip
 SECONDS_BETWEEN_LINES = 30
+NP_OF_PAPER = "2,4,8,16,24,32,40,48"
 
 
 class ListOf(click.ParamType):  # type: ignore[type-arg]
@@ -162,8 +163,8 @@ class Progress:
         number = len(self.study.cases) - len(self.study.unfinished()) + 1
         again = f", goes on after {resumed.stem}" if resumed else ""
         self._say(
-            f"[STUDY] Run {number} of {len(self.study.cases)}: {case.name}, {some_ranks(case.ranks)}"
-            f"{again}{self._left()}"
+            f"[STUDY] Run {number} of {len(self.study.cases)}: {case.name}, "
+            f"{some_ranks(case.ranks)}{again}{self._left()}"
         )
         self._show(case, "starts")
 
@@ -222,13 +223,12 @@ def share_done(text: str, before: float) -> float:
     return max(before, (epoch - 1 + percent / 100) / epochs)
 
 
-def picture(path: Path, draw: Callable[[], Any]) -> None:
-    """Save a figure, or say why there is none: the table is made all the same."""
+def picture(path: Path, draw: Callable[[Path], None]) -> None:
+    """Draw into a file, or say why there is none: the table is made all the same."""
     from npnet.errors import NpnetError
-    from npnet.study.plots import save
 
     try:
-        save(draw(), path)
+        draw(path)
     except NpnetError as error:
         click.echo(f"[STUDY] No picture: {error}")
     else:

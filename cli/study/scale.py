@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     "--np",
     "counts",
     type=common.ListOf(),
-    default="2,4,8,16,24,32,40,48",
+    default=common.NP_OF_PAPER,
     show_default=True,
     help="Numbers of ranks.",
 )
@@ -87,7 +87,8 @@ def scale(
             repeats=repeats,
         )
     ]
-    study, target = Study("scale", out, cases), target_acc / 100 if target_acc else None
+    study = Study("scale", out, cases, ["--epochs", str(epochs), *arguments])
+    target = target_acc / 100 if target_acc else None
     settings = {"np": list(counts), "epochs": epochs, "repeats": repeats, "train": arguments}
     rows: list[Row] = []
 
@@ -98,13 +99,14 @@ def scale(
     common.run_study(study, machinefile, progress, tabulate)
     print_table(rows)
     click.echo(f"[STUDY] Table: {out / 'scale.csv'}")
-    common.picture(out / "scale.png", lambda: draw(rows))
+    common.picture(out / "scale.png", lambda path: draw(rows, path))
 
 
-def draw(rows: "Sequence[Row]") -> Any:
-    from npnet.study import figures
+def draw(rows: "Sequence[Row]", path: Path) -> None:
+    from npnet.study.figures import scaling
+    from npnet.study.plots import save
 
-    return figures.scaling(rows)
+    save(scaling(rows), path)
 
 
 def print_table(rows: "Sequence[Row]") -> None:

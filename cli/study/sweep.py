@@ -70,7 +70,7 @@ def sweep(
     chosen = studies.points(batches, ranks)
     arguments = common.arguments_for_train(context)
     cases = studies.cases(chosen, arguments, epochs, max_steps, repeats, nodes)
-    study = Study("sweep", out, cases)
+    study = Study("sweep", out, cases, arguments)
     settings = {"nodes": nodes, "epochs": epochs, "max_steps": max_steps, "repeats": repeats}
     rows: list[Row] = []
 
@@ -90,13 +90,14 @@ def sweep(
         f"(--batch-per-rank {row['batch_per_rank']}): {why}"
     )
     click.echo(f"[STUDY] Table: {out / 'sweep.csv'}")
-    common.picture(out / "sweep.png", lambda: draw(rows))
+    common.picture(out / "sweep.png", lambda path: draw(rows, path))
 
 
-def draw(rows: "Sequence[Row]") -> Any:
-    from npnet.study import figures
+def draw(rows: "Sequence[Row]", path: Path) -> None:
+    from npnet.study.figures import sweep
+    from npnet.study.plots import save
 
-    return figures.sweep(rows)
+    save(sweep(rows), path)
 
 
 def block(run: "Finished") -> str:

@@ -60,32 +60,39 @@ class Reporter(Protocol):
 
 
 class Study:
-    """The folder of a study.
+    """The folder of a study, whose runs have the arguments `shared` in common.
 
     Raises NpnetError if the folder holds another one, or a case with other arguments.
     """
 
-    def __init__(self, kind: str, folder: Path, cases: Sequence[Case]) -> None:
-        self.kind, self.folder, self.cases = kind, folder, cases
+    def __init__(
+        self, kind: str, folder: Path, cases: Sequence[Case], shared: Sequence[str] = ()
+    ) -> None:
+        self.kind, self.folder, self.cases, self.shared = kind, folder, cases, list(shared)
+        self.groups = {case.name: case.group for case in cases}
         self.file = folder / "study.json"
         found = read_json(self.file) if self.file.exists() else {}
-        if found and found.get("kind") != kind:
+        known = found.get("cases")
+        self.known: dict[str, Any] = known if isinstance(known, dict) else {}
+        if not found:
+            if any((folder / case.name).exists() for case in cases):
+                raise NpnetError(f"{folder} holds runs of no study: choose another `out`")
+            return
+        if found.get("kind") != kind:
             raise NpnetError(
                 f"{folder} holds a study of another kind, {found.get('kind')}: choose another `out`"
             )
-        self.groups = {case.name: case.group for case in cases}
-        known = found.get("cases")
-        self.known: dict[str, Any] = known if isinstance(known, dict) else {}
+        self._check(folder, found.get("shared"), self.shared)
         for case in cases:
-            now = list(case.arguments)
-            before = self.known.setdefault(case.name, now)
-            if before != now:
-                raise NpnetError(
-                    f"{folder / case.name} was run with other options, "
-                    f"{difference(before, now)}: choose another `out`, or remove {folder}"
-                )
-        if not found and any((folder / case.name).exists() for case in cases):
-            raise NpnetError(f"{folder} holds runs of no study: choose another `out`")
+            if case.name in self.known:
+                self._check(folder / case.name, self.known[case.name], case.arguments)
+
+    def _check(self, path: Path, before: object, now: Sequence[str]) -> None:
+        if before != list(now):
+            raise NpnetError(
+                f"{path} was run with other options, {difference(before, now)}: choose another "
+                f"`out`, or remove {self.folder}"
+            )
 
     def run(self, launcher: Launcher, reporter: Reporter, machinefile: Path | None = None) -> None:
         """Run each case that has not been finished yet, in order; an interrupted one goes on.
@@ -99,6 +106,7 @@ class Study:
                 f"cannot make {self.folder}: {error.strerror}; choose another `out`"
             ) from error
         claim = Claim(self.folder)
+        self.known |= {case.name: list(case.arguments) for case in self.cases}
         self.save([])
         failed: list[str] = []
         for case in self.unfinished():
@@ -170,6 +178,7 @@ class Study:
             "npnet": telemetry.package_version("npnet"),
             "machine": telemetry.machine(),
             "settings": dict(settings or {}),
+            "shared": self.shared,
             "cases": self.known,
             "rows": rows,
         }
