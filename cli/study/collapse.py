@@ -53,7 +53,7 @@ BUDGET: dict[str, Any] = {
 @common.machinefile
 @common.out("collapse")
 @common.progress
-@common.options_of_train("recipe_name", "bn_eval")
+@common.options_of_train("recipe_name", "evaluate", "bn_eval")
 @click.pass_context
 def collapse(
     context: click.Context,

@@ -18,7 +18,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 # What a study decides by itself, for each of its runs.
 OWN = {
     "batch_per_rank", "batch_per_node", "ranks_per_node", "workers_per_rank", "epochs",
-    "max_steps", "evaluate", "out", "resume", "trace", "progress",
+    "max_steps", "out", "resume", "trace", "progress",
 }  # fmt: skip
 SECONDS_BETWEEN_LINES = 30
 NP_OF_PAPER = "2,4,8,16,24,32,40,48"
@@ -49,7 +49,8 @@ def options_of_train(*own: str) -> Callable[[Function], Function]:
     def add(function: Function) -> Function:
         parameters = function.__dict__.setdefault("__click_params__", [])
         for parameter in reversed(train.params):
-            if parameter.name not in (*OWN, *own):
+            hidden = isinstance(parameter, click.Option) and parameter.hidden
+            if parameter.name not in (*OWN, *own) and not hidden:
                 parameters.append(parameter)
         return function
 
@@ -120,11 +121,12 @@ def run_study(
     However it ends, `tabulate` writes the table of what is finished.
     """
     from npnet.errors import NpnetError
-    from npnet.parallel.communicator import launched_size
+    from npnet.parallel.communicator import connect, launched_size, together
     from npnet.parallel.launch import Launcher
 
     if launched_size() is not None:
-        raise NpnetError("a study starts mpiexec by itself: start it without")
+        with together(connect()):
+            raise NpnetError("a study starts mpiexec by itself: start it without")
     if machinefile is not None and not machinefile.is_file():
         raise NpnetError(f"there is no machinefile {machinefile}: see machinefiles/ for examples")
     todo = study.unfinished()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--batch-per-rank", type=click.IntRange(min=1), default=12, show_default=True)
 @click.option("--ranks-per-node", type=click.IntRange(min=1), default=2, show_default=True)
-@click.option("--max-steps", type=click.IntRange(min=1), help="Stop each epoch after so many.")
+@click.option("--max-steps", type=click.IntRange(min=1), help="Of an epoch, on the fewest ranks.")
 @click.option(
     "--target-acc",
     type=click.FloatRange(0, 100, min_open=True),

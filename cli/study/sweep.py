@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @common.machinefile
 @common.out("sweep")
 @common.progress
-@common.options_of_train()
+@common.options_of_train("evaluate")
 @click.pass_context
 def sweep(
     context: click.Context,

@@ -33,12 +33,17 @@ def cases(
     max_steps: int | None,
     repeats: int,
 ) -> list[Case]:
-    """The runs. `images`: of the training set. Weak scaling makes as many steps as the most ranks
-    have images for."""
-    steps = max_steps
-    if scaling == "weak":
-        most = max(1, images // (max(counts) * batch_per_rank))
-        steps = min(most, max_steps or most)
+    """The runs. `images`: of the training set; `max_steps`: of an epoch, on the fewest ranks.
+
+    Weak scaling makes as many steps as the most ranks have images for.
+    """
+    most = max(1, images // (max(counts) * batch_per_rank))
+
+    def steps_of(np: int) -> int | None:
+        if scaling == "weak":
+            return min(most, max_steps or most)
+        return max_steps and max(1, max_steps * min(counts) // np)
+
     return [
         Case(
             name=f"{group_of(scaling, np)}-{repeat + 1}",
@@ -46,11 +51,11 @@ def cases(
             ranks=np,
             arguments=(
                 *("--epochs", str(epochs), "--batch-per-rank", str(batch_per_rank)),
-                *(("--max-steps", str(steps)) if steps else ()),
+                *(("--max-steps", str(steps_of(np))) if steps_of(np) else ()),
                 *arguments,
             ),
             epochs=epochs,
-            work=epochs * min(images, (steps or images) * batch_per_rank * np),
+            work=epochs * min(images, (steps_of(np) or images) * batch_per_rank * np),
             ranks_per_node=min(ranks_per_node, np),
         )
         for repeat in range(repeats)
