@@ -4,7 +4,7 @@ import csv
 import io
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,18 @@ def read_table(path: Path) -> list[dict[str, str]]:
         raise NpnetError(f"{path} is not a table in CSV: {error}") from error
 
 
-def append_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add rows to a CSV file. Columns that it lacks are added behind its own, empty so far.
+def append_rows(
+    path: Path,
+    columns: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    keep: Callable[[Mapping[str, str]], bool] = lambda row: True,
+) -> None:
+    """Add rows to those of a CSV file that are to `keep`.
 
-    Raises NpnetError if it cannot be read or written.
+    Columns that it lacks are added behind its own, empty so far. Raises NpnetError if it cannot be
+    read or written.
     """
-    before = read_table(path)
+    before = [row for row in read_table(path) if keep(row)]
     theirs = list(before[0]) if before else []
     write_table(
         path, [*theirs, *(name for name in columns if name not in theirs)], [*before, *rows]

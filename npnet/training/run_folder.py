@@ -170,7 +170,7 @@ class RunFolder:
         return read_table(self.log)
 
     def append_result(self, summary: Summary) -> None:
-        """Add a row to the table of all runs beside this folder; trials have a table of their own.
+        """Add the run's row to the table of all runs beside this folder; trials have their own.
 
         The paper's columns, then npnet's. `speedup` is over the last row of the same work on two
         ranks, as the paper counts it.
@@ -201,7 +201,7 @@ class RunFolder:
             "speedup": _ratio(two[-1] if two else "", summary.wall_seconds),
             "run": self.path.name,
         }
-        append_rows(table, tuple(row), [row])
+        append_rows(table, tuple(row), [row], keep=lambda other: other.get("run") != row["run"])
 
 
 def _number(value: float | None, factor: float = 1, digits: int = 4) -> str:

@@ -1,5 +1,7 @@
 """Bad input: one clear line, a non-zero status of every rank, and nothing half-written."""
 
+import csv
+import json
 import os
 import shutil
 from pathlib import Path
@@ -583,7 +585,8 @@ class TestResume:
         self.train(place, "--resume", "run/epoch-001.npz", "--out", "run")
         assert self.epochs(place, "run") == [1, 2, 3]
         assert load(place / "run" / "final.npz").digest() == whole
-        assert len((place / "scaling_results.csv").read_text().splitlines()) == 2
+        table = (place / "trial_results.csv").read_text().splitlines()
+        assert len(table) == 2  # a run has one row, however often it is resumed
 
     def test_a_killed_run_is_continued_in_its_folder(self, place: Path) -> None:
         kill = """
@@ -600,6 +603,16 @@ Trainer.train_epoch = die
         assert outcome.status == -9
         self.train(place, "--resume", "run/epoch-002.npz", "--out", "run")
         assert self.epochs(place, "run") == [1, 2, 3]
+        header, row = (place / "trial_results.csv").read_text().splitlines()
+        cells = dict(zip(header.split(","), row.split(","), strict=True))
+        summary = json.loads((place / "run/summary.json").read_text())
+        assert float(cells["global_time_sec"]) == pytest.approx(summary["wall_seconds"], abs=0.01)
+        with (place / "run/log.csv").open(newline="") as file:
+            log = list(csv.DictReader(file))
+        elapsed = [float(line["elapsed_seconds"]) for line in log]
+        assert elapsed == sorted(elapsed)
+        trained = sum(float(line["seconds"]) for line in log)  # before the kill, and after
+        assert summary["train_seconds"] == pytest.approx(trained)
         assert not [path for path in (place / "run").iterdir() if path.name.startswith(".")]
 
     def test_a_run_under_way_is_not_continued(self, place: Path) -> None:

@@ -68,12 +68,19 @@ def test_train_leaves_a_run_folder(trained: Path) -> None:
 
 
 def test_scaling_results_have_the_paper_s_columns(trained: Path) -> None:
-    header, row = (trained / "scaling_results.csv").read_text().splitlines()
-    assert header == (
+    """And behind them what else a table of runs needs; it is a trial, having few steps."""
+    assert not (trained / "scaling_results.csv").exists()
+    header, row = (trained / "trial_results.csv").read_text().splitlines()
+    assert header.startswith(
         "world,epochs,batch_per_node,batch_per_rank,mean_train_loss,mean_train_acc_pct,"
-        "global_time_sec,cifar_dir"
+        "global_time_sec,cifar_dir,test_loss,test_acc_pct,"
     )
     assert row.startswith("1,2,12,12,")
+    summary = json.loads((trained / "run" / "summary.json").read_text())
+    cells = dict(zip(header.split(","), row.split(","), strict=True))
+    assert float(cells["test_acc_pct"]) == pytest.approx(100 * summary["test_acc"], abs=0.01)
+    assert (cells["model"], cells["recipe"], cells["run"]) == ("mobilenet_v2", "modern", "run")
+    assert float(cells["train_sec"]) + float(cells["test_sec"]) <= float(cells["global_time_sec"])
 
 
 def test_evaluate_repeats_the_summary_s_score(trained: Path) -> None:

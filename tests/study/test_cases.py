@@ -16,40 +16,8 @@ from npnet.errors import NpnetError
 from npnet.parallel.launch import Launcher
 from npnet.study import scale, sweep
 from npnet.study.cases import Case, Finished, Study, difference, medians
-from npnet.training.results import Summary
 from tests.launch import SOURCES, clean_environment, npnet_run
-
-SUMMARY = Summary(
-    world=2,
-    epochs=2,
-    batch_per_node=24,
-    batch_per_rank=12,
-    workers_per_rank=1,
-    train_loss=1.5,
-    train_acc=0.4,
-    test_loss=1.4,
-    test_acc=0.45,
-    bn_eval="moving",
-    recalibrated_test_loss=None,
-    recalibrated_test_acc=None,
-    wall_seconds=100.0,
-    train_seconds=80.0,
-    test_seconds=15.0,
-    images_per_second=60.0,
-    cpu_percent=99.0,
-    peak_rss_bytes=400_000_000,
-    planned_bytes=1,
-    dataset="cifar10",
-    location="/data",
-    model="mobilenet_v2",
-    width=0.5,
-    input_size=128,
-    recipe="modern",
-    sync="gradients",
-    steps=100,
-    max_steps=None,
-    slowest=None,
-)
+from tests.summaries import SUMMARY
 
 
 def finished(log=(), config=None, **values):

@@ -1,9 +1,11 @@
 """One run a folder: who comes second is told so, or gets another name, and touches nothing."""
 
+import csv
 import errno
 import fcntl
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from npnet.errors import NpnetError
 from npnet.training.run_folder import RunFolder
 from tests.launch import SOURCES, clean_environment
+from tests.summaries import SUMMARY
 
 # Takes the folder when told to, says which it got, and keeps it until it is told to end.
 TAKE = """
@@ -145,3 +148,50 @@ def test_a_disk_that_knows_no_locks_is_told_of(
     monkeypatch.setattr(fcntl, "fcntl", refuse)
     with pytest.warns(UserWarning, match="No locks available.*no other run"):
         RunFolder(tmp_path).create()
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_of_runs_tells_speedup_over_two_ranks_of_the_same_work(tmp_path: Path) -> None:
+    for name, world, seconds, model in (
+        ("a", 2, 100.0, "mobilenet_v2"),
+        ("b", 8, 40.0, "mobilenet_v2"),
+        ("c", 8, 20.0, "squeezenet1_1"),
+    ):
+        summary = replace(SUMMARY, world=world, wall_seconds=seconds, model=model)
+        RunFolder(tmp_path / name).append_result(summary)
+    table = rows(tmp_path / "scaling_results.csv")
+    assert [row["speedup"] for row in table] == ["", "2.500", ""]
+    assert [row["run"] for row in table] == ["a", "b", "c"]
+
+
+def test_trials_are_not_mixed_with_runs(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "a").append_result(replace(SUMMARY, max_steps=2))
+    RunFolder(tmp_path / "b").append_result(replace(SUMMARY, test_acc=None, test_loss=None))
+    (trial,), (run,) = rows(tmp_path / "trial_results.csv"), rows(tmp_path / "scaling_results.csv")
+    assert (trial["run"], run["run"]) == ("a", "b")
+    assert (trial["test_acc_pct"], run["test_acc_pct"]) == ("45.00", "")
+
+
+def test_a_table_of_an_older_npnet_keeps_its_rows(tmp_path: Path) -> None:
+    """Windows' line ends, a byte order mark and a blank line do no harm; a link stays one."""
+    table = tmp_path / "scaling_results.csv"
+    elsewhere = tmp_path / "elsewhere.csv"
+    elsewhere.write_bytes(b"\xef\xbb\xbfworld,epochs,note\r\n2,10,mine\r\n\r\n")
+    table.symlink_to(elsewhere)
+    RunFolder(tmp_path / "a").append_result(SUMMARY)
+    assert table.is_symlink()
+    old, new = rows(table)
+    assert (old["world"], old["note"], old["run"]) == ("2", "mine", "")
+    assert (new["world"], new["note"], new["run"]) == ("2", "", "a")
+
+
+def test_a_broken_table_of_runs_is_told_and_left_alone(tmp_path: Path) -> None:
+    table = tmp_path / "scaling_results.csv"
+    table.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(NpnetError, match=r"scaling_results\.csv is not a table in CSV"):
+        RunFolder(tmp_path / "a").append_result(SUMMARY)
+    assert table.read_bytes() == b"\xff\xfe\x00"

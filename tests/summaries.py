@@ -1,0 +1,35 @@
+"""A run's summary, for tests of what is made of one."""
+
+from npnet.training.results import Summary
+
+SUMMARY = Summary(
+    world=2,
+    epochs=2,
+    batch_per_node=24,
+    batch_per_rank=12,
+    workers_per_rank=1,
+    train_loss=1.5,
+    train_acc=0.4,
+    test_loss=1.4,
+    test_acc=0.45,
+    bn_eval="moving",
+    recalibrated_test_loss=None,
+    recalibrated_test_acc=None,
+    wall_seconds=100.0,
+    train_seconds=80.0,
+    test_seconds=15.0,
+    images_per_second=60.0,
+    cpu_percent=99.0,
+    peak_rss_bytes=400_000_000,
+    planned_bytes=1,
+    dataset="cifar10",
+    location="/data",
+    model="mobilenet_v2",
+    width=0.5,
+    input_size=128,
+    recipe="modern",
+    sync="gradients",
+    steps=100,
+    max_steps=None,
+    slowest=None,
+)
