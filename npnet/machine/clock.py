@@ -38,11 +38,11 @@ class Stall(NamedTuple):
 
 
 class Event(NamedTuple):
-    """A phase on the time line, seconds of this host's clock."""
+    """A phase on the time line; `begin` in seconds of this host's clock."""
 
     phase: str
     begin: float
-    end: float
+    seconds: float
     epoch: int
     step: int
 
@@ -99,7 +99,7 @@ class Clock:
         if lasted - ran > self.times.stall.seconds:
             self.times.stall = Stall(lasted - ran, self.epoch, self.step, before)
         if self.events is not None:
-            self.events.append(Event(before, self._wall, wall, self.epoch, self.step))
+            self.events.append(Event(before, self._wall, lasted, self.epoch, self.step))
         self.phase, self._wall, self._cpu = phase, wall, cpu
         return before
 

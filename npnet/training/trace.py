@@ -9,20 +9,23 @@ Source: Trace Event Format, https://docs.google.com/document/d/1CvAClvFfyA5R-PhY
 import json
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from npnet.errors import NpnetError
+from npnet.machine.clock import Event
 from npnet.parallel.communicator import Communicator, together
+
+EXCHANGES = 9  # to compare clocks by
 
 
 class Trace:
     """Written by rank 0, epoch by epoch. Raises NpnetError, on every rank, if it cannot be."""
 
     def __init__(self, path: Path, comm: Communicator) -> None:
-        self.path, self.comm = path, comm
-        self._begin: float | None = None
+        self.path, self.comm, self.begin = path, comm, time.perf_counter()
         names: list[dict[str, Any]] = []
         for rank, (host, node) in enumerate(zip(comm.hosts, comm.nodes, strict=True)):
             here = {"ph": "M", "pid": node, "tid": rank}
@@ -31,37 +34,33 @@ class Trace:
         with together(comm):
             if comm.rank == 0:
                 self._write("[\n" + ",\n".join(map(json.dumps, names)), "w")
+        self.ahead = _ahead_of_root(comm)
         comm.clock.events = []
 
     def flush(self) -> None:
         """Add all that ranks did since the last call."""
         clock = self.comm.clock
         events, clock.events = clock.events or [], []
-        # Hosts count seconds from different beginnings. Right after an exchange it is the same
-        # moment for all ranks, to within the time of a message.
-        self.comm.sum(np.zeros(1))
-        ranks = self.comm.gather((time.perf_counter(), events))
+        ranks = self.comm.gather(
+            [event._replace(begin=event.begin - self.ahead) for event in events]
+        )
         with together(self.comm):
             if self.comm.rank == 0:
-                now = ranks[0][0]
-                lines = []
-                for rank, (theirs, done) in enumerate(ranks):
-                    for event in done:
-                        begin = event.begin - theirs + now
-                        if self._begin is None:
-                            self._begin = begin
-                        lines.append(
-                            {
-                                "name": event.phase,
-                                "ph": "X",
-                                "pid": self.comm.nodes[rank],
-                                "tid": rank,
-                                "ts": round(1e6 * (begin - self._begin), 1),
-                                "dur": round(1e6 * (event.end - event.begin), 1),
-                                "args": {"epoch": event.epoch, "step": event.step},
-                            }
-                        )
+                lines = [
+                    self._line(rank, event) for rank, done in enumerate(ranks) for event in done
+                ]
                 self._write("".join(",\n" + json.dumps(line) for line in lines), "a")
+
+    def _line(self, rank: int, event: Event) -> dict[str, Any]:
+        return {
+            "name": event.phase,
+            "ph": "X",
+            "pid": self.comm.nodes[rank],
+            "tid": rank,
+            "ts": round(1e6 * (event.begin - self.begin), 1),
+            "dur": round(1e6 * event.seconds, 1),
+            "args": {"epoch": event.epoch, "step": event.step},
+        }
 
     def finish(self) -> None:
         """Close the array. Nothing is recorded any more."""
@@ -79,3 +78,16 @@ class Trace:
             raise NpnetError(
                 f"cannot write {self.path}: {error.strerror}; give another file to `trace`"
             ) from error
+
+
+def _ahead_of_root(comm: Communicator) -> float:
+    """Seconds that this host's clock is ahead of rank 0's; each counts from a moment of its own.
+
+    Right after an exchange it is the same moment for all, to within the time of a message.
+    """
+    moments = []
+    for _ in range(EXCHANGES):
+        comm.sum(np.zeros(1))
+        moments.append(time.perf_counter())
+    of_root = comm.broadcast(moments)
+    return median(mine - theirs for mine, theirs in zip(moments, of_root, strict=True))

@@ -80,7 +80,7 @@ def test_events_are_without_a_gap(hands):
         advance(hands, 2, 2)
     clock.enter("other")
     assert [event.phase for event in clock.events] == ["other", "input", "forward", "update"]
-    ends = [event.end for event in clock.events]
+    ends = [event.begin + event.seconds for event in clock.events]
     assert [event.begin for event in clock.events][1:] == ends[:-1]
 
 
