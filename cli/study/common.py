@@ -1,5 +1,7 @@
 """What the studies that start runs share: options of `npnet train`, progress, the last words."""
 
+import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ OWN = {
     "max_steps", "out", "resume", "trace", "progress",
 }  # fmt: skip
 SECONDS_BETWEEN_LINES = 30
+TERMINATED = 128 + signal.SIGTERM
 NP_OF_PAPER = "2,4,8,16,24,32,40,48"
 
 
@@ -122,7 +125,6 @@ def run_study(
     """
     from npnet.errors import NpnetError
     from npnet.parallel.communicator import connect, launched_size, together
-    from npnet.parallel.launch import Launcher
 
     if launched_size() is not None:
         with together(connect()):
@@ -133,8 +135,9 @@ def run_study(
     done = len(study.cases) - len(todo)
     if done:
         click.echo(f"[STUDY] {done} of {len(study.cases)} runs are finished in {study.folder}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # and so ends the run
     try:
-        study.run(Launcher.find(), Progress(study, todo, progress), machinefile)
+        study.run(Progress(study, todo, progress), tabulate, machinefile)
     except KeyboardInterrupt:
         left = len(study.unfinished())
         click.echo(
@@ -142,17 +145,12 @@ def run_study(
             f"finished in {study.folder}; the same command goes on with the others"
         )
         raise
-    finally:
-        if study.folder.is_dir():
-            tabulate()
 
 
 class Progress:
     """What runs, what is done, how long it will take: a bar on a terminal, else lines."""
 
     def __init__(self, study: "Study", todo: "Sequence[Case]", progress: bool) -> None:
-        import sys
-
         from npnet.cli.bar import Bar
 
         self.study, self.todo, self.progress = study, todo, progress

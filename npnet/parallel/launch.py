@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from npnet.errors import NpnetError
-from npnet.parallel.communicator import environment_of_no_rank
 
 # Open MPI asks twice before it starts as root, as in a container, and before it starts more ranks
 # than there are cores.
@@ -41,7 +40,7 @@ class Launcher(NamedTuple):
                 errors="replace",
                 check=True,
                 timeout=60,
-                env=environment_of_no_rank() | OPEN_MPI,
+                env=environment_of_launcher(),
             )
         except (OSError, subprocess.SubprocessError) as error:
             raise NpnetError(f"{path} --version does not run: {error}") from error
@@ -71,10 +70,7 @@ class Launcher(NamedTuple):
                     words += ["-ppn", str(ranks_per_node)]
         return [*words, *program]
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """For a child: of no rank itself, and with what its maker asks for."""
-        mine = environment_of_no_rank()
-        if self.maker == "openmpi":
-            mine |= {key: os.environ.get(key, value) for key, value in OPEN_MPI.items()}
-        return mine
+
+def environment_of_launcher() -> dict[str, str]:
+    """For mpiexec and its ranks: the user's own, and what Open MPI asks for unless it is there."""
+    return OPEN_MPI | os.environ

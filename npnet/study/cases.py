@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
@@ -21,13 +22,14 @@ from npnet.errors import NpnetError
 from npnet.files import write_atomically, write_table
 from npnet.machine import telemetry
 from npnet.machine.sensors import oom_kills
-from npnet.parallel.launch import Launcher
+from npnet.parallel.launch import Launcher, environment_of_launcher
 from npnet.schema import checked_fields
 from npnet.training.claim import Claim
 from npnet.training.results import Summary
 from npnet.training.run_folder import RunFolder
 
 Row = dict[str, Any]
+ERROR = "npnet: error: "  # begins a run's own line about what was wrong
 BAD_INPUT = 2  # the status of a run that was refused: all others would be, too
 SECONDS_TO_END = 3.0
 
@@ -72,8 +74,9 @@ class Study:
         self.groups = {case.name: case.group for case in cases}
         self.file = folder / "study.json"
         found = read_json(self.file) if self.file.exists() else {}
-        known = found.get("cases")
+        known, rows = found.get("cases"), found.get("rows")
         self.known: dict[str, Any] = known if isinstance(known, dict) else {}
+        self.rows: list[Row] = rows if isinstance(rows, list) else []
         if not found:
             if any((folder / case.name).exists() for case in cases):
                 raise NpnetError(f"{folder} holds runs of no study: choose another `out`")
@@ -94,10 +97,13 @@ class Study:
                 f"`out`, or remove {self.folder}"
             )
 
-    def run(self, launcher: Launcher, reporter: Reporter, machinefile: Path | None = None) -> None:
+    def run(
+        self, reporter: Reporter, tabulate: Callable[[], None], machinefile: Path | None = None
+    ) -> None:
         """Run each case that has not been finished yet, in order; an interrupted one goes on.
 
-        Raises NpnetError at the end if some have failed, at once if a run is refused.
+        However it ends, `tabulate` is called to save the rows of what is finished. Raises
+        NpnetError at the end if some have failed, at once if a run is refused.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -106,21 +112,33 @@ class Study:
                 f"cannot make {self.folder}: {error.strerror}; choose another `out`"
             ) from error
         claim = Claim(self.folder)
-        self.known |= {case.name: list(case.arguments) for case in self.cases}
-        self.save([])
-        failed: list[str] = []
-        for case in self.unfinished():
-            failure = self._run(case, launcher, reporter, machinefile)
-            if failure is not None:
-                failed.append(case.name)
-                if failure.status == BAD_INPUT:
-                    raise NpnetError(f"{case.name} was refused: {failure}")
-        claim.release()
+        try:
+            self.known |= {case.name: list(case.arguments) for case in self.cases}
+            self.save(self.rows)
+            failed = self._run_all(reporter, machinefile)
+        finally:
+            tabulate()
+            claim.release()
         if failed:
             raise NpnetError(
                 f"{len(failed)} of {len(self.cases)} runs failed ({', '.join(failed)}): see "
                 f"{self.folder / failed[0]}.txt; the same command runs them again, and no other"
             )
+
+    def _run_all(self, reporter: Reporter, machinefile: Path | None) -> list[str]:
+        """The names of those that failed."""
+        failed = []
+        for case in self.unfinished():
+            failure = self._run(case, reporter, machinefile)
+            if failure is not None:
+                failed.append(case.name)
+                if failure.status == BAD_INPUT:
+                    raise NpnetError(f"{case.name} was refused: {failure}")
+        return failed
+
+    @cached_property
+    def launcher(self) -> Launcher:
+        return Launcher.find()
 
     def unfinished(self) -> list[Case]:
         return [case for case in self.cases if not self.run_of(case).summary.exists()]
@@ -128,36 +146,35 @@ class Study:
     def run_of(self, case: Case) -> RunFolder:
         return RunFolder(self.folder / case.name)
 
-    def _run(
-        self, case: Case, launcher: Launcher, reporter: Reporter, machinefile: Path | None
-    ) -> "RunFailed | None":
+    def _run(self, case: Case, reporter: Reporter, machinefile: Path | None) -> "RunFailed | None":
         """Why the run failed, None if it did not."""
         run = self.run_of(case)
         checkpoint = run.newest_checkpoint(before=case.epochs)
         if checkpoint is None and run.path.exists():
+            Claim(run.path).release()  # refused while a run is under way there
             shutil.rmtree(run.path)  # of a start that left nothing to go on with
         program = [sys.executable, "-m", "npnet", "train", *case.arguments, "--out", str(run.path)]
         if checkpoint is not None:
             program += ["--resume", str(checkpoint)]
         command = program
         if case.ranks > 1 or machinefile is not None:
-            command = launcher.command(program, case.ranks, machinefile, case.ranks_per_node)
+            command = self.launcher.command(program, case.ranks, machinefile, case.ranks_per_node)
         reporter.started(case, checkpoint)
-        begin = time.monotonic()
-        errors = []
+        begin, last, said = time.monotonic(), "", ""
         output = self.folder / f"{case.name}.txt"
-        with output.open("w", encoding="utf-8") as file, _started(command, launcher) as process:
+        with output.open("w", encoding="utf-8") as file, _started(command) as process:
             assert process.stdout is not None
             for text in process.stdout:
                 file.write(text)
                 file.flush()
-                if "error" in text.lower():
-                    errors.append(text.strip().removeprefix("npnet: error: "))
+                last = text.strip() or last
+                if text.startswith(ERROR):
+                    said = said or text.removeprefix(ERROR).strip()
                 reporter.line(case, text.rstrip())
             status = process.wait()
         error = None
         if status != 0 or not run.summary.exists():
-            said = errors[0] if errors else f"it ended with status {status}, see {output}"
+            said = said or f"it ended with status {status}, see {output}: {last:.200}"
             for kill in oom_kills(time.monotonic() - begin):
                 said += f"; the kernel killed {kill.process} ({kill.pid}) for want of memory"
             error = RunFailed(said, status)
@@ -231,12 +248,12 @@ class Finished:
 
 
 @contextmanager
-def _started(command: Sequence[str], launcher: Launcher) -> Iterator["subprocess.Popen[str]"]:
+def _started(command: Sequence[str]) -> Iterator["subprocess.Popen[str]"]:
     """A process, which does not outlive the block."""
     try:
         process = subprocess.Popen(
             command,
-            env=launcher.environment,
+            env=environment_of_launcher(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
