@@ -40,6 +40,16 @@ def test_train_prints_the_paper_s_lines(trained: Path) -> None:
     assert all(line.startswith(start) for line, start in zip(found, starts, strict=True))
 
 
+def test_train_prints_its_recipe_in_lines_that_fit(trained: Path) -> None:
+    lines = (trained / "output").read_text().splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith("[INFO] Recipe name=modern"))
+    last = next(n for n, line in enumerate(lines) if line.endswith(" batch_per_rank=12"))
+    assert last > first + 2
+    for line in lines[first : last + 1]:
+        assert line.startswith("[INFO] ")
+        assert len(line) <= 100
+
+
 def test_train_leaves_a_run_folder(trained: Path) -> None:
     run = trained / "run"
     names = {"config.json", "log.csv", "summary.json", "final.npz"}
