@@ -1,8 +1,12 @@
-"""A progress bar that fits its terminal, whatever that one's width."""
+"""How far something is: a bar that fits its terminal; where there is none, a line now and then."""
 
 import os
+import time
 from typing import TextIO
 
+import click
+
+SECONDS_BETWEEN_LINES = 30
 WIDEST, NARROWEST = 30, 5  # characters between the brackets
 USUAL_COLUMNS = 80  # where a terminal does not tell, such as one over a serial line
 
@@ -32,6 +36,41 @@ class Bar:
         """Leave the line as it is, and go to the next."""
         self.stream.write("\n")
         self.stream.flush()
+
+
+class Progress:
+    """A bar on `stream`, a terminal; where that is None, at times a line on standard error.
+
+    `begin` stands before the line, as in `[Root] Epoch 1/10 50% ...`.
+    """
+
+    def __init__(self, stream: TextIO | None, begin: str = "[INFO]") -> None:
+        self.stream, self.begin = stream, begin
+        self._bar: Bar | None = None
+        self._last_line = time.monotonic()
+
+    def say(self, line: str) -> None:
+        """A line at once, where no bar is drawn."""
+        if self.stream is None:
+            self._last_line = time.monotonic()
+            click.echo(f"{self.begin} {line}", err=True)
+
+    def show(self, label: str, done: int, total: int | None, words: str) -> None:
+        """`label` is what is done, `total` what makes 100 % of it, None if that is unknown."""
+        if self.stream is not None:
+            if self._bar is None:
+                self._bar = Bar(self.stream, label)
+            self._bar.total = total
+            self._bar.show(done, words)
+        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            percent = f" {100 * done / total:.0f}%" if total else ""
+            self.say(f"{label}{percent} {words}")
+
+    def finish(self) -> None:
+        """What `label` named is done; another may follow."""
+        if self._bar is not None:
+            self._bar.finish()
+            self._bar = None
 
 
 def columns(stream: TextIO) -> int:

@@ -3,14 +3,17 @@
 import os
 import stat
 import sys
+import textwrap
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from statistics import mean
 from typing import TextIO
 
 import click
 import psutil
 
-from npnet.cli.bar import Bar
+from npnet.cli.bar import Progress
 from npnet.machine import telemetry, threads
 from npnet.parallel.communicator import Communicator
 from npnet.parallel.workers import Workers
@@ -18,7 +21,7 @@ from npnet.training.evaluate import Scores
 from npnet.training.results import EpochResult, Summary
 from npnet.training.trainer import Trainer
 
-SECONDS_BETWEEN_LINES = 30
+COLUMNS = 100  # of a line of the header
 WORTH_A_WORD = 0.05  # of an epoch's time
 MOST_LEFT = 0.01  # of the initial statistics, without a word
 
@@ -29,15 +32,29 @@ class Console:
     def __init__(self, comm: Communicator, thread_count: int, progress: bool) -> None:
         self.comm, self.threads = comm, thread_count
         self.root = comm.rank == 0
-        self.progress = Progress(terminal()) if progress and self.root else None
+        self.progress = TrainingProgress(terminal()) if progress and self.root else None
 
-    def compiling(self) -> None:
-        """Called by every rank before some of them compile."""
+    @contextmanager
+    def compiling(self) -> Iterator[Callable[[int], None]]:
+        """On every rank, while some of them compile; takes the number of kernels that are done."""
         if self.root:
             say(
                 "[INFO] Compiling the kernels for this processor, once: about half a minute, "
                 "some minutes on a Raspberry Pi"
             )
+        if self.progress is None:
+            yield lambda kernels: None
+            return
+        progress, begin = Progress(self.progress.stream), time.monotonic()
+
+        def show(kernels: int) -> None:
+            words = f"{kernels} done, {clock(time.monotonic() - begin)}"
+            progress.show("Compiling the kernels:", kernels, None, words)
+
+        try:
+            yield show
+        finally:
+            progress.finish()
 
     def started(self, trainer: Trainer) -> None:
         self.epochs = trainer.settings.epochs
@@ -72,7 +89,8 @@ class Console:
             "lr": trainer.recipe.peak_lr(trainer.global_batch),
         }
         del values["lr_base"]
-        say("[INFO] Recipe " + " ".join(f"{key}={plain(value)}" for key, value in values.items()))
+        recipe = " ".join(f"{key}={plain(value)}" for key, value in values.items())
+        say("\n".join(folded("[INFO] ", f"Recipe {recipe}")))
         here = self.comm.nodes.count(self.comm.nodes[0])
         warning = threads.oversubscription(here, self.threads, telemetry.node_cores())
         if warning:
@@ -151,12 +169,11 @@ def span(workers: Workers) -> str:
     return f"{workers[0].number}-{workers[-1].number}"
 
 
-class Progress:
-    """Images/s and time left: a bar on a terminal, else a line now and then on standard error."""
+class TrainingProgress:
+    """Images/s and time left, while a run is under way."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self.stream = stream
-        self.bar: Bar | None = None
 
     def start(self, trainer: Trainer) -> None:
         shard, self.epochs = trainer.workers[0].shard, trainer.settings.epochs
@@ -164,30 +181,18 @@ class Progress:
         self.images_per_step = shard.total / shard.full_steps / len(trainer.workers)
         self.all_steps = (self.epochs - trainer.first_epoch) * self.steps
         self.done, self.begin = 0, time.monotonic()
-        self.last_line = self.begin
+        self.progress = Progress(self.stream, "[Root]")
 
     def step(self, epoch: int) -> None:
-        now = time.monotonic()
         self.done += 1
         left = self.all_steps - self.done
-        speed = self.done / (now - self.begin)
+        speed = self.done / (time.monotonic() - self.begin)
         text = f"{speed * self.images_per_step:.0f} images/s, {clock(left / speed)} left in all"
-        if self.stream is not None:
-            if self.bar is None:
-                self.bar = Bar(self.stream, f"Epoch {epoch + 1}/{self.epochs}", self.steps)
-            self.bar.show(self._done_of_epoch(), text)
-        elif now - self.last_line > SECONDS_BETWEEN_LINES:
-            self.last_line = now
-            percent = 100 * self._done_of_epoch() / self.steps
-            say(f"[Root] Epoch {epoch + 1}/{self.epochs} {percent:.0f}% {text}", err=True)
-
-    def _done_of_epoch(self) -> int:
-        return (self.done - 1) % self.steps + 1
+        done_of_epoch = (self.done - 1) % self.steps + 1
+        self.progress.show(f"Epoch {epoch + 1}/{self.epochs}", done_of_epoch, self.steps, text)
 
     def finish_epoch(self) -> None:
-        if self.bar is not None:
-            self.bar.finish()
-            self.bar = None
+        self.progress.finish()
 
 
 LAUNCHERS = {"mpiexec", "mpiexec.hydra", "mpirun", "orterun", "prterun"}
@@ -226,6 +231,14 @@ def _terminal_at(path: str) -> TextIO | None:
 def say(line: str, err: bool = False) -> None:
     """Print one line at once, in one write, so that the lines of ranks do not mix."""
     click.echo(line, err=err)
+
+
+def folded(begin: str, text: str) -> list[str]:
+    """Lines of at most COLUMNS characters, each of which begins with `begin`, for grep."""
+    lines = textwrap.wrap(
+        text, COLUMNS - len(begin), break_long_words=False, break_on_hyphens=False
+    )
+    return [begin + line for line in lines]
 
 
 def plain(value: object) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from npnet.cli import options
-from npnet.cli.bar import Bar
+from npnet.cli.bar import Progress
 
 
 @click.group()
@@ -35,20 +35,16 @@ def fetch(name: str, data_dir: Path, url: str | None) -> None:
         click.echo(f"{name} is already in {data_dir}")
         return
     label = f"Fetching {name}"
-    bar = Bar(sys.stdout, label) if sys.stdout.isatty() else None
-    if bar is None:
-        click.echo(label)
+    progress = Progress(sys.stdout if sys.stdout.isatty() else None)
+    progress.say(label)
 
     def show(received: int, total: int | None) -> None:
-        if bar is not None:
-            bar.total = total
-            bar.show(received, f"{received / 1e6:.0f} MB")
+        progress.show(label, received, total, f"{received / 1e6:.0f} MB")
 
     try:
         folder = fetching.fetch(name, data_dir, url=url, progress=show)
     finally:
-        if bar is not None:
-            bar.finish()
+        progress.finish()
     click.echo(f"{name} is in {folder}")
 
 

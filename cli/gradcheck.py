@@ -1,12 +1,10 @@
 """`npnet gradcheck`."""
 
-from itertools import chain
+import sys
 
 import click
 
 from npnet.cli import options
-
-MODES = (False, True)  # with the batch's statistics, with running ones
 
 
 @click.command(short_help="Check gradients by finite differences.")
@@ -26,12 +24,19 @@ def gradcheck(model_name: str | None, backend: str, verbose: bool) -> None:
     Each operation alone, then small networks of each model's blocks, with batch norm, with running
     statistics, and with biases.
     """
+    from npnet.cli.bar import Progress
+    from npnet.cli.console import terminal
     from npnet.errors import NpnetError
-    from npnet.measure.gradcheck import BOUND, Check, check_network, check_operations, miniatures
+    from npnet.measure.gradcheck import BOUND, Check, families
 
     worst: dict[tuple[str, str], Check] = {}
     failed = count = 0
-    click.echo(f"{'gradient':34} {'case':38} {'numeric':>16} {'analytic':>16} {'error':>9}")
+    progress = Progress(None if verbose and sys.stdout.isatty() else terminal())
+    todo = families(backend, model_name)
+    progress.say(f"Checking the gradients of {len(todo)} operations and networks")
+    header = f"{'gradient':34} {'case':38} {'numeric':>16} {'analytic':>16} {'error':>9}"
+    if verbose:
+        click.echo(header)
 
     def show(check: Check) -> None:
         verdict = "" if check.passed else "  FAILED"
@@ -40,22 +45,21 @@ def gradcheck(model_name: str | None, backend: str, verbose: bool) -> None:
             f"{check.error:9.1e}{verdict}"
         )
 
-    networks = [each for each in miniatures() if model_name in (None, each.name)]
-    checks = chain(
-        check_operations(backend),
-        *(check_network(each, backend, frozen=frozen) for each in networks for frozen in MODES),
-    )
-    operations = True
-    for check in checks:
-        count += 1
-        failed += not check.passed
-        operations = operations and ", " not in check.case
-        key = (check.name, "" if operations else check.case)
-        if key not in worst or not check.error <= worst[key].error:
-            worst[key] = check
-        if verbose:
-            show(check)
+    for number, family in enumerate(todo):
+        progress.show("Checking gradients", number, len(todo), family.name)
+        for check in family.checks:
+            count += 1
+            failed += not check.passed
+            key = (check.name, check.case if family.is_network else "")
+            if key not in worst or not check.error <= worst[key].error:
+                worst[key] = check
+            if verbose:
+                show(check)
+            progress.show("Checking gradients", number, len(todo), family.name)
+    progress.show("Checking gradients", len(todo), len(todo), "done")
+    progress.finish()
     if not verbose:
+        click.echo(header)
         for check in worst.values():
             show(check)
     click.echo(f"{count} checks, {failed} failed, bound {BOUND:.0e}")

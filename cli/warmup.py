@@ -38,7 +38,7 @@ def warmup(dtype: str, threads: int, **values: Any) -> None:
         rehearsal = Rehearsal.of(options.model_config(values, classes=2), dtype=dtype)
     there = is_warm(rehearsal)
     start = time.monotonic()
-    prepare(comm, rehearsal, Console(comm, threads, progress=False).compiling)
+    prepare(comm, rehearsal, Console(comm, threads, progress=True).compiling)
     with together(comm):
         if comm.first_of_node and not is_warm(rehearsal):
             raise NpnetError(f"the kernels were compiled, but are not kept in {folder}")

@@ -1,6 +1,7 @@
 """What a notebook calls: train, evaluate, predict. The command line does the same with options."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,11 @@ def train(
     folder = RunFolder(Path(out)) if out is not None else None
     trainer = Trainer(dataset, model, recipe, chosen, comm, reporter or Silence(), folder)
     if chosen.backend == "numba":
-        prepare(comm, Rehearsal.of(model, recipe, chosen.dtype), lambda: None)
+        prepare(
+            comm,
+            Rehearsal.of(model, recipe, chosen.dtype),
+            lambda: nullcontext(lambda kernels: None),
+        )
     summary = trainer.run()
     return Trained(trainer.network, trainer.run_files.state(epochs), summary)
 

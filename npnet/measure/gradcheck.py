@@ -8,6 +8,7 @@ One number per input suffices: an error in any element shows with probability on
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -72,22 +73,50 @@ def project(
     raise ArithmeticError("every direction crosses a kink: choose another point")
 
 
+class Family(NamedTuple):
+    """Checks of one operation, or of the network of one model."""
+
+    name: str
+    checks: Iterator[Check]
+    is_network: bool
+
+
+def families(backend: str = "reference", model: str | None = None) -> list[Family]:
+    """All that there is to check; of networks, only those of `model` if one is given."""
+    operations = [
+        Family(gradient.name, check_operation(gradient, backend), is_network=False)
+        for gradient in registry.GRADIENTS
+    ]
+    networks = [
+        Family(each.name, check_network(each, backend, frozen=frozen), is_network=True)
+        for each in miniatures()
+        if model in (None, each.name)
+        for frozen in (False, True)
+    ]
+    return operations + networks
+
+
 def check_operations(backend: str = "reference") -> Iterator[Check]:
-    """Every operation of the registry, at every case of its kind, for each of its inputs.
+    """Every operation of the registry."""
+    for gradient in registry.GRADIENTS:
+        yield from check_operation(gradient, backend)
+
+
+def check_operation(gradient: registry.Gradient, backend: str) -> Iterator[Check]:
+    """One operation, at every case of its kind, for each of its inputs.
 
     A plain operation whose compiled place a fused one has taken is checked where it stands, in the
     reference; the fused one is a part of `check_network`.
     """
-    for gradient in registry.GRADIENTS:
-        rows = map(registry.kernel, {gradient.forward, *gradient.backward.values()})
-        plain = any(row.reference_only for row in rows)
-        kernels = kernels_of("reference" if plain else backend)
-        for case in registry.border_cases(registry.kernel(gradient.forward).kind):
-            for name in gradient.backward:
-                yield check_operation(kernels, gradient, name, case)
+    rows = map(registry.kernel, {gradient.forward, *gradient.backward.values()})
+    plain = any(row.reference_only for row in rows)
+    kernels = kernels_of("reference" if plain else backend)
+    for case in registry.border_cases(registry.kernel(gradient.forward).kind):
+        for name in gradient.backward:
+            yield check_input(kernels, gradient, name, case)
 
 
-def check_operation(
+def check_input(
     kernels: ModuleType, gradient: registry.Gradient, name: str, case: registry.Case
 ) -> Check:
     """The gradient of one operation with respect to its input `name`."""

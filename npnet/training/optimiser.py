@@ -75,7 +75,7 @@ def trainable_operations(architecture: Architecture, recipe: Recipe) -> list[str
         if not any(fnmatchcase(name, pattern) for name in names):
             raise NpnetError(
                 f"`freeze` {pattern} fits no operation of {architecture.name} with parameters: "
-                "npnet info lists them"
+                "npnet info --operations lists them"
             )
     moving = [name for name in names if not frozen(name, recipe)]
     if not moving:

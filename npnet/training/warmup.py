@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +25,10 @@ from npnet.training.settings import Settings
 from npnet.training.trainer import Trainer
 
 DTYPES = ("float32", "float64")
+SECONDS_BETWEEN_LOOKS = 1.0
+
+# Around the compilation, on every rank; gives what takes the number of kernels that are done.
+Compiling = Callable[[], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True)
@@ -47,19 +52,18 @@ class Rehearsal:
         return f"complete-{self.architecture}-{self.dtype}-{digest}"
 
 
-def prepare(comm: Communicator, rehearsal: Rehearsal, compiling: Callable[[], None]) -> bool:
+def prepare(comm: Communicator, rehearsal: Rehearsal, compiling: Compiling) -> bool:
     """Have the compiled kernels on every node's disk. Returns whether any had to be compiled.
 
-    `compiling` is called before, on every rank. Where there is no place for machine code, nothing
-    is done, and each rank compiles what it calls.
+    Where there is no place for machine code, nothing is done, and each rank compiles what it calls.
     """
     cold = comm.first_of_node and place() is not None and not is_warm(rehearsal)
     if not any(comm.gather(cold)):
         return False
-    compiling()
-    if cold:
-        compile_apart(rehearsal)
-    comm.barrier()
+    with compiling() as show:
+        if cold:
+            compile_apart(rehearsal, show)
+        comm.barrier()
     return True
 
 
@@ -83,28 +87,48 @@ def is_warm(rehearsal: Rehearsal) -> bool:
     return all(name and (folder / name).is_file() for name in names)
 
 
-def compile_apart(rehearsal: Rehearsal) -> None:
+def compile_apart(rehearsal: Rehearsal, show: Callable[[int], None]) -> None:
     """Compile in a process of its own, because the compiler takes 300 MB and does not return them.
 
-    If that process fails, compile in this one.
+    `show` is called about once a second. If that process fails, compile in this one.
     """
     environment = environment_of_no_rank()
     sources = str(Path(npnet.__file__).parents[1])
     others = [environment["PYTHONPATH"]] if environment.get("PYTHONPATH") else []
     environment["PYTHONPATH"] = os.pathsep.join([sources, *others])
     script = f"from npnet.training.warmup import *; compile_here({rehearsal!r})"
-    child = subprocess.run(
-        [sys.executable, "-P", "-c", script], env=environment, capture_output=True, text=True
-    )
+    before = _kernels_on_disk()
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", script],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        while True:
+            try:
+                _, errors = child.communicate(timeout=SECONDS_BETWEEN_LOOKS)
+                break
+            except subprocess.TimeoutExpired:
+                show(_kernels_on_disk() - before)
+            except BaseException:
+                child.kill()
+                raise
     if child.returncode == 0:
         return
-    words = child.stderr.strip().split("\n")[-1] or f"its status is {child.returncode}"
+    words = errors.strip().split("\n")[-1] or f"its status is {child.returncode}"
     warnings.warn(f"the process that compiles the kernels failed: {words}", stacklevel=2)
     from npnet.kernels.jit.cache import CacheWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CacheWarning)  # its cause was reported above
         rehearse(rehearsal)
+
+
+def _kernels_on_disk() -> int:
+    """Numba keeps one index a function."""
+    folder = place()
+    return sum(1 for _ in folder.glob("*.nbi")) if folder is not None else 0
 
 
 def compile_here(rehearsal: Rehearsal) -> None:

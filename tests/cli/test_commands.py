@@ -40,6 +40,16 @@ def test_train_prints_the_paper_s_lines(trained: Path) -> None:
     assert all(line.startswith(start) for line, start in zip(found, starts, strict=True))
 
 
+def test_train_prints_its_recipe_in_lines_that_fit(trained: Path) -> None:
+    lines = (trained / "output").read_text().splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith("[INFO] Recipe name=modern"))
+    last = next(n for n, line in enumerate(lines) if line.endswith(" batch_per_rank=12"))
+    assert last > first + 2
+    for line in lines[first : last + 1]:
+        assert line.startswith("[INFO] ")
+        assert len(line) <= 100
+
+
 def test_train_leaves_a_run_folder(trained: Path) -> None:
     run = trained / "run"
     names = {"config.json", "log.csv", "summary.json", "final.npz"}
@@ -106,6 +116,24 @@ def test_info_adds_up(tmp_path: Path) -> None:
     (total,) = (line for line in outcome.stdout.splitlines() if line.startswith("total"))
     assert "3,504,872" in total
     assert "dataset shapes" in outcome.stdout
+
+
+@pytest.mark.parametrize("model", ["mobilenet_v2", "squeezenet1_0"])
+def test_info_fits_a_page(tmp_path: Path, model: str) -> None:
+    lines = npnet_run("info", "--model", model, cwd=tmp_path).stdout.splitlines()
+    assert all(len(line) <= 80 for line in lines if "/" not in line)  # paths are not cut
+    assert len(lines) < 50
+
+
+@pytest.mark.parametrize("flags", [[], ["--operations"]])
+def test_info_s_lines_add_up_to_its_total(tmp_path: Path, flags: list[str]) -> None:
+    stdout = npnet_run("info", *flags, cwd=tmp_path).stdout
+    table = stdout.split("\n\n")[1].splitlines()
+    *rows, total = [line for line in table[1:] if not line.startswith("each of")]
+    assert total.startswith("total")
+    counts = [[int(word.replace(",", "")) for word in line.split()[-3:]] for line in rows]
+    assert [f"{sum(column):,}" for column in zip(*counts, strict=True)] == total.split()[-3:]
+    assert ("block3.add" in stdout) is bool(flags)
 
 
 def test_info_runs_no_file_of_the_current_folder(tmp_path: Path) -> None:

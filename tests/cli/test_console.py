@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.cifar_files import write_cifar
-from tests.launch import SOURCES, TINY, clean_environment, launcher
+from tests.launch import SOURCES, TINY, clean_environment, launcher, npnet_run
 
 BEFORE = "what a night of training said\n"
 
@@ -119,11 +119,11 @@ def test_a_run_s_log_keeps_the_runs_before(tmp_path: Path) -> None:
 
 RUN = """
 import sys, types
-from npnet.cli.console import Progress
+from npnet.cli.console import TrainingProgress
 shard = types.SimpleNamespace(steps=40, full_steps=40, total=480)
 worker = types.SimpleNamespace(shard=shard)
 settings = types.SimpleNamespace(epochs=200)
-progress = Progress(sys.stderr)
+progress = TrainingProgress(sys.stderr)
 progress.start(types.SimpleNamespace(workers=[worker], settings=settings, first_epoch=0))
 for epoch in range(2):
     for step in range(40):
@@ -145,27 +145,50 @@ entry.limit_threads = lambda threads=None: 1
 entry.main(["data", "fetch", "cifar10"])
 """
 
+CHECK = """
+from npnet.measure import gradcheck
+check = gradcheck.Check("name", "case", 1.0, 1.0)
+several = [gradcheck.Family(f"family {n}", iter([check] * 3), n > 5) for n in range(10)]
+gradcheck.families = lambda backend, model: several
+import npnet.cli.main as entry
+entry.limit_threads = lambda threads=None: 1
+entry.main(["gradcheck"])
+"""
+
+COMPILE = """
+import sys
+from types import SimpleNamespace
+from npnet.cli.console import Console
+with Console(SimpleNamespace(rank=0), 1, progress=True).compiling() as show:
+    for kernels in range(100):
+        show(kernels)
+"""
+
 BARS = pytest.mark.parametrize(
     "script",
-    [RUN, FETCH.format(total="170_000_000"), FETCH.format(total=None)],
-    ids=["training", "fetching", "fetching so much"],
+    [RUN, FETCH.format(total="170_000_000"), FETCH.format(total=None), CHECK, COMPILE],
+    ids=["training", "fetching", "fetching so much", "gradients", "compiling"],
 )
 
 
+# What is printed beside a bar.
+NO_BAR = re.compile(r"cifar10 is in x|\[INFO\] |gradient  +case|name  +case|30 checks, 0 failed")
+
+
 def drawn(script: str, columns: int, cwd: Path) -> list[str]:
-    """What was written on each line of a terminal, each time that it was written."""
+    """What was drawn on each line of a terminal, each time that it was drawn."""
     with screen(columns) as (slave, seen):
         line = [sys.executable, "-c", script]
         assert start(line, cwd, stdout=slave, stderr=slave) == 0
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())  # a cursor's moves have no width
-    return re.split(r"[\r\n]+", text)
+    return [line for line in re.split(r"[\r\n]+", text) if not NO_BAR.match(line)]
 
 
 @BARS
 @pytest.mark.parametrize("columns", [1, 10, 50, 80, 200])
 def test_a_bar_fits_the_terminal(script: str, columns: int, tmp_path: Path) -> None:
     """The last column stays free: some terminals go to the next line when it is written to."""
-    lines = [line for line in drawn(script, columns, tmp_path) if line != "cifar10 is in x"]
+    lines = drawn(script, columns, tmp_path)
     assert max(map(len, lines)) < max(columns, 2)
 
 
@@ -200,3 +223,51 @@ def test_a_bar_becomes_narrower_with_its_terminal() -> None:
     lines = re.split(r"[\r\n]+", seen.decode())
     assert max(map(len, lines)) > 50
     assert max(map(len, lines[-5:])) < 40
+
+
+NOW_AND_THEN = "import npnet.cli.bar; npnet.cli.bar.SECONDS_BETWEEN_LINES = {seconds}\n"
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(-1, 1 + 10 + 30 + 1), (3600, 1)])
+def test_a_gradient_check_through_a_pipe_says_where_it_is(
+    tmp_path: Path, seconds: int, count: int
+) -> None:
+    """At its start, then now and then; on standard error, as the table is for other programs."""
+    lines = CHECK.splitlines(keepends=True)
+    patches = NOW_AND_THEN.format(seconds=seconds) + "".join(lines[:-3])
+    outcome = npnet_run("gradcheck", cwd=tmp_path, patches=patches)
+    said = outcome.stderr.splitlines()
+    assert said[0] == "[INFO] Checking the gradients of 10 operations and networks"
+    assert len(said) == count
+    assert all(line.startswith("[INFO] Checking gradients ") for line in said[1:])
+    assert "[INFO]" not in outcome.stdout
+    assert "30 checks, 0 failed" in outcome.stdout
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_compilation_through_a_pipe_says_where_it_is(tmp_path: Path, progress: bool) -> None:
+    script = NOW_AND_THEN.format(seconds=-1) + COMPILE.replace("=True", f"={progress}")
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=clean_environment() | {"PYTHONPATH": str(SOURCES)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.stdout.startswith("[INFO] Compiling the kernels for this processor, once")
+    said = result.stderr.splitlines()
+    assert len(said) == (100 if progress else 0)
+    assert all(re.match(r"\[INFO\] Compiling the kernels: \d+ done, 0:00:", line) for line in said)
+
+
+def test_a_long_line_of_the_header_is_folded() -> None:
+    from npnet.cli.console import folded
+
+    words = [f"name_{n}={'value-' * (n % 7)}" for n in range(60)]
+    lines = folded("[INFO] ", " ".join(["Recipe", *words]))
+    assert len(lines) > 5
+    assert max(map(len, lines)) <= 100
+    assert min(map(len, lines[:-1])) > 50
+    assert all(line.startswith("[INFO] ") for line in lines)
+    assert " ".join(line.removeprefix("[INFO] ") for line in lines).split() == ["Recipe", *words]

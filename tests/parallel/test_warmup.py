@@ -21,6 +21,13 @@ import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 """
 
+# What is compiled is counted from the start, and each count is a line.
+LOOK_OFTEN = """
+import npnet.cli.bar, npnet.training.warmup
+npnet.cli.bar.SECONDS_BETWEEN_LINES = -1
+npnet.training.warmup.SECONDS_BETWEEN_LOOKS = 0.1
+"""
+
 # A run's own files would be too large for that disk.
 NO_RUN_FOLDER = """
 start = Trainer.__init__
@@ -113,7 +120,7 @@ def test_a_list_that_is_not_whole_is_made_again(place: Path, content: str | None
     path.write_text(content, encoding="latin-1") if content is not None else path.unlink()
     outcome = run(place, "warmup")
     assert outcome.status == 0, outcome.stderr
-    assert outcome.stderr == ""
+    assert "warning" not in outcome.stderr
     assert path.read_text() == whole
 
 
@@ -122,8 +129,9 @@ def test_what_someone_tidied_away_is_compiled_again(place: Path) -> None:
     for path in before:
         if path.name.startswith("activation.residual_backward"):
             path.unlink()
-    outcome = run(place, "warmup")
+    outcome = run(place, "warmup", patches=LOOK_OFTEN)
     assert outcome.stdout.startswith(COMPILING)
+    assert "[INFO] Compiling the kernels: " in outcome.stderr
     assert "[Rank 0] float32 kernels of mobilenet_v2 compiled in " in outcome.stdout
     assert set(files(place)) == before
 
