@@ -33,6 +33,7 @@ class Console:
         self.comm, self.threads = comm, thread_count
         self.root = comm.rank == 0
         self.progress = TrainingProgress(terminal()) if progress and self.root else None
+        self.epochs_kept = 0  # whole epochs of which there is a checkpoint
 
     @contextmanager
     def compiling(self) -> Iterator[Callable[[int], None]]:
@@ -105,6 +106,7 @@ class Console:
             )
 
     def step_finished(self, epoch: int, step: int, images: int) -> None:
+        self.epochs_kept = epoch
         if self.progress:
             self.progress.step(epoch)
 

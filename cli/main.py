@@ -71,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     warnings.showwarning = _warn
     try:
         _run(arguments)
-    except (click.Abort, KeyboardInterrupt):
-        _leave(INTERRUPTED)
+    except (click.Abort, KeyboardInterrupt) as error:
+        _interrupted(error.__cause__ or error)
     except NpnetError as error:
         _end_run(error)
     except SettingError as error:  # of this host's environment: one line a node
@@ -124,6 +124,16 @@ def _warn(
         click.echo(warnings.formatwarning(message, category, filename, lineno), err=True, nl=False)
     elif launched_local_rank() == 0:
         click.echo(f"npnet: warning: {' '.join(str(message).split())}", err=True)
+
+
+def _interrupted(error: BaseException) -> NoReturn:
+    """Rank 0 says how to go on, if the command knows: usually all ranks are interrupted."""
+    from npnet.parallel.communicator import launched_rank
+
+    if launched_rank() == 0:
+        for note in getattr(error, "__notes__", ()):
+            click.echo(note, err=True)
+    _leave(INTERRUPTED)
 
 
 def _end_run(error: NpnetError) -> NoReturn:

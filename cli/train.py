@@ -171,6 +171,7 @@ def train(
     """
     from npnet.cli.console import Console
     from npnet.data import open_dataset
+    from npnet.errors import NpnetError
     from npnet.parallel.communicator import connect, together
     from npnet.training.run_folder import RunFolder
     from npnet.training.trace import Trace
@@ -197,7 +198,19 @@ def train(
     if settings.backend == "numba":
         prepare(comm, Rehearsal.of(model, recipe, settings.dtype), console.compiling)
     trainer.trace = timeline
-    trainer.run()
+    try:
+        trainer.run()
+    except NpnetError:  # which says what to do
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        if console.epochs_kept > trainer.first_epoch:
+            resume = folder.epoch(console.epochs_kept)
+        if resume is not None:
+            error.add_note(
+                f"npnet: {console.epochs_kept} of {settings.epochs} epochs are kept: go on with "
+                f"the same options and --resume {resume} --out {folder.path}"
+            )
+        raise
 
 
 def choose_recipe(name: str, values: dict[str, Any]) -> "Recipe":

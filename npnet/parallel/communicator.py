@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain, pairwise
+from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
@@ -30,6 +31,7 @@ _OF_LAUNCHERS = ("PMI", "OMPI_", "OPAL_", "PRTE_", "HYDRA_", "HYDI_", "MPI", "I_
 _OF_USERS = ("MPI4PY_",)  # which MPI library mpi4py is to load, among others
 
 SECONDS_BETWEEN_LOOKS = 0.01
+SECONDS_FOR_THE_ROOT = 3.0  # to come as far as the others, where it cannot be asked
 
 
 class CollectiveError(NpnetError):
@@ -192,30 +194,67 @@ def connect() -> Communicator:
     try:
         import mpi4py
 
-        mpi4py.rc.thread_level = "funneled"  # only the main thread communicates
+        # MPI starts below: a library that another MPI's launcher started may end the process.
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         if launched == 1:
             return SerialCommunicator()
         reason = str(error).splitlines()[0]
-        raise CollectiveError(
+        raise _error_of_ranks_apart(
             f"mpiexec started {launched} processes, but mpi4py finds no MPI library ({reason}): "
             "install one beside npnet, for example with pip install 'npnet[mpi]'"
         ) from error
+    library = " ".join(MPI.Get_library_version().split(",")[0].splitlines()[0].split())
+    mpiexec = Path(sys.executable).parent / "mpiexec"
+    advice = f"start with the mpiexec of that library{f', {mpiexec}' if mpiexec.exists() else ''}"
+    if _started_by_another_mpi(library):
+        if launched == 1:
+            return SerialCommunicator()
+        raise _error_of_ranks_apart(
+            f"mpiexec started {launched} processes, but it is not of the MPI of mpi4py's library "
+            f"({library}): {advice}"
+        )
+    if not MPI.Is_initialized():
+        MPI.Init_thread(MPI.THREAD_FUNNELED)  # only the main thread communicates
     found = MPI.COMM_WORLD.Get_size()
     if found != launched:
-        raise CollectiveError(
+        raise _error_of_ranks_apart(
             f"mpiexec started {launched} processes, but each sees a world of {found}: mpiexec and "
-            f"mpi4py's library ({MPI.Get_library_version().split(',')[0].splitlines()[0].strip()}) "
-            "are of different MPIs; start with the mpiexec of that library"
+            f"mpi4py's library ({library}) are of different MPIs; {advice}"
         )
     return MpiCommunicator(MPI)
 
 
+def _error_of_ranks_apart(message: str) -> CollectiveError:
+    """Rank 0 prints it. The others leave later: a launcher may end all as soon as one has left."""
+    if launched_rank() > 0:
+        time.sleep(SECONDS_FOR_THE_ROOT)
+    return CollectiveError(message)
+
+
+def _started_by_another_mpi(library: str) -> bool:
+    """Whether the launcher's marks are of an MPI that `library` is not; with both marks, unknown.
+
+    MPICH's mpiexec leaves the first, Open MPI's the two others, and srun none of them.
+    """
+    hydra = "HYDI_CONTROL_FD" in os.environ
+    open_mpi = {"OMPI_COMM_WORLD_SIZE", "PMIX_NAMESPACE"} <= os.environ.keys()
+    return hydra and not open_mpi if "Open MPI" in library else open_mpi and not hydra
+
+
 def abort(status: int) -> NoReturn:
-    """Leave, and end all ranks at once if MPI runs: they may be waiting for this one."""
+    """Leave, and end all ranks at once if MPI runs: they may be waiting for this one.
+
+    What MPI itself says about that would bury the message that this rank has just printed.
+    """
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and mpi.COMM_WORLD.Get_size() > 1:
+        if "PRTE_LAUNCHED" in os.environ:
+            # Open MPI's mpiexec then ends the others, on all nodes, in five lines; of an Abort it
+            # and the library make thirteen. MPICH's would let those on other nodes wait for ever.
+            os._exit(status)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # MPICH prints its line in this process
         mpi.COMM_WORLD.Abort(status)
     sys.exit(status)
 

@@ -9,8 +9,9 @@ import pytest
 
 from npnet.training import claim
 from npnet.training.checkpoint import load
+from tests import launch
 from tests.cifar_files import write_cifar
-from tests.launch import TINY, clean_environment, npnet_run
+from tests.launch import TINY, clean_environment, launcher, npnet_run
 
 SECONDS_TO_END = 10
 
@@ -80,6 +81,49 @@ def test_an_exception_on_one_rank_ends_all(place: Path, sync: str, rank: int) ->
     assert outcome.statuses[1 - rank] is None
     assert "[SUMMARY]" not in outcome.stdout
     assert left_in(place / "run") == {"config.json"}
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("rank", [0, 1])
+def test_our_message_is_the_last_and_says_how_to_go_on(place: Path, rank: int) -> None:
+    """Of Open MPI's mpiexec some lines stand below it; MPICH says nothing at all."""
+    outcome = npnet_run(
+        *("train", *TINY, "--epochs", 2, "--out", "run"),
+        cwd=place,
+        ranks=2,
+        patches=FAIL.format(rank=rank).replace("calls == 2", "calls == 3"),
+    )
+    above, _, below = outcome.stderr.partition("npnet: 1 of 2 epochs are kept: go on with ")
+    assert above.endswith("ZeroDivisionError: division by zero\n")
+    advice, *noise = below.splitlines()
+    assert advice == "the same options and --resume run/epoch-001.npz --out run"
+    assert len(noise) <= (8 if "--oversubscribe" in launcher() else 0)
+    again = ("train", *TINY, "--epochs", 2, *advice.split()[4:])
+    assert npnet_run(*again, cwd=place, ranks=2).status == 0
+
+
+def test_an_interrupted_run_says_how_to_go_on(place: Path) -> None:
+    fault = FAIL.format(rank=0).replace("1 / 0", "raise KeyboardInterrupt")
+    fault = fault.replace("calls == 2", "calls == 3")
+    outcome = npnet_run("train", *TINY, "--epochs", 2, "--out", "run", cwd=place, patches=fault)
+    assert outcome.status == 130
+    assert outcome.stderr.strip() == (
+        "npnet: 1 of 2 epochs are kept: go on with the same options and "
+        "--resume run/epoch-001.npz --out run"
+    )
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("rank", [0, 1])
+def test_bad_input_of_one_rank_is_the_last_line(place: Path, rank: int) -> None:
+    """As of a disk that only one rank looks at: it ends the others, who wait for it."""
+    fault = FAIL.format(rank=rank).replace(
+        "1 / 0", "from npnet.errors import NpnetError; raise NpnetError('a full disk: free it')"
+    )
+    outcome = npnet_run("train", *TINY, "--out", "run", cwd=place, ranks=2, patches=fault)
+    assert outcome.error == "a full disk: free it"
+    noise = outcome.stderr.partition("a full disk: free it\n")[2].splitlines()
+    assert len(noise) <= (8 if "--oversubscribe" in launcher() else 0)
 
 
 @pytest.mark.mpi
@@ -193,6 +237,49 @@ def test_ranks_that_cannot_find_each_other(place: Path) -> None:
         assert line.startswith("mpiexec started 2 processes, but each sees a world of 1")
     assert "Traceback" not in outcome.stderr
     assert not (place / "run").exists()
+
+
+# The marks of the launcher, made those of the other MPI's.
+OTHER_MARKS = """
+import os
+if os.environ.pop("HYDI_CONTROL_FD", None):
+    os.environ |= {"OMPI_COMM_WORLD_SIZE": "2", "PMIX_NAMESPACE": "prterun-1"}
+else:
+    os.environ["HYDI_CONTROL_FD"] = "7"
+    del os.environ["PMIX_NAMESPACE"]
+"""
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("slow", ["", "import time; time.sleep(rank == 0)\n"])
+def test_the_launcher_of_another_mpi(place: Path, slow: str) -> None:
+    """It is found out before MPI starts, which might end the process; and a slow root speaks."""
+    outcome = npnet_run("train", *TINY, cwd=place, ranks=2, patches=slow + OTHER_MARKS)
+    assert outcome.error.startswith("mpiexec started 2 processes, but it is not of the MPI of")
+    assert "start with the mpiexec of that library" in outcome.error
+    assert not (place / "runs").exists()
+
+
+@pytest.mark.mpi
+def test_one_rank_of_another_mpi_s_launcher_needs_no_mpi(place: Path) -> None:
+    patches = OTHER_MARKS.replace('"2"', '"1"')
+    outcome = npnet_run("train", *TINY, "--out", "run", cwd=place, ranks=1, patches=patches)
+    assert outcome.status == 0, outcome.stderr
+    assert "world=1" in outcome.stdout
+
+
+@pytest.mark.mpi
+def test_the_real_launcher_of_another_mpi(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Path(sys.prefix)
+    names = {".venv": ".venv-openmpi", ".venv-openmpi": ".venv"}
+    other = here.with_name(names.get(here.name, "none")) / "bin" / "mpiexec"
+    if not other.exists():
+        pytest.skip("no environment with the other MPI lies beside this one")
+    monkeypatch.setattr(launch, "launcher", lambda: (str(other),))
+    outcome = npnet_run("train", *TINY, cwd=place, ranks=2)
+    assert outcome.error.startswith("mpiexec started 2 processes, but it is not of the MPI of")
+    assert "suspicious" not in outcome.stderr  # mpi4py's own words
+    assert len(outcome.stderr.splitlines()) < 10
 
 
 @pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
