@@ -129,7 +129,7 @@ def test_the_engine_names_no_model_but_in_the_zoo():
     ("package", "users"),
     [
         ("mpi4py", {"npnet/parallel/communicator.py"}),
-        ("matplotlib", {"npnet/study/plots.py"}),
+        ("matplotlib", {"npnet/study/plots.py", "npnet/study/figures.py"}),
         ("PIL", {"npnet/data/pictures.py"}),
         ("pickle", set()),
     ],

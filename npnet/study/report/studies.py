@@ -1,0 +1,65 @@
+"""Scaling and batch sweep, with the paper's tables beside."""
+
+from collections.abc import Callable, Sequence
+from xml.etree.ElementTree import Element
+
+from npnet.study.figures import Panel, scaling_panels, sweep_panels
+from npnet.study.paper import TABLE_1, TABLE_3, BatchRow, ScalingRow
+from npnet.study.report import words
+from npnet.study.report.page import line_figure, node, table
+from npnet.study.report.reading import Study
+from npnet.study.report.section import Section, filled, section
+from npnet.study.report.values import Row
+
+Draw = Callable[[Sequence[Row], bool], Sequence[Panel]]
+PaperTable = Sequence[BatchRow] | Sequence[ScalingRow]
+
+THEIR_SPEEDUP = "The paper's speed-up is over two processes, the study's over its smallest number."
+THEIR_NODE = "The paper's: a Raspberry Pi 4B, two ranks, 200 steps of 128x128 images an epoch."
+
+
+def scaling(studies: Sequence[Study]) -> Section:
+    found = [study for study in studies if study.kind == "scale"]
+    parts = _studies("scaling", found, scaling_panels, TABLE_3, "Table 3", THEIR_SPEEDUP)
+    return section("scaling", "Scaling", parts)
+
+
+def batch_sweep(studies: Sequence[Study]) -> Section:
+    found = [study for study in studies if study.kind == "sweep"]
+    parts = _studies("sweep", found, sweep_panels, TABLE_1, "Table 1", THEIR_NODE)
+    return section("sweep", "Batch size", parts)
+
+
+def _studies(
+    key: str, studies: Sequence[Study], draw: Draw, paper: PaperTable, name: str, note: str
+) -> list[Element]:
+    """Of each study: a figure for each panel with points of its own, then whole tables."""
+    parts: list[Element] = []
+    for place, study in enumerate(studies):
+        if len(studies) > 1:
+            parts.append(node("h3", study.name))
+        panels = [panel for panel in draw(study.rows, _comparable(study)) if panel.has_own_data]
+        figures = [
+            line_figure(f"{key}{place}-{number}-", panel) for number, panel in enumerate(panels)
+        ]
+        columns = list(paper[0]._fields)
+        ours = [["this study", *(row[column] for column in columns)] for row in study.rows]
+        theirs = [["the paper", *row] for row in paper]
+        head = ["from", *(words.TITLES[column] for column in columns)]
+        further = [columns[1 if key == "scaling" else 0]]
+        further += [column for column in study.columns if column not in columns]
+        rest = [[row[column] for column in further] for row in study.rows]
+        parts += [
+            node("div", *figures, class_="grid"),
+            table(f"The paper's {name} and this study", head, [*ours, *theirs], note),
+            table(
+                "What else was measured",
+                *filled([words.TITLES[column] for column in further], rest),
+            ),
+        ]
+    return parts
+
+
+def _comparable(study: Study) -> bool:
+    """Whether the paper's accuracies are of the same images."""
+    return study.settings.get("dataset") in (None, "cifar10")
