@@ -79,7 +79,7 @@ def doctor(
     if comm.rank == 0:
         for finding in findings:
             click.echo(described(finding))
-        click.echo(f"{counted(findings)} ({checks} checks on {several(hosts, 'host')})")
+        click.echo(f"{counted(findings)} ({several(checks, 'check')} on {several(hosts, 'host')})")
     if any(finding.harms or strict for finding in findings):
         sys.exit(1)
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 from npnet.measure.findings import Finding, merged
 from npnet.measure.host import Host, Plan, look
 from npnet.measure.links import judge, measure_links, names_of_nodes
-from npnet.parallel.communicator import Communicator, together
+from npnet.parallel.communicator import Communicator
 from npnet.training.trace import ahead_of_root
 
 CLOCKS_APART_SECONDS = 1.0
@@ -35,10 +35,10 @@ def examine(comm: Communicator, plan: Plan) -> tuple[list[Finding], int, int]:
     """
     names, ahead = names_of_nodes(comm), ahead_of_root(comm, time.time)
     host = None
-    with together(comm):
-        if comm.first_of_node:
-            host = look(plan, comm.nodes.count(comm.rank), ahead, comm.rank == 0)
-            host = replace(host, name=names[comm.rank])
+    if comm.first_of_node:
+        host = look(plan, comm.nodes.count(comm.rank), ahead, writes_runs=comm.rank == 0)
+        host = replace(host, name=names[comm.rank])
+    comm.barrier()  # the node's other ranks sleep, and disturb no measurement
     hosts = [each for each in comm.gather(host) if each is not None]
     findings = [finding for check in CHECKS for finding in check(hosts)]
     findings += judge(measure_links(comm))
@@ -131,10 +131,10 @@ def clocks(hosts: Sequence[Host]) -> Findings:
 
 
 def own_name_is_loopback(hosts: Sequence[Host]) -> Findings:
-    """Where there are other hosts: alone, it does no harm."""
+    """Where there are other hosts: alone, as Debian has it, it does no harm."""
     for host in hosts:
         loopback = [each for each in host.own_addresses if _is_loopback(each)]
-        if loopback and (len(hosts) > 1 or len(host.resolved) > 1):
+        if loopback and _is_cluster(hosts):
             yield Finding(
                 (host.name,),
                 f"/etc/hosts gives {loopback[0]} for its own name",
@@ -148,7 +148,7 @@ def own_name_is_loopback(hosts: Sequence[Host]) -> Findings:
 def names_resolve(hosts: Sequence[Host]) -> Findings:
     for host in hosts:
         for name, address in host.resolved.items():
-            if not address or (_is_loopback(address) and len(host.resolved) > 1):
+            if not address or (_is_loopback(address) and _is_cluster(hosts)):
                 yield Finding(
                     (host.name,),
                     f"it knows {address or 'no address'} for {name} of the machinefile",
@@ -206,7 +206,7 @@ def mpiexec_fits(hosts: Sequence[Host]) -> Findings:
     if host.started_by_mpiexec:
         return
     if theirs != ours or (host.resolved and not ours):
-        what = f"mpiexec is {theirs or 'not found'}, mpi4py's library {ours or 'not found'}"
+        what = f"mpiexec is {theirs or 'not found'}, mpi4py's library is {ours or 'not found'}"
         yield no_world(host.name, what)
     elif _number(host.mpiexec) != _number(host.mpi):
         yield Finding(
@@ -240,7 +240,8 @@ def no_world(host: str, what: str) -> Finding:
 
 
 def one_network(hosts: Sequence[Host]) -> Findings:
-    for host in hosts:
+    """Where there are other hosts: ranks of one host need no network."""
+    for host in hosts if _is_cluster(hosts) else ():
         wireless = [each.name for each in host.interfaces if each.wireless]
         on_air = any(each.wireless and each.default_route for each in host.interfaces)
         virtual = [each.name for each in host.interfaces if each.virtual]
@@ -428,6 +429,10 @@ def _odd(hosts: Sequence[Host], values: Sequence[T]) -> Iterator[tuple[Host, T]]
         yield from (
             (host, usual) for host, each in zip(hosts, values, strict=True) if each != usual
         )
+
+
+def _is_cluster(hosts: Sequence[Host]) -> bool:
+    return len(hosts) > 1 or len(hosts[0].resolved) > 1
 
 
 def _is_loopback(address: str) -> bool:

@@ -111,16 +111,18 @@ def look(
     root: Path = ROOT,
     resolve: Callable[[str], str] = socket.gethostbyname,
 ) -> Host:
-    """Ask this host for everything. It takes seconds: the dataset is read, a file is written."""
+    """Ask this host for everything. It takes seconds: the dataset is read, a file is written.
+
+    `ranks` are running here now; the machinefile may ask for more. Nothing that is wrong raises.
+    """
     name = platform.node()
     resolved = {listed: _address(listed, resolve) for listed, _ in plan.machines}
     mine = [listed for listed, address in resolved.items() if _is_me(listed, address)]
-    # The run may have more ranks a host than this look at it.
-    ranks = max(ranks, sum(ranks for listed, ranks in plan.machines if listed in mine))
-    data, data_problem = _data(plan)
+    planned = max(ranks, sum(count for listed, count in plan.machines if listed in mine))
+    data, data_problem = dataset(plan)
     return Host(
         name=name,
-        ranks=ranks,
+        ranks=planned,
         threads=plan.threads,
         cores=telemetry.node_cores(),
         pointer_bits=8 * struct.calcsize("P"),
@@ -145,7 +147,7 @@ def look(
         governors=governors(root),
         swap_used_bytes=psutil.swap_memory().used,
         available_bytes=psutil.virtual_memory().available + ranks * telemetry.rss_bytes(),
-        needed_bytes=ranks * plan.rank_bytes,
+        needed_bytes=planned * plan.rank_bytes,
         blas=blas(),
         disk=disk(plan.out) if writes_runs else None,
     )
@@ -279,7 +281,7 @@ def _address(name: str, resolve: Callable[[str], str]) -> str:
         return ""
 
 
-def _data(plan: Plan) -> tuple[str, str]:
+def dataset(plan: Plan) -> tuple[str, str]:
     """The dataset's digest, or what is wrong with it."""
     try:
         return open_dataset(plan.dataset, plan.data_dir).digest(), ""
