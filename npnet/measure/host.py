@@ -32,8 +32,8 @@ from npnet.parallel.communicator import environment_of_no_rank, launched_size
 DISK_BYTES = 4 * 2**20  # written to measure the disk
 # Any of these tells MPI which network to take.
 NETWORK_VARIABLES = (
-    *("UCX_NET_DEVICES", "FI_TCP_IFACE", "MPIR_CVAR_OFI_USE_PROVIDER"),
-    *("OMPI_MCA_btl_tcp_if_include", "OMPI_MCA_btl_tcp_if_exclude", "UCX_TLS"),
+    *("UCX_NET_DEVICES", "FI_TCP_IFACE"),
+    *("OMPI_MCA_btl_tcp_if_include", "OMPI_MCA_btl_tcp_if_exclude"),
 )
 
 
@@ -201,6 +201,7 @@ def interfaces(root: Path = ROOT) -> tuple[Interface, ...]:
             default_route=name in default,
         )
         for name in dict.fromkeys(name for name, _ in routes)
+        if name not in ("lo", "*")  # "*": a destination that is refused
     )
 
 

@@ -262,7 +262,8 @@ def test_interfaces_with_an_address(tmp_path):
         tmp_path,
         {
             "proc/net/route": ROUTES
-            + "wlan0\t00000000\t0101A8C0\neth0\t0001A8C0\t00000000\ndocker0\t000011AC\t00000000\n",
+            + "wlan0\t00000000\t0101A8C0\neth0\t0001A8C0\t00000000\ndocker0\t000011AC\t00000000\n"
+            + "*\t0000A8C0\t00000000\n",
             "sys/class/net/wlan0/wireless/x": "",
             "sys/class/net/wlan0/device/x": "",
             "sys/class/net/eth0/device/x": "",
