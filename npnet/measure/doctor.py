@@ -203,9 +203,9 @@ def mpiexec_fits(hosts: Sequence[Host]) -> Findings:
     """Asked alone: ranks that have found each other have the right one."""
     host = hosts[0]
     theirs, ours = _maker(host.mpiexec), _maker(host.mpi)
-    if host.started_by_mpiexec:
+    if host.started_by_mpiexec or not (theirs or host.resolved):
         return
-    if theirs != ours or (host.resolved and not ours):
+    if theirs != ours or not ours:
         what = f"mpiexec is {theirs or 'not found'}, mpi4py's library is {ours or 'not found'}"
         yield no_world(host.name, what)
     elif _number(host.mpiexec) != _number(host.mpi):
@@ -234,7 +234,7 @@ def no_world(host: str, what: str) -> Finding:
     return Finding(
         (host,),
         what,
-        "every rank thinks that it is alone",
+        "ranks do not find each other: each thinks that it is alone",
         "./setup.sh mpi and . .venv/bin/activate; then `which mpiexec` names the one in .venv",
     )
 
@@ -247,18 +247,21 @@ def one_network(hosts: Sequence[Host]) -> Findings:
         virtual = [each.name for each in host.interfaces if each.virtual]
         if host.network_chosen or (len(host.interfaces) < 2 and not on_air):
             continue
-        names = ", ".join(each.name for each in host.interfaces)
+        names = [each.name for each in host.interfaces]
+        wired = next((name for name in names if name not in (*wireless, *virtual)), names[0])
         if wireless:
             mend = "sudo rfkill block wifi"
-        elif virtual:
-            mend = f"sudo ip link set {virtual[0]} down, or export UCX_NET_DEVICES=eth0"
         else:
             mend = (
-                "export UCX_NET_DEVICES=eth0 (MPICH), OMPI_MCA_btl_tcp_if_include=eth0 (Open MPI)"
+                f"export UCX_NET_DEVICES={wired} (MPICH), OMPI_MCA_btl_tcp_if_include={wired} "
+                "(Open MPI)"
             )
+            if virtual:
+                mend = f"sudo ip link set {virtual[0]} down, or {mend}"
+        what = f"it has several networks: {', '.join(names)}"
         yield Finding(
             (host.name,),
-            f"Wi-Fi is its way out ({names})" if on_air else f"it has several networks: {names}",
+            f"Wi-Fi is its way out ({', '.join(names)})" if on_air else what,
             "MPI may choose one that is slow, or that other hosts cannot reach, and hang",
             mend,
             harms=False,

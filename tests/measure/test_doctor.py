@@ -186,7 +186,10 @@ def test_a_loopback_name_and_wifi_do_no_harm_alone(healthy):
 
 
 def test_one_host_without_mpi_needs_none(healthy):
-    assert found(replace(healthy, mpi="", mpiexec="", listed=(), resolved={})) == []
+    alone = replace(healthy, listed=(), resolved={})
+    assert found(replace(alone, mpi="", mpiexec="")) == []
+    assert found(replace(alone, mpiexec="")) == []
+    assert only(replace(healthy, mpi="", mpiexec="")).harms  # the machinefile has two hosts
 
 
 @pytest.mark.parametrize(
