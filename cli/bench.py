@@ -1,9 +1,10 @@
 """`npnet bench`."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 
@@ -12,6 +13,7 @@ from npnet.cli import options
 if TYPE_CHECKING:  # the engine is loaded by the command that measures
     from npnet.measure.benchmark import Timing
     from npnet.measure.roofline import Roof
+    from npnet.parallel.communicator import Communicator
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -173,35 +175,86 @@ def step(
     )
 
 
+class Sizes(click.ParamType):  # type: ignore[type-arg]
+    """Sizes of messages, such as 64K,1M: bytes, or units of 1024 of them; multiples of 4."""
+
+    name = "sizes"
+    UNITS: ClassVar = {"": 1, "K": 1024, "M": 1024**2}
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[int]:
+        sizes = []
+        for word in value.split(","):
+            found = re.fullmatch(r"(\d{1,9})([KM]?)", word.strip().upper())
+            size = int(found[1]) * self.UNITS[found[2]] if found else 0
+            if size <= 0 or size % 4:
+                self.fail(f"{word!r} is not a size such as 64K: a multiple of 4 bytes.", param, ctx)
+            sizes.append(size)
+        return sizes
+
+
 @bench.command(short_help="Time what ranks exchange.")
 @options.model
+@click.option("--sizes", type=Sizes(), help="Of messages, such as 1K,64K,1M.  [default: model's]")
+@click.option("--pairs", is_flag=True, help="Instead, the link between each two hosts.")
 @click.option("--repeats", type=click.IntRange(min=3), default=20, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @options.threads
-def sync(repeats: int, as_json: bool, threads: int, **values: Any) -> None:
+def sync(
+    sizes: list[int] | None, pairs: bool, repeats: int, as_json: bool, threads: int, **values: Any
+) -> None:
     """Time, under mpiexec, each strategy's exchange of this model's gradient or weights.
 
-    Beside `npnet bench step` it tells what a step on this network will cost.
+    Beside `npnet bench step` it tells what a step on this network will cost. With --pairs, latency
+    and bandwidth of each link, while both hosts send; `npnet doctor` judges them.
     """
     from dataclasses import asdict
 
     from npnet.measure.benchmark import measure_exchanges
+    from npnet.model.parameters import Parameters
     from npnet.model.zoo import build
     from npnet.parallel.communicator import connect, together
 
     comm = connect()
+    if pairs:
+        _print_links(comm, as_json)
+        return
     with together(comm):
         model = build(options.model_config(values, CLASSES))
-    exchanges = measure_exchanges(comm, model, repeats)
+    if comm.rank == 0 and not as_json:
+        click.echo(f"{comm.size} ranks on {len(set(comm.nodes))} nodes, {repeats} times each")
+    for size in sizes or [Parameters(model).gradients_and_loss.nbytes]:
+        for each in measure_exchanges(comm, size, repeats):
+            if comm.rank != 0:
+                continue
+            if as_json:
+                click.echo(json.dumps(asdict(each)))
+            else:
+                click.echo(
+                    f"{each.name:32} {each.bytes / 1e6:8.4g} MB a rank {each.ms_median:9.2f} ms "
+                    f"(quartiles {each.ms_spread:.2f} apart)"
+                )
+
+
+def _print_links(comm: "Communicator", as_json: bool) -> None:
+    from npnet.errors import NpnetError
+    from npnet.measure.links import measure_links
+    from npnet.parallel.communicator import together
+
+    with together(comm):
+        if len(set(comm.nodes)) == 1:
+            raise NpnetError("there is no link to measure on one host: start ranks on several")
+    links = measure_links(comm)
     if comm.rank != 0:
         return
     if not as_json:
-        click.echo(f"{comm.size} ranks on {len(set(comm.nodes))} nodes, {repeats} times each")
-    for each in exchanges:
+        click.echo(f"{'hosts':40} {'latency':>10} {'each way':>12}")
+    for link in links:
         if as_json:
-            click.echo(json.dumps(asdict(each)))
+            click.echo(json.dumps(link._asdict()))
         else:
             click.echo(
-                f"{each.name:32} {each.bytes / 1e6:6.2f} MB a rank {each.ms_median:9.2f} ms "
-                f"(quartiles {each.ms_spread:.2f} apart)"
+                f"{f'{link.a} - {link.b}':40} {1e6 * link.latency_seconds:7.1f} us "
+                f"{link.bytes_per_second / 1e6:7.1f} MB/s"
             )

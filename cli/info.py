@@ -107,23 +107,10 @@ def machine() -> dict[str, str]:
 
 
 def mpi() -> dict[str, str]:
-    """Asked in a process of its own: starting MPI here could end this one.
+    from npnet.measure.host import mpi_library
 
-    That process is none of a launcher's ranks, and runs no mpi4py.py of the current folder.
-    """
-    import subprocess
-    import sys
-
-    from npnet.parallel.communicator import environment_of_no_rank
-
-    script = "from mpi4py import MPI; print(MPI.Get_library_version())"
-    command = [sys.executable, "-P", "-c", script]
-    result = subprocess.run(
-        command, env=environment_of_no_rank(), capture_output=True, text=True, errors="replace"
-    )
-    if result.returncode:
-        return {"MPI": "no library found: pip install 'npnet[mpi]', or run as a single process"}
-    return {"MPI": " ".join(result.stdout.split("\n")[0].split())}
+    missing = "no library found: pip install 'npnet[mpi]', or run as a single process"
+    return {"MPI": mpi_library() or missing}
 
 
 def numba() -> dict[str, str]:

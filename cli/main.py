@@ -19,6 +19,7 @@ import npnet
 from npnet.cli.bench import bench
 from npnet.cli.completion import completion
 from npnet.cli.data import data
+from npnet.cli.doctor import doctor
 from npnet.cli.evaluate import evaluate
 from npnet.cli.gradcheck import gradcheck
 from npnet.cli.help import GroupInOrder
@@ -57,7 +58,8 @@ def cli() -> None:
 
 
 for command in (
-    *(train, evaluate, predict, study, plot, info, data, bench, gradcheck, warmup, completion),
+    *(train, evaluate, predict, study, plot, info, doctor, data, bench),
+    *(gradcheck, warmup, completion),
 ):
     cli.add_command(command)
 

@@ -336,13 +336,10 @@ class Exchange:
     ms_spread: float  # between the quartiles
 
 
-def measure_exchanges(
-    comm: Communicator, architecture: Architecture, repeats: int
-) -> list[Exchange]:
-    """Time what each strategy does between ranks, on vectors of a model's size."""
-    parameters = Parameters(architecture)
-    vector, mean = parameters.gradients_and_loss, np.empty_like(parameters.gradients_and_loss)
-    rows = vector[None]
+def measure_exchanges(comm: Communicator, size: int, repeats: int) -> list[Exchange]:
+    """Time what each strategy does between ranks, on vectors of `size` bytes, a multiple of 4."""
+    vector = np.zeros(size // 4, np.float32)
+    mean, rows, together = np.empty_like(vector), vector[None], np.zeros(1, np.float32)
     exchanges: dict[str, Callable[[], object]] = {
         "gradients, weights: Allreduce": lambda: comm.sum(vector),
         "the same, deterministic": lambda: comm.sum_in_order(rows),
@@ -352,7 +349,7 @@ def measure_exchanges(
     for name, exchange in exchanges.items():
         times = []
         for _ in range(repeats + 1):
-            comm.barrier()
+            comm.sum(together)  # ranks leave `barrier` up to 10 ms apart, and would wait in here
             start = time.perf_counter()
             exchange()
             times.append(1e3 * (time.perf_counter() - start))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from npnet.errors import NpnetError
 from npnet.kernels.arrays import Floats
@@ -73,6 +74,9 @@ class Communicator(Protocol):
     def broadcast(self, value: T) -> T:
         """Rank 0's object on every rank."""
 
+    def swap_with(self, peer: int, out: NDArray[Any], into: NDArray[Any]) -> None:
+        """Send `out` to one rank and receive `into`, of the same size, from it, both at once."""
+
     def barrier(self) -> None:
         """Wait for all ranks, asleep: one of them may need the core."""
 
@@ -103,6 +107,9 @@ class SerialCommunicator:
 
     def broadcast(self, value: T) -> T:
         return value
+
+    def swap_with(self, peer: int, out: NDArray[Any], into: NDArray[Any]) -> None:
+        into[...] = out  # with itself: there is nobody else
 
     def barrier(self) -> None: ...
 
@@ -159,6 +166,9 @@ class MpiCommunicator:
         with self._exchange():
             result: T = self._comm.bcast(value)
         return result
+
+    def swap_with(self, peer: int, out: NDArray[Any], into: NDArray[Any]) -> None:
+        self._comm.Sendrecv(out, peer, recvbuf=into, source=peer)
 
     def barrier(self) -> None:
         everyone_is_here = self._comm.Ibarrier()

@@ -8,6 +8,7 @@ Source: Trace Event Format, https://docs.google.com/document/d/1CvAClvFfyA5R-PhY
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,7 +35,7 @@ class Trace:
         with together(comm):
             if comm.rank == 0:
                 self._write("[\n" + ",\n".join(map(json.dumps, names)), "w")
-        self.ahead = _ahead_of_root(comm)
+        self.ahead = ahead_of_root(comm, time.perf_counter)
         comm.clock.events = []
 
     def flush(self) -> None:
@@ -80,14 +81,14 @@ class Trace:
             ) from error
 
 
-def _ahead_of_root(comm: Communicator) -> float:
-    """Seconds that this host's clock is ahead of rank 0's; each counts from a moment of its own.
+def ahead_of_root(comm: Communicator, clock: Callable[[], float]) -> float:
+    """Seconds that this rank's clock is ahead of rank 0's. All ranks must call.
 
     Right after an exchange it is the same moment for all, to within the time of a message.
     """
     moments = []
     for _ in range(EXCHANGES):
         comm.sum(np.zeros(1))
-        moments.append(time.perf_counter())
+        moments.append(clock())
     of_root = comm.broadcast(moments)
     return median(mine - theirs for mine, theirs in zip(moments, of_root, strict=True))

@@ -1,10 +1,13 @@
 """What a training step calls, and how often: recorded from the step, not written down."""
 
+import json
+
 import pytest
 
 from npnet.measure.benchmark import model_uses, recorded_calls
 from npnet.model.zoo import build, configure, models
 from npnet.model.zoo.mobilenet_v2 import mobilenet_v2
+from tests.launch import npnet_run
 
 
 def calls(architecture, batch=2):
@@ -49,3 +52,17 @@ def test_every_call_fits_its_row_of_the_registry(name, inference):
     """`recorded_calls` raises where a row would draw other shapes."""
     architecture = build(configure(name, 7, input_size=67))
     assert len(list(recorded_calls(architecture, 3, inference))) > 15
+
+
+def test_exchanges_are_timed_at_the_sizes_asked_for(tmp_path):
+    run = npnet_run("bench", "sync", "--sizes", "1K,64k,1M,4", "--json", cwd=tmp_path)
+    assert run.status == 0, run.stderr
+    exchanges = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [each["bytes"] for each in exchanges[::3]] == [1024, 65536, 2**20, 4]
+    assert len({each["name"] for each in exchanges}) == 3
+
+
+@pytest.mark.parametrize("sizes", ["", "1K,,2K", "3", "1G", "0", "-4", "1.5K"])
+def test_a_size_that_is_none_is_refused(sizes, tmp_path):
+    run = npnet_run("bench", "sync", "--sizes", sizes, cwd=tmp_path)
+    assert "is not a size such as 64K" in run.error

@@ -90,6 +90,14 @@ class TestCommunicator:
         assert comm.broadcast(comm.rank + 7) == 7
         assert len(comm.hosts) == comm.size
 
+    def test_two_ranks_swap(self, comm):
+        """Each with the one opposite; the middle one of an odd number with itself, as alone."""
+        peer = comm.size - 1 - comm.rank
+        out, into = np.full(300_000, comm.rank, np.uint8), np.full(300_000, 255, np.uint8)
+        comm.swap_with(peer, out, into)
+        assert np.all(into == peer)
+        assert np.all(out == comm.rank)
+
     def test_each_node_has_one_first_rank(self, comm):
         firsts = [rank for rank, first in enumerate(comm.gather(comm.first_of_node)) if first]
         assert firsts == sorted(set(comm.nodes))
