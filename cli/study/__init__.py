@@ -3,6 +3,7 @@
 import click
 
 from npnet.cli.study.collapse import collapse
+from npnet.cli.study.forecast import forecast
 from npnet.cli.study.report import report
 from npnet.cli.study.scale import scale
 from npnet.cli.study.sweep import sweep
@@ -13,5 +14,5 @@ def study() -> None:
     """Make the evidence of a study: its runs, a table, a picture."""
 
 
-for command in (sweep, scale, collapse, report):
+for command in (sweep, scale, collapse, forecast, report):
     study.add_command(command)

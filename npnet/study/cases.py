@@ -105,12 +105,7 @@ class Study:
         However it ends, `tabulate` is called to save the rows of what is finished. Raises
         NpnetError at the end if some have failed, at once if a run is refused.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise NpnetError(
-                f"cannot make {self.folder}: {error.strerror}; choose another `out`"
-            ) from error
+        self.make_folder()
         claim = Claim(self.folder)
         try:
             self.known |= {case.name: list(case.arguments) for case in self.cases}
@@ -124,6 +119,14 @@ class Study:
                 f"{len(failed)} of {len(self.cases)} runs failed ({', '.join(failed)}): see "
                 f"{self.folder / failed[0]}.txt; the same command runs them again, and no other"
             )
+
+    def make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NpnetError(
+                f"cannot make {self.folder}: {error.strerror}; choose another `out`"
+            ) from error
 
     def _run_all(self, reporter: Reporter, machinefile: Path | None) -> list[str]:
         """The names of those that failed."""

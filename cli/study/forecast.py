@@ -1,0 +1,164 @@
+"""`npnet study forecast`."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from npnet.cli import options
+from npnet.cli.study import common
+
+if TYPE_CHECKING:
+    from npnet.study.cases import Row
+
+STEPS = 15  # that are timed, on all ranks of a node at once
+ABOVE_ZERO = options.Finite(min=0, min_open=True)
+
+
+@click.command(short_help="How long training would take on more nodes than there are.")
+@options.dataset
+@click.option(
+    "--np",
+    "counts",
+    type=common.ListOf(),
+    default=common.NP_OF_PAPER,
+    show_default=True,
+    help="Numbers of ranks.",
+)
+@click.option("--ranks-per-node", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--batch-per-rank", type=click.IntRange(min=1), default=12, show_default=True)
+@click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option(
+    "--sync-steps", type=click.IntRange(min=1), help="Of `weights`.  [default: an epoch's]"
+)
+@click.option(
+    "--mbits", type=ABOVE_ZERO, default=940, show_default=True, help="Of a port, each way: Mbit/s."
+)
+@click.option(
+    "--latency-us",
+    type=ABOVE_ZERO,
+    default=100,
+    show_default=True,
+    help="Of a message between nodes: microseconds.",
+)
+@click.option(
+    "--step-ms", type=ABOVE_ZERO, help="A training step of one rank.  [default: measured here]"
+)
+@click.option(
+    "--test-ms", type=ABOVE_ZERO, help="A test of one batch of it.  [default: measured here]"
+)
+@click.option(
+    "--local-ms",
+    type=options.Finite(min=0),
+    default=0.0,
+    help="An exchange among the ranks of one node, as `npnet bench sync` measures it.",
+)
+@click.option("--watts-per-node", type=ABOVE_ZERO, help="For images per joule.")
+@common.out("forecast")
+@options.model
+@options.threads
+def forecast(
+    counts: Sequence[int],
+    ranks_per_node: int,
+    batch_per_rank: int,
+    epochs: int,
+    sync_steps: int | None,
+    mbits: float,
+    latency_us: float,
+    step_ms: float | None,
+    test_ms: float | None,
+    local_ms: float,
+    watts_per_node: float | None,
+    out: Path,
+    dataset: str,
+    data_dir: Path | None,
+    **values: Any,
+) -> None:
+    """Foretell time, speed-up and efficiency for each strategy; nothing is trained.
+
+    A step and a test are timed here, with all ranks of a node at work, unless they are given. The
+    network is one of equal ports on a switch. The formula and what it assumes stand in
+    npnet/study/forecast.py.
+    """
+    from npnet.data import open_dataset
+    from npnet.model.parameters import Parameters
+    from npnet.model.zoo import build
+    from npnet.study import forecast as studies
+    from npnet.study.cases import Study
+
+    source = open_dataset(dataset, data_dir)
+    architecture = build(options.model_config(values, len(source.classes)))
+    size = Parameters(architecture).gradients_and_loss.nbytes
+    deviation = 0.0
+    if step_ms is None:
+        step_ms, deviation = timed(values, batch_per_rank, ranks_per_node)
+    if test_ms is None:
+        test_ms, _ = timed(values, batch_per_rank, ranks_per_node, "--inference")
+    work = studies.Work(
+        images=source.size("train"),
+        test_images=source.size("test"),
+        batch_per_rank=batch_per_rank,
+        epochs=epochs,
+        message_bytes=size,
+        step_seconds=step_ms / 1e3,
+        step_deviation=deviation / 1e3,
+        test_seconds_per_image=test_ms / 1e3 / batch_per_rank,
+    )
+    network = studies.Network(latency_us / 1e6, mbits * 1e6 / 8, local_ms / 1e3)
+    click.echo(
+        f"[STUDY] A step {step_ms:.1f} ms (deviation {deviation:.1f}), a test {test_ms:.1f} ms, "
+        f"{size / 1e6:.2f} MB exchanged, ports of {mbits:g} Mbit/s and {latency_us:g} us"
+    )
+    rows = studies.table(counts, ranks_per_node, work, network, sync_steps, watts_per_node)
+    study = Study("forecast", out, [])
+    study.make_folder()
+    study.save(rows, vars(work) | vars(network) | {"ranks_per_node": ranks_per_node})
+    print_table(rows)
+    click.echo(f"[STUDY] Table: {out / 'forecast.csv'}")
+
+
+def timed(
+    values: dict[str, Any], batch: int, ranks_per_node: int, *more: str
+) -> tuple[float, float]:
+    """Milliseconds of a step and their deviation, the slowest of a node's ranks at once."""
+    import json
+
+    from npnet.errors import NpnetError
+
+    words = [sys.executable, "-m", "npnet", "bench", "step", "--json", *more]
+    words += ["--batch", str(batch), "--steps", str(STEPS)]
+    words += ["--model", values["model_name"]]
+    for name in ("width", "input_size"):
+        if values[name] is not None:
+            words += [f"--{name.replace('_', '-')}", str(values[name])]
+    if values["batch_norm"] is not None:
+        words += ["--batch-norm" if values["batch_norm"] else "--no-batch-norm"]
+    ranks = [subprocess.Popen(words, stdout=subprocess.PIPE) for _ in range(ranks_per_node)]
+    answers = [rank.communicate()[0] for rank in ranks]
+    if any(rank.returncode for rank in ranks):
+        raise NpnetError("a step cannot be timed here, see above: give `step_ms` and `test_ms`")
+    found = [json.loads(answer) for answer in answers]
+    slowest = max(found, key=lambda each: each["wall_ms_median"])
+    # The quartiles of a normal distribution lie 1.35 deviations apart.
+    return slowest["wall_ms_median"], slowest["cpu_ms_spread"] / 1.35
+
+
+def print_table(rows: "Sequence[Row]") -> None:
+    """Beside the paper's efficiency, where it has as many processes."""
+    from npnet.cli.study.scale import plain
+    from npnet.study.paper import TABLE_3
+
+    paper = {row.np: row.efficiency_pct for row in TABLE_3}
+    click.echo(
+        "\n        sync   np  nodes     time s   images/s  speed-up  efficiency %  (paper) "
+        " images/J"
+    )
+    for row in rows:
+        click.echo(
+            f"{row['sync']:>12} {row['np']:4d} {row['nodes']:6d} {row['wall_s']:10.1f} "
+            f"{row['images_per_second']:10.1f} {row['speedup']:9.2f} {row['efficiency_pct']:13.1f} "
+            f"{plain(paper.get(row['np']), 1):>8} {plain(row['images_per_joule'], 2):>9}"
+        )
