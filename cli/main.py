@@ -23,6 +23,7 @@ from npnet.cli.evaluate import evaluate
 from npnet.cli.gradcheck import gradcheck
 from npnet.cli.help import GroupInOrder
 from npnet.cli.info import info
+from npnet.cli.launch import launch
 from npnet.cli.machinefile import machinefile
 from npnet.cli.plot import plot
 from npnet.cli.predict import predict
@@ -58,7 +59,7 @@ def cli() -> None:
 
 
 for command in (
-    *(train, evaluate, predict, study, machinefile, plot),
+    *(train, evaluate, predict, study, launch, machinefile, plot),
     *(info, data, bench, gradcheck, warmup, completion),
 ):
     cli.add_command(command)
