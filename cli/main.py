@@ -24,6 +24,8 @@ from npnet.cli.evaluate import evaluate
 from npnet.cli.gradcheck import gradcheck
 from npnet.cli.help import GroupInOrder
 from npnet.cli.info import info
+from npnet.cli.launch import launch
+from npnet.cli.machinefile import machinefile
 from npnet.cli.plot import plot
 from npnet.cli.predict import predict
 from npnet.cli.study import study
@@ -58,8 +60,8 @@ def cli() -> None:
 
 
 for command in (
-    *(train, evaluate, predict, study, plot, info, doctor, data, bench),
-    *(gradcheck, warmup, completion),
+    *(train, evaluate, predict, study, launch, machinefile, doctor),
+    *(plot, info, data, bench, gradcheck, warmup, completion),
 ):
     cli.add_command(command)
 

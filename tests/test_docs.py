@@ -29,8 +29,9 @@ HEADING = re.compile(r"^#+ (.*)$", re.M)
 CODE = re.compile(r"`([^`\n]+)`")
 SCRIPT = re.compile(r"# (\w+\.py)\n")  # begins a block that is a file of its own
 
-LAUNCHERS = {"mpiexec", "nohup"}
-OF_OTHERS = {"--exclude", "--hostfile", "--report-bindings"}  # options of rsync and Open MPI
+LAUNCHERS = {"mpiexec", "nohup", "salloc"}
+# Options of rsync, Open MPI and Slurm.
+OF_OTHERS = {"--exclude", "--hostfile", "--report-bindings", "--mpi=list"}
 
 
 def name(page):
@@ -98,7 +99,10 @@ def command_lines(text):
             for words in commands(line):
                 programs = [Path(word).name for word in words]
                 if "npnet" in programs and programs[0] in {"npnet", *LAUNCHERS}:
-                    yield number, words[programs.index("npnet") + 1 :]
+                    arguments = words[programs.index("npnet") + 1 :]
+                    yield number, arguments
+                    if arguments[:1] == ["launch"]:
+                        yield number, arguments[arguments.index("--") + 1 :]
 
 
 def commands(line):
@@ -131,8 +135,12 @@ def parse(arguments, monkeypatch):
 
 def test_command_lines_are_found():
     block = "true; mpiexec -n 2 npnet train \\\n  --epochs 1  # some\n.venv/bin/npnet info > y &\n"
+    block += "npnet launch -n 2 -- data\n"
     found = list(command_lines(f"```sh\n{block}```\n"))
-    assert found == [(2, ["train", "--epochs", "1"]), (4, ["info"])]
+    assert found == [
+        *((2, ["train", "--epochs", "1"]), (4, ["info"])),
+        *((5, ["launch", "-n", "2", "--", "data"]), (5, ["data"])),
+    ]
     assert len(COMMAND_LINES) > 30
 
 

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
@@ -22,7 +21,7 @@ from npnet.errors import NpnetError
 from npnet.files import write_atomically, write_table
 from npnet.machine import telemetry
 from npnet.machine.sensors import oom_kills
-from npnet.parallel.launch import Launcher, environment_of_launcher
+from npnet.parallel.launch import environment_of_launcher, prepare
 from npnet.schema import checked_fields
 from npnet.training.claim import Claim
 from npnet.training.results import Summary
@@ -103,8 +102,12 @@ class Study:
         """Run each case that has not been finished yet, in order; an interrupted one goes on.
 
         However it ends, `tabulate` is called to save the rows of what is finished. Raises
-        NpnetError at the end if some have failed, at once if a run is refused.
+        NpnetError at the end if some have failed, at once if a run is refused, or if the
+        machinefile holds too few ranks for one.
         """
+        if machinefile is not None:
+            for case in self.unfinished():
+                prepare(case.ranks, machinefile, case.ranks_per_node)
         self.make_folder()
         claim = Claim(self.folder)
         try:
@@ -139,10 +142,6 @@ class Study:
                     raise NpnetError(f"{case.name} was refused: {failure}")
         return failed
 
-    @cached_property
-    def launcher(self) -> Launcher:
-        return Launcher.find()
-
     def unfinished(self) -> list[Case]:
         return [case for case in self.cases if not self.run_of(case).summary.exists()]
 
@@ -161,7 +160,8 @@ class Study:
             program += ["--resume", str(checkpoint)]
         command = program
         if case.ranks > 1 or machinefile is not None:
-            command = self.launcher.command(program, case.ranks, machinefile, case.ranks_per_node)
+            launcher, ranks = prepare(case.ranks, machinefile, case.ranks_per_node)
+            command = launcher.command(program, *ranks)
         reporter.started(case, checkpoint)
         begin, last, said = time.monotonic(), "", ""
         output = self.folder / f"{case.name}.txt"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from npnet.errors import NpnetError
+from npnet.parallel.hosts import machinefile
 from npnet.parallel.launch import Launcher
 from npnet.study import scale, sweep
 from npnet.study.cases import Case, Finished, Study, difference, medians
@@ -259,6 +260,16 @@ def test_a_refused_run_ends_a_study_with_its_reason(tmp_path):
     command = ("study", "scale", *TINY, "--np", "1", "--epochs", 1, "--lr", "1e30", "--out", "s")
     outcome = npnet_run(*command, "--crop-padding", 3, "--sync-steps", 2, cwd=tmp_path)
     assert "strong-np01-1 was refused: --sync-steps is for --sync weights" in outcome.error
+
+
+@pytest.mark.mpi
+def test_hosts_that_hold_too_few_ranks_are_refused_before_the_first_run(tmp_path):
+    maker = Launcher.find().maker
+    (tmp_path / "hosts").write_text(machinefile(["a", "b"], 2, maker))
+    command = ("study", "scale", *TINY, "--np", "2,4,6", "--machinefile", "hosts", "--out", "s")
+    outcome = npnet_run(*command, cwd=tmp_path)
+    assert "hosts holds 4 ranks (2 hosts), 6 are too many" in outcome.error
+    assert not list((tmp_path / "s").glob("strong-*"))
 
 
 @pytest.mark.mpi
