@@ -59,10 +59,10 @@ def doctor(
     """
     from npnet.measure.doctor import examine
     from npnet.measure.host import Plan
-    from npnet.measure.host import machinefile as read
     from npnet.model.memory import training_bytes
     from npnet.model.zoo import build
     from npnet.parallel.communicator import together
+    from npnet.parallel.hosts import Machinefile
 
     comm = join()
     with together(comm):
@@ -73,7 +73,7 @@ def doctor(
             out=out,
             rank_bytes=round(sum(training_bytes(architecture, batch).values()) + RANK_BYTES),
             threads=threads,
-            machines=read(machinefile) if machinefile and comm.rank == 0 else [],
+            machines=Machinefile.read(machinefile).lines if machinefile and comm.rank == 0 else (),
         )
     findings, checks, hosts = examine(comm, comm.broadcast(plan))
     if comm.rank == 0:

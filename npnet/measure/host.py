@@ -5,7 +5,6 @@
 
 import os
 import platform
-import re
 import shutil
 import socket
 import struct
@@ -249,24 +248,6 @@ def disk(out: Path) -> Disk:
         return Disk(str(folder), 0.0, 0, on_network, error.strerror or str(error))
     finally:
         path.unlink(missing_ok=True)
-
-
-def machinefile(path: Path) -> list[tuple[str, int]]:
-    """(host, ranks) of each line, in MPICH's form or Open MPI's. Raises NpnetError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise NpnetError(f"cannot read {path}: {error}; give a text file of hosts") from error
-    hosts = []
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.partition("#")[0].strip()
-        if not words:
-            continue
-        found = re.match(r"([^\s:]+)(?::(\d+)|.*\bslots=(\d+))?", words)
-        if found is None:
-            raise NpnetError(f"{path}, line {number}: no host in {words!r}; write host:ranks")
-        hosts.append((found[1], int(found[2] or found[3] or 1)))
-    return hosts
 
 
 def _is_me(listed: str, address: str) -> bool:

@@ -73,14 +73,22 @@ def machinefile(hosts: Sequence[str], ranks_per_node: int, maker: Maker) -> str:
 
 
 class Machinefile(NamedTuple):
-    """What a machinefile says: its hosts in their order, the ranks of each, whose form it has.
+    """What a machinefile says: host and ranks of each line, whose form it has.
 
     `maker` is None where no line has a number, which either MPI reads.
     """
 
     path: Path
-    ranks: dict[str, int]
+    lines: tuple[tuple[str, int], ...]
     maker: Maker | None
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The hosts in their order, with all ranks of each."""
+        ranks: dict[str, int] = {}
+        for host, count in self.lines:
+            ranks[host] = ranks.get(host, 0) + count
+        return ranks
 
     @classmethod
     def read(cls, path: Path) -> "Machinefile":
@@ -92,7 +100,7 @@ class Machinefile(NamedTuple):
                 f"cannot read the machinefile {path}: {getattr(error, 'strerror', 'no text')}; "
                 "`npnet machinefile` writes one"
             ) from error
-        ranks: dict[str, int] = {}
+        hosts: list[tuple[str, int]] = []
         makers: set[Maker] = set()
         for number, line in enumerate(lines, 1):
             text = line.partition("#")[0].strip()
@@ -104,13 +112,13 @@ class Machinefile(NamedTuple):
                     f"{path}, line {number}: {text!r} is neither host:2 nor host slots=2"
                 )
             host, of_mpich, of_open_mpi = found.groups()
-            ranks[host] = ranks.get(host, 0) + int(of_mpich or of_open_mpi or 1)
+            hosts.append((host, int(of_mpich or of_open_mpi or 1)))
             makers |= {"mpich"} if of_mpich else {"openmpi"} if of_open_mpi else set()
-        if not ranks:
+        if not hosts:
             raise NpnetError(f"{path} names no host: `npnet machinefile` writes a machinefile")
         if len(makers) > 1:
             raise NpnetError(f"{path} has lines of both forms, host:2 and host slots=2: keep one")
-        return cls(path, ranks, makers.pop() if makers else None)
+        return cls(path, tuple(hosts), makers.pop() if makers else None)
 
     def check(self, ranks: int, ranks_per_node: int | None, maker: Maker) -> None:
         """Raises NpnetError if that MPI does not read this form, or the hosts hold fewer ranks."""

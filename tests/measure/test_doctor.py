@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from npnet.errors import NpnetError
 from npnet.machine.sensors import CPUS, GET_THROTTLED, Sensors
 from npnet.measure import host as facts
 from npnet.measure.doctor import CHECKS, examine, launcher_fits
@@ -289,17 +288,6 @@ def test_governors(tmp_path):
     for core in range(4):  # there, `powersave` is the usual state and no fault
         plant(tmp_path, {f"{CPUS}/cpu{core}/cpufreq/scaling_driver": "intel_pstate\n"})
     assert facts.governors(tmp_path) == ()
-
-
-def test_both_kinds_of_machinefile(tmp_path):
-    file = tmp_path / "hosts"
-    file.write_text("# mine\npi-0:2\n\npi-1 slots=4 max_slots=4 # all\n192.168.1.3\n")
-    assert facts.machinefile(file) == [("pi-0", 2), ("pi-1", 4), ("192.168.1.3", 1)]
-    file.write_text("pi-0\n:2\n")
-    with pytest.raises(NpnetError, match="line 2"):
-        facts.machinefile(file)
-    with pytest.raises(NpnetError, match="cannot read"):
-        facts.machinefile(tmp_path / "nothing")
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):

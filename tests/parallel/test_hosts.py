@@ -88,9 +88,9 @@ def read(tmp_path: Path, text: str) -> Machinefile:
 
 
 def test_comments_blank_lines_plain_hosts_and_further_words(tmp_path):
-    assert read(tmp_path, "# ours\n\na\nb  # the old one\na\n")[1:] == ({"a": 2, "b": 1}, None)
-    assert read(tmp_path, "a:2 binding=core\n")[1:] == ({"a": 2}, "mpich")
-    assert read(tmp_path, "a slots=2 max_slots=4\n")[1:] == ({"a": 2}, "openmpi")
+    assert read(tmp_path, "# ours\n\na\nb  # the old one\na\n").ranks == {"a": 2, "b": 1}
+    assert read(tmp_path, "a:2 binding=core\n")[1:] == ((("a", 2),), "mpich")
+    assert read(tmp_path, "a slots=2 max_slots=4\n")[1:] == ((("a", 2),), "openmpi")
 
 
 @pytest.mark.parametrize(
