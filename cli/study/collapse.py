@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from npnet.cli import options
+from npnet.cli.help import CommandWithHeadings, heading
 from npnet.cli.study import common
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ BUDGET: dict[str, Any] = {
 }
 
 
-@click.command(short_help="Why more ranks learned nothing in the paper.")
+@click.command(cls=CommandWithHeadings, short_help="Why more ranks learned nothing in the paper.")
+@heading("The study")
 @click.option(
     "--np",
     "counts",

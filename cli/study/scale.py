@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from npnet.cli.help import CommandWithHeadings, heading
 from npnet.cli.study import common
 
 if TYPE_CHECKING:
     from npnet.study.cases import Row
 
 
-@click.command(short_help="Speed-up, efficiency and accuracy with more ranks.")
+@click.command(
+    cls=CommandWithHeadings, short_help="Speed-up, efficiency and accuracy with more ranks."
+)
+@heading("The study")
 @click.option(
     "--np",
     "counts",

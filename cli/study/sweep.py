@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from npnet.cli.help import CommandWithHeadings, heading
 from npnet.cli.study import common
 
 if TYPE_CHECKING:
     from npnet.study.cases import Finished, Row
 
 
-@click.command(short_help="Which batch, and how many ranks a node.")
+@click.command(cls=CommandWithHeadings, short_help="Which batch, and how many ranks a node.")
+@heading("The study")
 @click.option(
     "--batch-per-node",
     "batches",

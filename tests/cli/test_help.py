@@ -3,6 +3,7 @@
 import re
 
 import click
+import pytest
 from click.testing import CliRunner
 
 from npnet.cli.help import CommandWithHeadings, heading
@@ -21,11 +22,17 @@ def sections(*arguments: str) -> dict[str, list[str]]:
     return found
 
 
-def test_train_lists_every_option_once_under_a_heading() -> None:
-    found = sections("train")
+LONG = [("train",), *(("study", name) for name in ("sweep", "scale", "collapse"))]
+
+
+@pytest.mark.parametrize("path", LONG, ids=" ".join)
+def test_a_long_command_lists_every_option_once_under_a_heading(path: tuple[str, ...]) -> None:
+    found = sections(*path)
     listed = [option for options in found.values() for option in options]
-    command = cli.commands["train"]
-    assert isinstance(command, click.Command)
+    command: click.Command = cli
+    for name in path:
+        assert isinstance(command, click.Group)
+        command = command.commands[name]
     expected = [
         parameter.opts[0]
         for parameter in command.params
