@@ -103,14 +103,14 @@ def scale(
     common.run_study(study, machinefile, progress, tabulate)
     print_table(rows)
     click.echo(f"[STUDY] Table: {out / 'scale.csv'}")
-    common.picture(out / "scale.png", lambda path: draw(rows, path))
+    paper = source.name == "cifar10"  # whose accuracies can be compared
+    common.picture(out / "scale.png", lambda path: draw(rows, paper, path))
 
 
-def draw(rows: "Sequence[Row]", path: Path) -> None:
-    from npnet.study.figures import scaling
-    from npnet.study.plots import save
+def draw(rows: "Sequence[Row]", paper: bool, path: Path) -> None:
+    from npnet.study.figures import save, scaling
 
-    save(scaling(rows), path)
+    save(scaling(rows, paper), path)
 
 
 def print_table(rows: "Sequence[Row]") -> None:

@@ -96,8 +96,7 @@ def sweep(
 
 
 def draw(rows: "Sequence[Row]", path: Path) -> None:
-    from npnet.study.figures import sweep
-    from npnet.study.plots import save
+    from npnet.study.figures import save, sweep
 
     save(sweep(rows), path)
 

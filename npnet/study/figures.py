@@ -70,8 +70,8 @@ class Panel:
     """Lines on one pair of axes. `x` and `y` name what the axes show, with units; `note` explains.
 
     `counts`: x are numbers of ranks or images, whose ratio matters. `percent`: y ends at 100.
-    `level`: a height with a name, such as chance. `ideal`: each line's own, in proportion to x.
-    `absent` says what a y of None means.
+    `level`: a height with a name, such as chance. `ideal`: a thin line for each, in proportion to
+    x, that is 1 where the line is. `absent` says what a y of None means.
     """
 
     title: str
@@ -141,9 +141,9 @@ def scaling_panels(rows: Sequence[Row], paper: bool = True) -> list[Panel]:
     return [
         panel(
             "Speed-up",
-            "speed-up over the fewest processes",
+            "speed-up",
             both("speedup"),
-            "Ideal: twice the processes, twice as fast. The paper's is over two processes.",
+            "Over two processes, or the fewest. Ideal: twice the processes, twice as fast.",
             ideal=True,
         ),
         panel(
@@ -300,7 +300,7 @@ def picture(panels: Sequence[Panel | Bars]) -> Any:
     rows = -(-len(panels) // columns)
     heights = [_height(panel) for panel in panels]
     tallest = [max(heights[row * columns : (row + 1) * columns]) for row in range(rows)]
-    figure = _figure(figsize=(WIDTH * columns, sum(tallest)))
+    figure = blank(figsize=(WIDTH * columns, sum(tallest)))
     grid = figure.subplots(rows, columns, squeeze=False, height_ratios=tallest)
     for number, axes in enumerate(grid.flat):
         if number < len(panels):
@@ -314,7 +314,7 @@ def save(figure: Any, path: Path) -> None:
     """Write a picture file. Raises NpnetError if that fails."""
     try:
         with _any_script():
-            figure.savefig(path, dpi=150)
+            figure.savefig(path, dpi=100)
     except (OSError, ValueError) as error:
         raise NpnetError(f"cannot write the picture {path}: {error}") from error
 
@@ -338,7 +338,7 @@ def _any_script() -> Iterator[None]:
         yield
 
 
-def _figure(**options: Any) -> Any:
+def blank(**options: Any) -> Any:
     """A matplotlib figure that needs no display."""
     try:
         from matplotlib.figure import Figure
@@ -376,7 +376,8 @@ def _draw_lines(axes: Any, panel: Panel) -> None:
         look = _look(line)
         axes.plot(x, y, label=short(line.label), **look)
         if panel.ideal:
-            axes.plot(x, [each / x[0] for each in x], color=look["color"], **_THIN)
+            one = next((place for place, height in line.drawn if height == 1.0), x[0])
+            axes.plot(x, [place / one for place in x], color=look["color"], **_THIN)
     if panel.ideal:
         axes.plot([], [], color=INK, label="ideal", **_THIN)
     if panel.level is not None:
@@ -400,13 +401,15 @@ def _look(line: Line) -> dict[str, Any]:
 
 
 def _scale(axes: Any, panel: Panel) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     counts = sorted({x for line in panel.lines for x, _ in line.points})
     if panel.counts and counts and counts[0] > 0:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticks(_apart(counts))
+    elif all(count == int(count) for count in counts):  # epochs
+        axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
     heights = [y for line in panel.lines for _, y in line.drawn]
     if panel.percent:
         axes.set_ylim(0, max([100, *heights]))

@@ -1,4 +1,4 @@
-"""Pictures of data and runs. Needs the `plots` extra; nothing else in npnet imports matplotlib."""
+"""Pictures of data and runs. Needs the `plots` extra."""
 
 import csv
 import json
@@ -15,34 +15,18 @@ from npnet.errors import NpnetError
 from npnet.measure.benchmark import Timing
 from npnet.measure.roofline import Roof
 from npnet.study.collapse import Row
+from npnet.study.figures import blank, save
 from npnet.study.paper import TABLE_3
 from npnet.training.run_folder import RunFolder
 
 CURVES = ("loss", "acc", "test_loss", "test_acc")
 
 
-def _figure(**options: Any) -> Any:
-    """A matplotlib figure that needs no display."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise NpnetError("pictures need matplotlib: pip install 'npnet[plots]'") from error
-    return Figure(layout="constrained", **options)
-
-
-def save(figure: Any, path: Path) -> None:
-    """Write a figure as a picture. Raises NpnetError if it cannot be."""
-    try:
-        figure.savefig(path, dpi=100)
-    except (OSError, ValueError) as error:
-        raise NpnetError(f"cannot write the picture {path}: {error}") from error
-
-
 def contact_sheet(dataset: Dataset, path: Path, columns: int = 12) -> None:
     """Write a picture with a row of training images for each class (the first ten classes)."""
     names = list(dataset.classes)[:10]
     images = dataset.read("train", np.arange(min(2000, dataset.size("train"))))
-    figure = _figure(figsize=(columns * 0.6 + 1.2, len(names) * 0.6))
+    figure = blank(figsize=(columns * 0.6 + 1.2, len(names) * 0.6))
     axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
     for label, (name, axis) in enumerate(zip(names, axes, strict=True)):
         chosen = images.pixels[images.labels == label][:columns]
@@ -67,7 +51,7 @@ def training_curves(runs: Sequence[Path], path: Path) -> None:
     `runs` are run folders. Training figures are the mean over ranks. The legend tells the runs
     apart by what differs between them; what does not is the title.
     """
-    figure = _figure(figsize=(10, 4.5))
+    figure = blank(figsize=(10, 4.5))
     axes = figure.subplots(1, 2)
     common, labels = _describe(runs)
     last = 1
@@ -106,7 +90,7 @@ def roofline(timings: Sequence[Timing], roof: Roof, path: Path) -> None:
         parts[timing.operation] += timing.uses * timing.ms_median / step_ms
     large = sorted((name for name in parts if parts[name] >= 0.01), key=parts.__getitem__)[::-1]
     colours = dict(zip(large, _colours(len(large)), strict=True))
-    figure = _figure(figsize=(10, 6.5))
+    figure = blank(figsize=(10, 6.5))
     axis = figure.subplots()
     intensities = [timing.intensity for timing in used] + [roof.ridge]
     ends = np.array([min(intensities) / 2, roof.ridge, max(intensities) * 2])
@@ -154,7 +138,7 @@ def collapse(rows: Sequence[Row], dataset: Dataset, path: Path) -> None:
         ("modern: gradients averaged", "C2-o", {row.np: row.modern for row in rows}),
     )
     counts = sorted({*published, *(row.np for row in rows)})
-    figure = _figure(figsize=(9, 5.5))
+    figure = blank(figsize=(9, 5.5))
     axis = figure.subplots()
     drawn = []
     for label, style, accuracies in lines:

@@ -20,8 +20,8 @@ RECIPES = {
     "paper": {"name": "paper", "sync": "gather-bcast", "lr": 5e-4, "momentum": 0.9, "freeze": []},
 }
 SLOWEST = (
-    "rank 3 (pi-02): computes slowly, 1.31 times the others' processor time an image, "
-    "throttled (frequency capped)"
+    "rank 3 (pi-02) kept the others waiting for 94.1 s: it computes slowly, 1.35 times the "
+    "processor time of the others; its host is throttled: frequency capped"
 )
 # Seconds of an epoch of one rank, but for waiting.
 SECONDS = {
@@ -135,7 +135,7 @@ def write_study(folder: Path, kind: str, **options: object) -> Path:
     """A study of `sweep`, `scale` or `collapse`: study.json alone."""
     folder.mkdir(parents=True)
     rows = {"sweep": sweep_rows, "scale": scale_rows, "collapse": collapse_rows}[kind]()
-    settings = {"dataset": "cifar10", "epochs": 10, "model": "mobilenet_v2", "np": "2,4,8"}
+    settings = {"np": [2, 4, 8], "epochs": 10, "repeats": 3, "train": ["--lr", "0.04"]}
     content = {"kind": kind, "npnet": "0.1.0", "machine": MACHINE, "settings": settings}
     (folder / "study.json").write_text(json.dumps(content | {"rows": rows} | options))
     return folder

@@ -39,6 +39,7 @@ def curves(groups: Sequence[Group]) -> Section:
         figures = [
             _curves(f"curve{place}-{part}-", several)
             for part, several in enumerate(beside(group.logged))
+            if not group.is_about_speed
         ]
         content += under_its_name(group, groups, figures)
     return section("curves", "Loss and accuracy", content)

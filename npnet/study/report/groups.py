@@ -50,6 +50,11 @@ class Group:
     def logged(self) -> list[Named]:
         return [each for each in self.runs if each.run.log.rows]
 
+    @property
+    def is_about_speed(self) -> bool:
+        """Whether its runs are too short to learn anything."""
+        return self.study is not None and self.study.kind == "sweep"
+
 
 def groups_of(contents: Contents) -> list[Group]:
     """All runs, in the order given, with a letter each."""

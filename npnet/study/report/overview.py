@@ -24,7 +24,7 @@ def summary(contents: Contents, groups: Sequence[Group]) -> Section:
             node("dl", *(part for fact in facts if fact[1] for part in _pair(*fact))),
             node("h3", "What to notice"),
             node("ul", *items) if items else node("p", "Nothing out of the ordinary was found."),
-            *(_results(group) for group in groups if group.runs),
+            *(_results(group) for group in groups if group.runs and not group.is_about_speed),
         ],
     )
 

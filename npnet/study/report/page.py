@@ -27,6 +27,7 @@ HREF = "{http://www.w3.org/1999/xlink}href"
 NOT_KNOWN = "–"
 TALL = 14  # rows from which a table scrolls on the screen
 LONG = 14  # letters from which a column's title is wrapped
+LONG_CELL = 28  # and a cell's text
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
@@ -105,10 +106,11 @@ def table(
         cells = []
         for place, (cell, kind) in enumerate(zip(row, kinds, strict=True)):
             text = cell if isinstance(cell, str) else NOT_KNOWN if cell is None else number(cell)
+            look = f"{kind} long" if len(text) > LONG_CELL else kind
             if place < labels:
-                cells.append(node("th", text, scope="row", class_=kind))
+                cells.append(node("th", text, scope="row", class_=look))
             else:
-                cells.append(node("td", text, class_=kind))
+                cells.append(node("td", text, class_=look))
         body.append(node("tr", *cells))
     made = node(
         "table",

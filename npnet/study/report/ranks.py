@@ -9,7 +9,7 @@ from npnet.study.report.groups import Group, Named
 from npnet.study.report.log import WORK, Log, phases_of
 from npnet.study.report.page import Cell, bars_table, figure, node, table
 from npnet.study.report.section import Section, filled, section, titled, under_its_name
-from npnet.study.report.values import Row, known, plain
+from npnet.study.report.values import Row, known
 
 MOST_RANKS = 24  # of a figure of ranks
 MOST_LANES = 8  # of a figure of ranks and epochs
@@ -34,8 +34,8 @@ def ranks(groups: Sequence[Group]) -> Section:
 
 
 def _slowest(each: Named) -> Element | None:
-    sentence = plain(each.run.results.slowest or "", words.SENTENCE)
-    return node("p", titled(each, f"the slowest is {sentence}.")) if sentence else None
+    sentence = words.slowest(each.run)
+    return node("p", titled(each, sentence)) if sentence else None
 
 
 def _by_run(key: str, several: Sequence[Named]) -> Element | None:

@@ -188,20 +188,24 @@ def _checked_row(record: type, found: Mapping[str, Any], where: str) -> Row:
     names = [each.name for each in fields(record)]
     if not row[names[0]] >= 1:
         raise NpnetError(f"{where}: {names[0]} is {row[names[0]]}, where 1 or more was expected")
-    shown = {key: _possible(key, value) for key, value in row.items()}
-    return dict.fromkeys(names) | shown
+    texts = {key: plain(value) for key, value in row.items() if isinstance(value, str)}
+    return dict.fromkeys(names) | _possible(row) | texts
 
 
-def _possible(column: str, value: Any) -> Any:
-    """A short text; a number unless it is below zero, where only a temperature can be."""
-    if isinstance(value, str):
-        return plain(value)
-    below = value is not None and value < 0 and column != "temperature_max_c"
-    return None if below else value
+def _possible(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, None for numbers that no measurement yields."""
+    return {
+        name: None
+        if isinstance(value, int | float)
+        and ((value < 0 and name != "temperature_max_c") or (value > 1 and name.endswith("_acc")))
+        else value
+        for name, value in found.items()
+    }
 
 
 def _read_record(record: type, path: Path) -> Any:
-    return record(**checked_fields(record, _known_keys(record, read_json(path)), str(path)))
+    found = checked_fields(record, _known_keys(record, read_json(path)), str(path))
+    return record(**_possible(found))
 
 
 def _known_keys(record: type, found: Any) -> Any:

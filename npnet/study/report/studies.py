@@ -14,7 +14,7 @@ from npnet.study.report.values import Row
 Draw = Callable[[Sequence[Row], bool], Sequence[Panel]]
 PaperTable = Sequence[BatchRow] | Sequence[ScalingRow]
 
-THEIR_SPEEDUP = "The paper's speed-up is over two processes, the study's over its smallest number."
+THEIR_SPEEDUP = "The speed-up is over two processes; of a study without them, over its fewest."
 THEIR_NODE = "The paper's: a Raspberry Pi 4B, two ranks, 200 steps of 128x128 images an epoch."
 
 
@@ -61,5 +61,6 @@ def _studies(
 
 
 def _comparable(study: Study) -> bool:
-    """Whether the paper's accuracies are of the same images."""
-    return study.settings.get("dataset") in (None, "cifar10")
+    """Whether the paper's accuracies are of the same images: its runs tell, else its options."""
+    trained = {run.dataset for run in study.runs} - {None}
+    return trained <= {"cifar10"} and study.settings.get("dataset") in (None, "cifar10")

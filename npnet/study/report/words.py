@@ -138,16 +138,7 @@ def _of_study(study: Study) -> str | None:
             f"{number(top['throughput_img_s'])} images/s"
         )
     if study.kind == "scale":
-        timed = [row for row in rows if row["speedup"] is not None]
-        if not timed:
-            return None
-        top = max(timed, key=lambda row: row["np"])
-        first = min(timed, key=lambda row: row["np"])
-        words = f"{number(top['np'])} processes are {number(top['speedup'])} times as fast as "
-        words += number(first["np"])
-        if top["efficiency_pct"] is not None:
-            words += f", an efficiency of {number(top['efficiency_pct'])} %"
-        return words
+        return "; ".join(_of_most(rows)) or None
     pairs = [row for row in rows if row["moving"] is not None and row["recalibrated"] is not None]
     if not pairs:
         return None
@@ -156,6 +147,18 @@ def _of_study(study: Study) -> str | None:
     words += f"{number(top['moving'])} %, the same weights recalibrated at "
     words += f"{number(top['recalibrated'])} %"
     return words + (f", modern at {number(top['modern'])} %" if top["modern"] is not None else "")
+
+
+def _of_most(rows: Sequence[Row]) -> Iterator[str]:
+    """The speed-up of the most processes, for each way of scaling."""
+    timed = [row for row in rows if row["speedup"] is not None]
+    for scaling in dict.fromkeys(row["scaling"] for row in timed):
+        top = max((row for row in timed if row["scaling"] == scaling), key=lambda row: row["np"])
+        words = f"{scaling} scaling, " if scaling else ""
+        words += f"{number(top['np'])} processes: speed-up {number(top['speedup'])}"
+        if top["efficiency_pct"] is not None:
+            words += f", efficiency {number(top['efficiency_pct'])} %"
+        yield words
 
 
 def notable(named: Named) -> str:
@@ -191,9 +194,15 @@ def _of_accuracy(run: Run) -> Iterator[str]:
         )
 
 
+def slowest(run: Run) -> str:
+    """The summary's sentence about the slowest rank, or nothing."""
+    sentence = plain(run.results.slowest or "", SENTENCE)
+    return f"{sentence[:1].upper()}{sentence[1:]}." if sentence else ""
+
+
 def _of_time(run: Run) -> Iterator[str]:
     if run.results.slowest:
-        yield f"The slowest rank: {plain(run.results.slowest, SENTENCE)}."
+        yield slowest(run)
     total = dict.fromkeys(PHASES, 0.0)
     for rank in run.log.ranks.values():
         for row in rank.values():
