@@ -1,15 +1,17 @@
 """What the studies that start runs share: options of `npnet train`, progress, the last words."""
 
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
+from npnet.cli.bar import Progress
 from npnet.cli.train import train
 
 if TYPE_CHECKING:
@@ -22,7 +24,6 @@ OWN = {
     "batch_per_rank", "batch_per_node", "ranks_per_node", "workers_per_rank", "epochs",
     "max_steps", "out", "resume", "trace", "progress",
 }  # fmt: skip
-SECONDS_BETWEEN_LINES = 30
 TERMINATED = 128 + signal.SIGTERM
 NP_OF_PAPER = "2,4,8,16,24,32,40,48"
 
@@ -131,13 +132,12 @@ def run_study(
             raise NpnetError("a study starts mpiexec by itself: start it without")
     if machinefile is not None and not machinefile.is_file():
         raise NpnetError(f"there is no machinefile {machinefile}: see machinefiles/ for examples")
-    todo = study.unfinished()
-    done = len(study.cases) - len(todo)
+    done = len(study.cases) - len(study.unfinished())
     if done:
         click.echo(f"[STUDY] {done} of {len(study.cases)} runs are finished in {study.folder}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # and so ends the run
     try:
-        study.run(Progress(study, todo, progress), tabulate, machinefile)
+        study.run(StudyProgress(study, progress), tabulate, machinefile)
     except KeyboardInterrupt:
         left = len(study.unfinished())
         click.echo(
@@ -147,65 +147,51 @@ def run_study(
         raise
 
 
-class Progress:
-    """What runs, what is done, how long it will take: a bar on a terminal, else lines."""
+class StudyProgress:
+    """What runs, what is done, how long all of it will take."""
 
-    def __init__(self, study: "Study", todo: "Sequence[Case]", progress: bool) -> None:
-        from npnet.cli.bar import Bar
-
-        self.study, self.todo, self.progress = study, todo, progress
-        self.bar = Bar(sys.stderr, "Study", 1000) if progress and sys.stderr.isatty() else None
-        self.begin, self.work, self.finished_work = time.monotonic(), 0.0, 0.0
-        self.all_work = sum(case.work for case in todo)
-        self.last_line = self.begin
+    def __init__(self, study: "Study", progress: bool) -> None:
+        stream = sys.stderr if sys.stderr.isatty() else None
+        self.study, self.shown = study, Progress(stream, "[STUDY]") if progress else None
+        todo = study.unfinished()
+        self.number = len(study.cases) - len(todo)
+        self.begin, self.all_work = time.monotonic(), sum(case.work for case in todo)
+        self.finished, self.share = 0.0, 0.0  # work of runs that are finished; part of this one
 
     def started(self, case: "Case", resumed: Path | None) -> None:
-        number = len(self.study.cases) - len(self.study.unfinished()) + 1
+        self.number, self.share = self.number + 1, 0.0
         again = f", goes on after {resumed.stem}" if resumed else ""
-        self._say(
-            f"[STUDY] Run {number} of {len(self.study.cases)}: {case.name}, "
-            f"{some_ranks(case.ranks)}{again}{self._left()}"
+        click.echo(
+            f"[STUDY] Run {self.number} of {len(self.study.cases)}: {case.name}, "
+            f"{some_ranks(case.ranks)}{again}{self._left(case)}"
         )
-        self._show(case, "starts")
 
     def line(self, case: "Case", text: str) -> None:
-        self.work = self.finished_work + case.work * share_done(text, self._share(case))
-        self._show(case, text)
+        self.share = share_done(text, self.share)
+        if self.shown is not None:
+            share = self._work(case) / self.all_work
+            left = self._left(case).removeprefix(", ")
+            words = f"{left}{', ' * bool(left)}{case.name}: {text.removeprefix('[Root] ')}"
+            self.shown.show("Study", round(1000 * share), 1000, words)
 
     def ended(self, case: "Case", error: str | None) -> None:
-        self.finished_work += case.work
-        self.work = self.finished_work
+        self.finished += case.work
+        if self.shown is not None:
+            self.shown.finish()
         if error is not None:
-            self._say(f"[STUDY] {case.name} failed: {error}")
-        if self.bar is not None and case is self.todo[-1]:
-            self.bar.show(1000, "done")
-            self.bar.finish()
+            click.echo(f"[STUDY] {case.name} failed: {error}")
 
-    def _share(self, case: "Case") -> float:
-        return (self.work - self.finished_work) / case.work if case.work else 0.0
+    def _work(self, case: "Case") -> float:
+        return self.finished + self.share * case.work
 
-    def _show(self, case: "Case", text: str) -> None:
-        if self.bar is not None:
-            words = text.removeprefix("[Root] ").strip()
-            self.bar.show(
-                int(1000 * self.work / self.all_work), f"{case.name}{self._left()} {words}"
-            )
-        elif self.progress and time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
-            self.last_line = time.monotonic()
-            click.echo(f"[STUDY] {case.name}: {text}{self._left()}", err=True)
-
-    def _left(self) -> str:
+    def _left(self, case: "Case") -> str:
         from npnet.cli.console import clock
 
-        passed = time.monotonic() - self.begin
-        if not self.work:
+        done = self._work(case)
+        if not done:
             return ""
-        return f", about {clock(passed * (self.all_work / self.work - 1))} left in all"
-
-    def _say(self, line: str) -> None:
-        if self.bar is not None:
-            click.echo("\r\033[K", err=True, nl=False)
-        click.echo(line)
+        seconds = (time.monotonic() - self.begin) * (self.all_work / done - 1)
+        return f", about {clock(seconds)} left in all"
 
 
 def some_ranks(count: int) -> str:
@@ -214,8 +200,6 @@ def some_ranks(count: int) -> str:
 
 def share_done(text: str, before: float) -> float:
     """How much of a run is done, by a line that it prints; `before` if the line does not tell."""
-    import re
-
     found = re.search(r"Epoch (\d+)/(\d+)(?: (\d+)%)?", text)
     if not found:
         return before
