@@ -162,6 +162,12 @@ def scaling_panels(rows: Sequence[Row], paper: bool = True) -> list[Panel]:
             percent=True,
         ),
         panel(
+            "Training loss",
+            "mean loss, nats",
+            both("mean_train_loss") if paper else _lines(ways, "np", "mean_train_loss"),
+            "Of all ranks in the last epoch.",
+        ),
+        panel(
             "Throughput",
             "images/s",
             _lines(ways, "np", "images_per_second"),
