@@ -340,7 +340,8 @@ def svg(figure: Any) -> bytes:
 def _any_script() -> Iterator[None]:
     """No warning of names in a script that matplotlib's own font does not have."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph ", category=UserWarning)
+        for words in ("Glyph ", "Matplotlib currently does not support"):
+            warnings.filterwarnings("ignore", message=words, category=UserWarning)
         yield
 
 

@@ -74,7 +74,7 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.10g}"
+        return f"{value:.6g}"
     if isinstance(value, list | tuple):
         parts = ("…" if isinstance(each, list | dict) else shown(each) for each in value[:20])
         return plain(", ".join(parts)) or "none"
