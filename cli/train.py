@@ -101,6 +101,11 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     help="Blocks with a shortcut start as the identity.  [default: recipe's]",
 )
 @click.option(
+    "--independent-init/--no-independent-init",
+    default=None,
+    help="Each rank draws its own initial weights, until the first average.  [default: recipe's]",
+)
+@click.option(
     "--sync-bn", is_flag=True, help="Batch statistics of all ranks together, at each step."
 )
 @options.bn_eval
