@@ -69,6 +69,11 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     help="Blocks with a shortcut start as the identity.  [default: recipe's]",
 )
 @click.option(
+    "--independent-init/--no-independent-init",
+    default=None,
+    help="Each rank draws its own initial weights, until the first average.  [default: recipe's]",
+)
+@click.option(
     "--freeze",
     multiple=True,
     help="Operations that are not trained, such as stem or 'block1.*'; may be repeated.",

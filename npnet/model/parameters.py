@@ -129,9 +129,13 @@ class Parameters:
 
 
 def initialise(
-    parameters: Parameters, scheme: Initialiser, seed: int, zero_gamma: bool = False
+    parameters: Parameters,
+    scheme: Initialiser,
+    seed: int,
+    zero_gamma: bool = False,
+    worker: int = 0,
 ) -> None:
-    """Draw the initial parameters, the same on every rank for the same seed.
+    """Draw the initial parameters, the same on every rank for the same seed and `worker`.
 
     glorot_uniform: U(-l, l), l = sqrt(6/(fan_in+fan_out)) (Glorot and Bengio 2010, eq. 16), Keras'
     default. he_fan_out: N(0, 2/fan_out) (He et al. 2015, section 2.2) for convolutions with a batch
@@ -140,7 +144,7 @@ def initialise(
     model says. With `zero_gamma`, the last gamma of each block with a shortcut is 0, so that the
     block starts as the identity (Goyal et al. 2017, section 5.1).
     """
-    rng = generator(seed, INITIAL_VALUES)
+    rng = generator(seed, INITIAL_VALUES, worker)
     zeros = {f"{name}.gamma" for name in parameters.before_shortcuts} if zero_gamma else set()
     for spec in parameters.specs:
         value = parameters.value(spec.name)

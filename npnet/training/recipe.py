@@ -36,6 +36,7 @@ class Recipe:
     crop_padding: int  # pixels: the largest shift of a training image
     shuffle: Literal["shard", "global"]  # each rank's shard, or all: new shards each epoch
     freeze: tuple[str, ...] = ()  # operations that are not trained, by name or pattern
+    independent_init: bool = False  # each worker draws its own weights, until the first average
 
     def peak_lr(self, global_batch: int) -> float:
         """The linear scaling rule (Goyal et al. 2017, section 2.1), unless `lr` is given."""

@@ -57,6 +57,11 @@ class Settings:
                 )
         if recipe.sync_steps is not None and recipe.sync != "weights":
             raise NpnetError(f"`sync_steps` is for `sync` weights, not for `sync` {recipe.sync}")
+        if recipe.independent_init and recipe.sync == "gradients":
+            raise NpnetError(
+                "`independent_init` is for ranks that average weights, which makes them equal, not "
+                "for `sync` gradients: give `sync` weights or gather-bcast"
+            )
         if not self.sync_bn:
             return
         if recipe.sync != "gradients":

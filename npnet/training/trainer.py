@@ -80,7 +80,7 @@ class Trainer:
         self.network = Network(architecture, batch, backend, settings.dtype, bn)
         self.network.set_trainable(trainable)
         self.parameters = self.network.parameters
-        initialise(self.parameters, recipe.initialiser, settings.seed, recipe.zero_gamma)
+        self._initialise()
         groups = groups_of(self.parameters, recipe)
         self.optimiser = Optimiser(self.parameters, groups, recipe, self._lr_at, backend)
         self.optimiser.before_update = self._check_loss
@@ -97,6 +97,10 @@ class Trainer:
         self.run_files = Run(self, folder, checkpoint)
         self.first_epoch = self.run_files.first_epoch
         self.workers.start_equal()
+        if recipe.independent_init and self.first_epoch == 0:
+            for worker in self.workers:
+                self._initialise(worker.number)
+                self.workers.values[worker.row] = self.parameters.values
         self.evaluator = Evaluator(
             Inference(architecture, self.parameters, batch, backend),
             lambda: self.network,
@@ -110,6 +114,11 @@ class Trainer:
         self.trace: Trace | None = None
         self.guard = Guard(self.parameters, self.synchroniser, comm, self.run_files)
         self.run_files.begin()
+
+    def _initialise(self, worker: int = 0) -> None:
+        """Draw initial weights. Every rank draws those of worker 0, which they usually share."""
+        recipe, seed = self.recipe, self.settings.seed
+        initialise(self.parameters, recipe.initialiser, seed, recipe.zero_gamma, worker)
 
     @property
     def planned_bytes(self) -> dict[str, int]:

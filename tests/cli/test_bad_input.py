@@ -120,6 +120,7 @@ def test_the_choices_are_the_engines_own() -> None:
         (["--bn-eval", "none"], ["'none'", "moving", "recalibrated", "both"]),
         (["--sync-steps", "0"], ["--sync-steps", ">=1"]),
         (["--sync-steps", "3", "--sync", "gradients"], ["--sync-steps", "--sync weights"]),
+        (["--independent-init"], ["--independent-init", "--sync gradients", "--sync weights"]),
         (["--batch-per-rank", f"{IMAGES + 1}"], [f"batch of {IMAGES + 1}", f"shard of {IMAGES}"]),
     ],
     ids=" ".join,

@@ -40,7 +40,13 @@ def main() -> None:
                     bn_eval="both",
                 )
                 steps = 2 if sync == "weights" else None
-                recipe = replace(MODERN, sync=sync, sync_steps=steps, lr=0.01)
+                recipe = replace(
+                    MODERN,
+                    sync=sync,
+                    sync_steps=steps,
+                    lr=0.01,
+                    independent_init=sync != "gradients",
+                )
                 dataset = Toy(7 * workers + 2)  # uneven shards
                 trainer = Trainer(dataset, model, recipe, settings, comm, Silence())
                 summary = trainer.run()

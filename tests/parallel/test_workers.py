@@ -58,10 +58,10 @@ class TestFactorings:
             assert each["losses"] == pytest.approx(alone["losses"], rel=1e-6)
 
 
-def trainer(recipe, **settings):
+def trainer(recipe, checkpoint=None, **settings):
     dataset = Toy(14 * settings.get("workers_per_rank", 1))
-    here = replace(SETTINGS, **settings)
-    return Trainer(dataset, WIDER, recipe, here, SerialCommunicator(), Silence())
+    here, comm = replace(SETTINGS, **settings), SerialCommunicator()
+    return Trainer(dataset, WIDER, recipe, here, comm, Silence(), checkpoint=checkpoint)
 
 
 def test_memory_grows_by_weights_not_by_activations():
@@ -82,6 +82,22 @@ def test_each_worker_keeps_its_own_momentum_and_statistics():
     assert len({row.tobytes() for row in each.workers.velocities}) == 3
     assert len({row.tobytes() for row in each.workers.values}) == 1
     assert np.array_equal(each.workers.values[0], each.parameters.values)
+
+
+def test_independent_workers_start_apart_until_the_first_average():
+    shared = trainer(PAPER).parameters.values
+    apart = replace(PAPER, independent_init=True)
+    each = trainer(apart, workers_per_rank=3)
+    first, second, third = each.workers.values
+    assert np.array_equal(first, shared)
+    weights = slice(each.parameters.decayed)
+    for one, other in ((first, second), (first, third), (second, third)):
+        correlation = np.corrcoef(one[weights], other[weights])[0, 1]
+        assert abs(correlation) < 0.05
+    each.train_epoch(0)
+    assert len({row.tobytes() for row in each.workers.values}) == 1
+    resumed = trainer(apart, checkpoint=each.run_files.state(1), workers_per_rank=3)
+    assert all(np.array_equal(row, each.parameters.values) for row in resumed.workers.values)
 
 
 @pytest.mark.parametrize(
