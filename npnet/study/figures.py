@@ -186,6 +186,12 @@ def scaling_panels(rows: Sequence[Row], paper: bool = True) -> list[Panel]:
             "Until a test first reached it. A cross at the upper edge: none did.",
             absent="never reached",
         ),
+        panel(
+            "Energy",
+            "images/J",
+            _lines(ways, "np", "images_per_joule"),
+            "Training images for each joule that all nodes take.",
+        ),
     ]
 
 

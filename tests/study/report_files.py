@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from npnet.study import forecast
 from npnet.study.figures import PHASES
 from npnet.study.paper import TABLE_1, TABLE_3
 
@@ -132,9 +133,15 @@ def log_rows(ranks: int, epoch: int, epochs: int, recipe: str, elapsed: float) -
 
 
 def write_study(folder: Path, kind: str, **options: object) -> Path:
-    """A study of `sweep`, `scale` or `collapse`: study.json alone."""
+    """A study of `sweep`, `scale`, `collapse` or `forecast`: study.json alone."""
     folder.mkdir(parents=True)
-    rows = {"sweep": sweep_rows, "scale": scale_rows, "collapse": collapse_rows}[kind]()
+    makers = {
+        "sweep": sweep_rows,
+        "scale": scale_rows,
+        "collapse": collapse_rows,
+        "forecast": forecast_rows,
+    }
+    rows = makers[kind]()
     settings = {"np": [2, 4, 8], "epochs": 10, "repeats": 3, "train": ["--lr", "0.04"]}
     content = {"kind": kind, "npnet": "0.1.0", "machine": MACHINE, "settings": settings}
     (folder / "study.json").write_text(json.dumps(content | {"rows": rows} | options))
@@ -176,6 +183,12 @@ def scale_rows() -> list[dict]:
             }
         )  # fmt: skip
     return rows
+
+
+def forecast_rows() -> list[dict]:
+    work = forecast.Work(50_000, 10_000, 12, 10, 2_900_000, 0.9, 0.02, 0.02)
+    network = forecast.Network(1e-4, 117e6)
+    return forecast.table((2, 16, 48), 2, work, network, watts_per_node=6.0)
 
 
 def collapse_rows() -> list[dict]:

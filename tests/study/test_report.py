@@ -43,6 +43,7 @@ from tests.study.report_files import (
     SECONDS,
     SLOWEST,
     collapse_rows,
+    forecast_rows,
     log_rows,
     scale_rows,
     sweep_rows,
@@ -70,7 +71,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     write_run(runs / "paper", ranks=16, epochs=3, recipe="paper")
     write_run(runs / "part", ranks=2, epochs=2, planned=6)
     studies = place / "studies"
-    for kind in ("sweep", "scale", "collapse"):
+    for kind in ("sweep", "scale", "collapse", "forecast"):
         write_study(studies / kind, kind)
     write_run(studies / "scale" / "np02", ranks=2, epochs=2)
     write_run(studies / "scale" / "np04", ranks=4, epochs=2)
@@ -90,6 +91,7 @@ def test_every_section_is_there_and_linked(root: Element) -> None:
         "Loss and accuracy",
         "Where the time went",
         "Scaling",
+        "Forecast",
         "Batch size",
         "Batch norm: moving and recalibrated statistics",
         "Machine",
@@ -102,14 +104,16 @@ def test_the_summary_says_what_is_to_be_seen(root: Element) -> None:
         text_of(name): text_of(value)
         for name, value in zip(root.iter("dt"), root.iter("dd"), strict=True)
     }
-    assert facts["What"].startswith("3 runs, a collapse study of 8 rows, a scale study of 8 rows")
+    assert facts["What"].startswith(
+        "3 runs, a collapse study of 8 rows, a forecast study of 9 rows"
+    )
     assert facts["Machine"].startswith("pi-01, pi-02")
     assert "Raspberry Pi 4" in facts["Machine"]
     best = log_rows(4, 6, 6, "modern", 0.0)[0]["test_acc"]
     assert facts["Best result"].startswith(f"{100 * best:.1f} % test accuracy")
     assert facts["Study sweep"] == "fastest at 24 images a node and step: 18.37 images/s"
     assert facts["Study scale"] == (
-        "strong scaling, 48 processes: speed-up 20.6, efficiency 85.82 %"
+        "scaling strong, 48 processes: speed-up 20.6, efficiency 85.82 %"
     )
     assert "at 10 %, the same weights recalibrated at 31 %" in facts["Study collapse"]
     notes = [text_of(item) for item in root.iterfind(".//section/ul/li")]
@@ -209,6 +213,22 @@ def test_the_paper_s_accuracies_stand_beside_those_of_its_images_alone(tmp_path:
     assert "the paper" in columns(captioned(root, "Speed-up"))
 
 
+def test_a_forecast_stands_beside_the_paper_s_time(root: Element) -> None:
+    table = columns(captioned(root, "What was computed"))
+    assert table["sync"] == ["gradients"] * 3 + ["weights"] * 3 + ["gather-bcast"] * 3
+    assert table["time, s"] == [number(row["wall_s"]) for row in forecast_rows()]
+    (energy,) = tables(root, "Energy")
+    assert columns(energy)["weights"] == [
+        number(row["images_per_joule"]) for row in forecast_rows() if row["sync"] == "weights"
+    ]
+    speedups = [columns(each) for each in tables(root, "Speed-up")]
+    assert [list(found) for found in speedups] == [
+        ["processes (np)", "this study", "the paper"],
+        ["processes (np)", "gradients", "weights", "gather-bcast", "the paper"],
+    ]
+    assert "no run was made" in text_of(root)
+
+
 def test_speed_up_is_ideal_where_the_study_says_it_is_one() -> None:
     """A study that has one process, too, counts over two."""
     rows = [row | {"np": row["np"] / 2, "speedup": row["np"] / 4} for row in scale_rows()[:3]]
@@ -289,7 +309,8 @@ def test_figures_can_be_read_without_seeing_them(root: Element) -> None:
 
 
 PANELS = [
-    *scaling_panels(scale_rows()),
+    *(panel for panel in scaling_panels(scale_rows()) if panel.has_own_data),
+    scaling_panels(forecast_rows())[-1],
     *sweep_panels(sweep_rows()),
     *collapse_panels(collapse_rows(), 10.0),
 ]
@@ -641,7 +662,7 @@ BAD = {
     },
     "study.json": {
         "{}": "lacks the field 'kind'",
-        '{"kind": "sweet", "rows": []}': "kind is 'sweet', where one of sweep, scale, collapse",
+        '{"kind": "sweet", "rows": []}': "kind is 'sweet', where one of sweep, scale",
         '{"kind": [], "rows": []}': "kind is []",
         '{"kind": "scale", "rows": 3}': "rows is 3",
         '{"kind": "scale", "rows": [3]}': "rows is 3",

@@ -32,6 +32,7 @@ def _page(contents: Contents) -> str:
         curves.curves(groups),
         ranks.ranks(groups),
         studies.scaling(contents.studies),
+        studies.forecast(contents.studies),
         studies.batch_sweep(contents.studies),
         curves.batch_norm(groups),
         machine.machine(groups),

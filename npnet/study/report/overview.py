@@ -62,7 +62,7 @@ def _where(groups: Sequence[Group]) -> str:
 
 def _results(group: Group) -> Element:
     head = ("run", "recipe", "ranks", "epochs", "train acc., %", "test acc., %", "recalibrated, %",
-            "time, s", "images/s", "peak memory of a rank, MB")  # fmt: skip
+            "time, s", "images/s", "peak memory, MB")  # fmt: skip
     rows: list[list[Cell]] = []
     for each in group.runs:
         run = each.run

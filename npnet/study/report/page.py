@@ -26,7 +26,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 HREF = "{http://www.w3.org/1999/xlink}href"
 NOT_KNOWN = "–"
 TALL = 14  # rows from which a table scrolls on the screen
-LONG = 14  # letters from which a column's title is wrapped
+LONG = 12  # letters from which a column's title is wrapped
 LONG_CELL = 28  # and a cell's text
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
@@ -136,7 +136,9 @@ def panel_table(panel: Panel) -> Element:
             absent = y is None and x in points and line.look is not None
             found.append(panel.absent if absent and panel.absent != "not known" else y)
         rows.append([number(x), *found])
-    return table(f"{panel.title}: {panel.y}", [panel.x, *(line.label for line in lines)], rows)
+    begins = panel.y.startswith(panel.title.lower())
+    caption = panel.title + panel.y[len(panel.title) :] if begins else f"{panel.title}: {panel.y}"
+    return table(caption, [panel.x, *(line.label for line in lines)], rows)
 
 
 def bars_table(bars: Bars, first: str, epochs: Sequence[str] = ()) -> Element:

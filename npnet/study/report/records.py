@@ -100,6 +100,20 @@ class ScaleRow:
 
 
 @dataclass(frozen=True)
+class ForecastRow:
+    """A number of processes under one strategy, foretold."""
+
+    np: float
+    sync: str | None = None
+    nodes: float | None = None
+    wall_s: float | None = None
+    images_per_second: float | None = None
+    speedup: float | None = None
+    efficiency_pct: float | None = None
+    images_per_joule: float | None = None
+
+
+@dataclass(frozen=True)
 class CollapseRow:
     """A number of workers: accuracies in percent."""
 
@@ -111,14 +125,19 @@ class CollapseRow:
     modern: float | None = None
 
 
-ROWS = {"sweep": SweepRow, "scale": ScaleRow, "collapse": CollapseRow}
+ROWS = {
+    "sweep": SweepRow,
+    "scale": ScaleRow,
+    "collapse": CollapseRow,
+    "forecast": ForecastRow,
+}
 
 
 @dataclass(frozen=True)
 class StudyFields:
     """The parts of study.json that are shown."""
 
-    kind: Literal["sweep", "scale", "collapse"]
+    kind: Literal["sweep", "scale", "collapse", "forecast"]
     rows: tuple[dict[str, Any], ...]
     npnet: str | None = None
     machine: dict[str, Any] = field(default_factory=dict)

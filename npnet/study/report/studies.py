@@ -24,6 +24,30 @@ def scaling(studies: Sequence[Study]) -> Section:
     return section("scaling", "Scaling", parts)
 
 
+def forecast(studies: Sequence[Study]) -> Section:
+    """By a formula, beside what the paper measured."""
+    parts: list[Element] = []
+    found = [study for study in studies if study.kind == "forecast"]
+    for place, study in enumerate(found):
+        panels = scaling_panels(study.rows, paper=False)
+        rows = [[row[column] for column in study.columns] for row in study.rows]
+        head = [words.TITLES[column] for column in study.columns]
+        parts += [
+            *([node("h3", study.name)] if len(found) > 1 else []),
+            node("p", "Computed from the time of a step and the network's rates: no run was made."),
+            _figures(f"forecast{place}", panels),
+            table("What was computed", *filled(head, rows)),
+        ]
+    return section("forecast", "Forecast", parts)
+
+
+def _figures(key: str, panels: Sequence[Panel]) -> Element:
+    """A figure for each panel with points of its own."""
+    own = [panel for panel in panels if panel.has_own_data]
+    figures = [line_figure(f"{key}-{number}-", panel) for number, panel in enumerate(own)]
+    return node("div", *figures, class_="grid")
+
+
 def batch_sweep(studies: Sequence[Study]) -> Section:
     found = [study for study in studies if study.kind == "sweep"]
     parts = _studies("sweep", found, sweep_panels, TABLE_1, "Table 1", THEIR_NODE)
@@ -38,10 +62,6 @@ def _studies(
     for place, study in enumerate(studies):
         if len(studies) > 1:
             parts.append(node("h3", study.name))
-        panels = [panel for panel in draw(study.rows, _comparable(study)) if panel.has_own_data]
-        figures = [
-            line_figure(f"{key}{place}-{number}-", panel) for number, panel in enumerate(panels)
-        ]
         columns = list(paper[0]._fields)
         ours = [["this study", *(row[column] for column in columns)] for row in study.rows]
         theirs = [["the paper", *row] for row in paper]
@@ -50,7 +70,7 @@ def _studies(
         further += [column for column in study.columns if column not in columns]
         rest = [[row[column] for column in further] for row in study.rows]
         parts += [
-            node("div", *figures, class_="grid"),
+            _figures(f"{key}{place}", draw(study.rows, _comparable(study))),
             table(f"The paper's {name} and this study", head, [*ours, *theirs], note),
             table(
                 "What else was measured",

@@ -28,7 +28,7 @@ TITLES = {
     "avg_epoch_s": "an epoch, s",
     "mean_step_s": "a step, s",
     "throughput_img_s": "images/s",
-    "peak_rss_mb": "peak memory of a rank, MB",
+    "peak_rss_mb": "peak memory, MB",
     "process_cpu_pct": "processor, process, %",
     "ranks_per_node": "ranks a node",
     "world": "ranks",
@@ -53,6 +53,7 @@ TITLES = {
     "scaling": "scaling",
     "repeats": "repeats",
     "images_per_second": "images/s",
+    "images_per_joule": "images/J",
     "train_s": "training, s",
     "test_s": "testing, s",
     "transfer_pct": "transfer, %",
@@ -138,7 +139,9 @@ def _of_study(study: Study) -> str | None:
             f"{number(top['throughput_img_s'])} images/s"
         )
     if study.kind == "scale":
-        return "; ".join(_of_most(rows)) or None
+        return "; ".join(_of_most(rows, "scaling")) or None
+    if study.kind == "forecast":
+        return "; ".join(_of_most(rows, "sync")) or None
     pairs = [row for row in rows if row["moving"] is not None and row["recalibrated"] is not None]
     if not pairs:
         return None
@@ -149,12 +152,12 @@ def _of_study(study: Study) -> str | None:
     return words + (f", modern at {number(top['modern'])} %" if top["modern"] is not None else "")
 
 
-def _of_most(rows: Sequence[Row]) -> Iterator[str]:
-    """The speed-up of the most processes, for each way of scaling."""
+def _of_most(rows: Sequence[Row], way: str) -> Iterator[str]:
+    """The speed-up of the most processes, for each value of the column `way`."""
     timed = [row for row in rows if row["speedup"] is not None]
-    for scaling in dict.fromkeys(row["scaling"] for row in timed):
-        top = max((row for row in timed if row["scaling"] == scaling), key=lambda row: row["np"])
-        words = f"{scaling} scaling, " if scaling else ""
+    for value in dict.fromkeys(row[way] for row in timed):
+        top = max((row for row in timed if row[way] == value), key=lambda row: row["np"])
+        words = f"{way} {value}, " if value else ""
         words += f"{number(top['np'])} processes: speed-up {number(top['speedup'])}"
         if top["efficiency_pct"] is not None:
             words += f", efficiency {number(top['efficiency_pct'])} %"
@@ -251,7 +254,8 @@ def _of_hosts(run: Run) -> Iterator[str]:
 
 def notable_of_study(study: Study) -> str:
     """The same, of a study's rows."""
-    sentences = [*_of_scaling(study.rows), *_of_throttling(study.rows)]
+    measured = study.rows if study.kind != "forecast" else ()
+    sentences = [*_of_scaling(measured), *_of_throttling(measured)]
     return f"Study {study.name}: {' '.join(sentences)}" if sentences else ""
 
 
