@@ -70,9 +70,12 @@ def scale(
     started by the study. Options of `npnet train` are for all runs.
     """
     from npnet.data import open_dataset
+    from npnet.errors import NpnetError
     from npnet.study import scale as studies
     from npnet.study.cases import Study
 
+    if target_acc is not None and values["evaluate"] == "never":
+        raise NpnetError("`target_acc` needs tests: leave `evaluate` never out")
     source = open_dataset(values["dataset"], values["data_dir"])
     arguments = common.arguments_for_train(context)
     kinds = ("strong", "weak") if scaling == "both" else (scaling,)
@@ -91,7 +94,8 @@ def scale(
             repeats=repeats,
         )
     ]
-    study = Study("scale", out, cases, ["--epochs", str(epochs), *arguments])
+    shared = ["--epochs", str(epochs), "--ranks-per-node", str(ranks_per_node), *arguments]
+    study = Study("scale", out, cases, shared)
     target = target_acc / 100 if target_acc else None
     settings = {"np": list(counts), "epochs": epochs, "repeats": repeats, "train": arguments}
     rows: list[Row] = []

@@ -72,7 +72,7 @@ def sweep(
     chosen = studies.points(batches, ranks)
     arguments = common.arguments_for_train(context)
     cases = studies.cases(chosen, arguments, epochs, max_steps, repeats, nodes)
-    study = Study("sweep", out, cases, arguments)
+    study = Study("sweep", out, cases, ["--nodes", str(nodes), *arguments])
     settings = {"nodes": nodes, "epochs": epochs, "max_steps": max_steps, "repeats": repeats}
     rows: list[Row] = []
 
@@ -105,7 +105,7 @@ def block(run: "Finished") -> str:
     """A run's results as the paper prints them, its Figures 4 and 5."""
     summary, config = run.summary, run.config
     per_node = summary.batch_per_node // summary.batch_per_rank
-    epochs = run.by_epoch("seconds", max)
+    epochs = run.by_epoch("seconds", max).values()
     seconds = sum(epochs) / len(epochs)
     batch = summary.batch_per_rank * summary.world
     lines = [

@@ -102,26 +102,39 @@ class Study:
         """Run each case that has not been finished yet, in order; an interrupted one goes on.
 
         However it ends, `tabulate` is called to save the rows of what is finished. Raises
-        NpnetError at the end if some have failed, at once if a run is refused, or if the
-        machinefile holds too few ranks for one.
+        NpnetError at the end if some have failed, at once if a run is refused, if the machinefile
+        holds too few ranks for one, or if the folder cannot be written.
         """
         if machinefile is not None:
             for case in self.unfinished():
                 prepare(case.ranks, machinefile, case.ranks_per_node)
         self.make_folder()
-        claim = Claim(self.folder)
         try:
-            self.known |= {case.name: list(case.arguments) for case in self.cases}
-            self.save(self.rows)
-            failed = self._run_all(reporter, machinefile)
-        finally:
-            tabulate()
-            claim.release()
+            failed = self._run_claimed(reporter, tabulate, machinefile)
+        except BrokenPipeError:  # of the reporter's
+            raise
+        except OSError as error:
+            raise NpnetError(
+                f"cannot write in {self.folder}: {error.strerror} ({error.filename}); make that "
+                "possible, or choose another `out`"
+            ) from error
         if failed:
             raise NpnetError(
                 f"{len(failed)} of {len(self.cases)} runs failed ({', '.join(failed)}): see "
                 f"{self.folder / failed[0]}.txt; the same command runs them again, and no other"
             )
+
+    def _run_claimed(
+        self, reporter: Reporter, tabulate: Callable[[], None], machinefile: Path | None
+    ) -> list[str]:
+        claim = Claim(self.folder)
+        try:
+            self.known |= {case.name: list(case.arguments) for case in self.cases}
+            self.save(self.rows)
+            return self._run_all(reporter, machinefile)
+        finally:
+            tabulate()
+            claim.release()
 
     def make_folder(self) -> None:
         try:
@@ -235,14 +248,14 @@ class Finished:
         """The known numbers of a column of the log."""
         return [value for row in self.log if (value := row.get(name)) is not None]
 
-    def by_epoch(self, name: str, of_ranks: Callable[[list[float]], float]) -> list[float]:
-        """A column, a number for each epoch of those of all ranks."""
+    def by_epoch(self, name: str, of_ranks: Callable[[list[float]], float]) -> dict[float, float]:
+        """A column by epoch, a number of those of all ranks; without epochs that lack it."""
         epochs: dict[float, list[float]] = {}
         for row in self.log:
             epoch, value = row.get("epoch"), row.get(name)
             if epoch is not None and value is not None:
                 epochs.setdefault(epoch, []).append(value)
-        return [of_ranks(epochs[epoch]) for epoch in sorted(epochs)]
+        return {epoch: of_ranks(epochs[epoch]) for epoch in sorted(epochs)}
 
     def share(self, name: str) -> float | None:
         """A phase's part of training, percent."""
@@ -283,7 +296,8 @@ def _six_digits(value: Any) -> Any:
 def medians(rows: Sequence[Row]) -> Row:
     """One row of several: the median of each column of numbers, else the first row's value.
 
-    A number that one of them lacks is left out; one that most lack is missing in the result.
+    A number that one of them lacks is left out; one that most lack is missing in the result. What
+    they have in common stays as it is: a batch of 8 is no 8.0.
     """
     result: Row = {}
     for name, first in rows[0].items():
@@ -294,7 +308,7 @@ def medians(rows: Sequence[Row]) -> Row:
         elif 2 * len(numbers) <= len(values):
             result[name] = None
         else:
-            result[name] = median(numbers)
+            result[name] = numbers[0] if len(set(numbers)) == 1 else median(numbers)
     return result
 
 

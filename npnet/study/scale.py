@@ -108,8 +108,9 @@ def _row(run: Finished, scaling: str, target: float | None) -> Row:
 
 def time_to(accuracy: float, run: Finished) -> float | None:
     """Seconds until a test first reached an accuracy (a fraction); None if none did."""
-    tested = zip(run.by_epoch("test_acc", max), run.by_epoch("elapsed_seconds", max), strict=False)
-    return next((seconds for reached, seconds in tested if reached >= accuracy), None)
+    elapsed = run.by_epoch("elapsed_seconds", max)
+    tested = run.by_epoch("test_acc", max).items()
+    return next((elapsed.get(epoch) for epoch, reached in tested if reached >= accuracy), None)
 
 
 def _with_speedup(rows: Sequence[Row], scaling: str) -> list[Row]:

@@ -73,14 +73,14 @@ def table(study: Study, chosen: Sequence[Point]) -> list[Row]:
     for point in chosen:
         runs = study.finished(point.name)
         if runs:
-            rows.append(medians([_row(run) for run in runs]))
+            rows.append(medians([_row(run) for run in runs]) | {"throttled": _throttled(runs)})
     return rows
 
 
 def _row(run: Finished) -> Row:
     """A finished run as a row of the table: seconds, images/s, MB (10^6 bytes), percent."""
     summary = run.summary
-    epochs = run.by_epoch("seconds", max)
+    epochs = list(run.by_epoch("seconds", max).values())
     ranks_per_node = summary.batch_per_node // summary.batch_per_rank
     memory = run.config.get("machine", {}).get("memory_bytes")
     images = summary.steps * summary.batch_per_rank * summary.world * len(epochs)
@@ -103,7 +103,7 @@ def _row(run: Finished) -> Row:
         "swap_mb": _scaled(max(run.column("swap_bytes"), default=None), 1e-6),
         "temperature_max_c": max(run.column("temperature_celsius"), default=None),
         "clock_min_mhz": min(run.column("clock_mhz"), default=None),
-        "throttled": _throttled(run),
+        "throttled": _throttled([run]),
         "wait_pct": run.share("wait_seconds"),
     }
 
@@ -151,8 +151,8 @@ def _objections(row: Row) -> list[str]:
     return found
 
 
-def _throttled(run: Finished) -> str:
-    words = [row["throttled"] for row in run.texts if row.get("throttled")]
+def _throttled(runs: Sequence[Finished]) -> str:
+    words = [row["throttled"] for run in runs for row in run.texts if row.get("throttled")]
     return next((each for each in words if each != "no"), "no" if words else "")
 
 

@@ -73,9 +73,13 @@ class RunFolder:
         return self.path / f"epoch-{number:03d}.npz"
 
     def newest_checkpoint(self, before: int) -> Path | None:
-        """That of the last epoch that was saved and is not epoch `before` or later."""
-        paths = (self.epoch(number) for number in range(before - 1, 0, -1))
-        return next((path for path in paths if path.exists()), None)
+        """That of the last epoch that is in the log, too, and is not epoch `before` or later.
+
+        A run that was killed between the two would go on with an epoch missing in its log.
+        """
+        logged = {row.get("epoch") for row in self.read_log()}
+        numbers = (number for number in range(before - 1, 0, -1) if str(number) in logged)
+        return next((path for path in map(self.epoch, numbers) if path.exists()), None)
 
     def create(self, resumed: Checkpoint | None = None) -> None:
         """Make the folder, claim it and prove that it can be written, before any work is done.
@@ -142,9 +146,15 @@ class RunFolder:
 
     def _forget_after(self, epoch: int) -> None:
         if self.log.exists():
-            header, *rows = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [row for row in rows if int(row.split(",")[0]) <= epoch]
-            write_atomically(self.log, "".join([header, *kept]).encode())
+            append_rows(self.log, LOG_COLUMNS, [], keep=lambda row: self._epoch_of(row) <= epoch)
+
+    def _epoch_of(self, row: Mapping[str, str]) -> int:
+        try:
+            return int(row["epoch"])
+        except (KeyError, ValueError) as error:
+            raise NpnetError(
+                f"{self.log} has a row without an epoch: mend it, or move it away"
+            ) from error
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         write_atomically(self.config, _json(config))

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -32,6 +33,20 @@ def test_the_median_of_repeats():
     assert medians(rows) == {"a": 2.0, "b": "x", "c": None}
     rows[1]["c"] = 5.0
     assert medians(rows)["c"] == 6.0
+
+
+def test_what_repeats_have_in_common_stays_as_it_is():
+    row = medians([{"batch_per_node": 8, "images": 1.0}, {"batch_per_node": 8, "images": 2.0}])
+    assert isinstance(row["batch_per_node"], int)
+    assert row["images"] == 1.5
+
+
+def test_a_run_that_is_tested_at_its_end_reaches_an_accuracy_there():
+    log = [
+        {"epoch": epoch, "test_acc": accuracy, "elapsed_seconds": 10.0 * epoch}
+        for epoch, accuracy in ((1, None), (2, None), (3, 0.5))
+    ]
+    assert scale.time_to(0.5, finished(log)) == 30
 
 
 def test_the_time_to_an_accuracy_is_that_of_the_first_test_that_reached_it():
@@ -120,6 +135,15 @@ def test_a_fast_batch_that_harms_the_node_is_not_the_best(objection, words):
     assert row["batch_per_node"] == 16
     assert "not batch032-ranks2, which is faster" in why
     assert words in why
+
+
+def test_a_throttled_repeat_is_told(tmp_path):
+    study = Study("sweep", tmp_path, [])
+    names = ("no", "", "throttled now")
+    row = {"epoch": 1.0, "seconds": 1.0, "cpu_percent": 90.0}
+    runs = [finished([row | {"throttled": words}]) for words in names]
+    study.finished = lambda group: runs
+    assert sweep.table(study, [sweep.Point(24, 2)])[0]["throttled"] == "throttled now"
 
 
 def test_a_batch_that_no_ranks_can_share_is_left_out():
@@ -254,6 +278,32 @@ def test_an_interrupted_study_goes_on_where_it_was(tmp_path):
     assert epochs == ["1", "2", "3"]
     last = rows_of(log)[-1]
     assert float(rows[1]["wall_s"]) >= float(last["elapsed_seconds"]) - 0.01  # of both starts
+
+
+def test_nodes_and_ranks_a_node_are_the_study_s(tmp_path):
+    """Runs on one node are no results of two, though `npnet train` gets the same options."""
+    for kind, option in (("sweep", "--nodes"), ("scale", "--ranks-per-node")):
+        command = ("study", kind, *TINY, "--max-steps", 1, "--epochs", 1, "--out", kind)
+        command += ("--batch-per-node", 2) if kind == "sweep" else ("--np", 1)
+        command += ("--ranks-per-node", 1) if kind == "sweep" else ("--evaluate", "never")
+        assert npnet_run(*command, cwd=tmp_path).status == 0
+        outcome = npnet_run(*command, option, 3, cwd=tmp_path)
+        assert f"instead of {option} 3" in outcome.error
+
+
+def test_an_accuracy_that_is_never_tested_cannot_be_a_target(tmp_path):
+    command = ("study", "scale", *TINY, "--np", "1", "--target-acc", 50, "--evaluate", "never")
+    assert "--target-acc needs tests" in npnet_run(*command, cwd=tmp_path).error
+    assert not (tmp_path / "studies").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_a_line(tmp_path):
+    study = Study("sweep", tmp_path, [case("a")])
+    study.known = {"a": []}
+    study.save([])
+    (tmp_path / "a.txt").mkdir()  # where the run's output should be
+    with pytest.raises(NpnetError, match=r"cannot write in .*: Is a directory \(.*a\.txt\)"):
+        study.run(Mock(), lambda: None)
 
 
 def test_a_refused_run_ends_a_study_with_its_reason(tmp_path):

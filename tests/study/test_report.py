@@ -623,6 +623,24 @@ def refusal(*paths: Path, out: Path) -> str:
     return str(caught.value)
 
 
+def test_a_forecast_among_studies_is_left_aside(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", ranks=1, epochs=1)
+    (tmp_path / "forecast").mkdir()
+    content = json.dumps({"kind": "forecast", "rows": []})
+    (tmp_path / "forecast" / "study.json").write_text(content)
+    assert "npnet report: run" in page_of(tmp_path, out=tmp_path)
+    words = refusal(tmp_path / "forecast", out=tmp_path / "forecast")
+    assert "forecast holds a forecast, of which there are no runs to report" in words
+
+
+def test_a_log_that_people_have_edited(tmp_path: Path) -> None:
+    """A byte order mark, Windows' line ends, and a separator of lines within a name."""
+    log = write_run(tmp_path / "run", ranks=1, epochs=2) / "log.csv"
+    text = log.read_text().replace("pi-01", '"pi\u2028\x0b01"')
+    log.write_text("\ufeff" + text.replace("\n", "\r\n"), newline="")
+    assert "pi 01" in page_of(tmp_path / "run", out=tmp_path)
+
+
 def test_a_folder_that_holds_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "empty holds neither a run nor a study" in refusal(tmp_path / "empty", out=tmp_path)

@@ -195,3 +195,37 @@ def test_a_broken_table_of_runs_is_told_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(NpnetError, match=r"scaling_results\.csv is not a table in CSV"):
         RunFolder(tmp_path / "a").append_result(SUMMARY)
     assert table.read_bytes() == b"\xff\xfe\x00"
+
+
+def test_a_run_goes_on_after_an_epoch_that_is_in_its_log(tmp_path: Path) -> None:
+    """Killed between an epoch's checkpoint and its rows, it makes that epoch again."""
+    folder = RunFolder(tmp_path)
+    for number in (1, 2, 3):
+        folder.epoch(number).touch()
+    assert folder.newest_checkpoint(before=9) is None
+    folder.append_log([{"epoch": 1, "worker": 0}, {"epoch": 2, "worker": 0}])
+    assert folder.newest_checkpoint(before=9) == folder.epoch(2)
+    assert folder.newest_checkpoint(before=2) == folder.epoch(1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\ufeffepoch,loss\r\n1,2.5\r\n\r\n2,2.4\r\n",
+        "loss,epoch\n2.5,1\n2.4,2\n",
+    ],
+)
+def test_a_log_that_people_have_edited_forgets_repeated_epochs(tmp_path: Path, text: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.log.write_text(text, newline="")
+    folder._forget_after(1)
+    assert [(row["epoch"], row["loss"]) for row in folder.read_log()] == [("1", "2.5")][: len(text)]
+
+
+def test_a_log_without_epochs_is_told_and_left_alone(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.log.write_text("epoch;loss\n1;2.5\n")
+    with pytest.raises(NpnetError, match=r"log\.csv has a row without an epoch"):
+        folder._forget_after(1)
+    assert folder.log.read_text() == "epoch;loss\n1;2.5\n"

@@ -1,6 +1,7 @@
 """log.csv: a row for each worker and epoch."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -93,7 +94,7 @@ class Log:
 
 
 def read_log(path: Path) -> list[Row]:
-    reader = csv.DictReader(read_text(path).splitlines())
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     try:
         missing = {"epoch"} - set(reader.fieldnames or ())
         if missing:

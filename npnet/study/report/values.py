@@ -17,11 +17,14 @@ Row = Mapping[str, Any]
 
 
 def read_text(path: Path) -> str:
-    """The content of a file. Raises NpnetError if it is too large, or no text."""
+    """The content of a file, with or without a byte order mark.
+
+    Raises NpnetError if it is too large, or no text.
+    """
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise NpnetError(f"{path} is larger than {LARGEST_FILE >> 20} MB: this is no such file")
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise NpnetError(f"cannot read {path}: {error}") from error
 
