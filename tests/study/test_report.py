@@ -623,16 +623,6 @@ def refusal(*paths: Path, out: Path) -> str:
     return str(caught.value)
 
 
-def test_a_forecast_among_studies_is_left_aside(tmp_path: Path) -> None:
-    write_run(tmp_path / "run", ranks=1, epochs=1)
-    (tmp_path / "forecast").mkdir()
-    content = json.dumps({"kind": "forecast", "rows": []})
-    (tmp_path / "forecast" / "study.json").write_text(content)
-    assert "npnet report: run" in page_of(tmp_path, out=tmp_path)
-    words = refusal(tmp_path / "forecast", out=tmp_path / "forecast")
-    assert "forecast holds a forecast, of which there are no runs to report" in words
-
-
 def test_a_log_that_people_have_edited(tmp_path: Path) -> None:
     """A byte order mark, Windows' line ends, and a separator of lines within a name."""
     log = write_run(tmp_path / "run", ranks=1, epochs=2) / "log.csv"

@@ -124,18 +124,12 @@ def read(paths: Sequence[Path]) -> Contents:
 
 
 def _folders_in(path: Path) -> list[Path]:
-    """The path itself if it is a run or a study, else those that lie in it, but for forecasts."""
+    """The path itself if it is a run or a study, else those that lie in it."""
     try:
-        if _is_forecast(path):
-            raise NpnetError(f"{path} holds a forecast, of which there are no runs to report")
         if _is_study(path) or _is_run(path):
             return [path]
         inside = sorted(child for child in path.iterdir() if not child.name.startswith("."))
-        found = [
-            child
-            for child in inside
-            if (_is_study(child) or _is_run(child)) and not _is_forecast(child)
-        ]
+        found = [child for child in inside if _is_study(child) or _is_run(child)]
     except OSError as error:
         raise NpnetError(
             f"cannot read {path}: {error.strerror}; give folders of runs or studies"
@@ -150,12 +144,6 @@ def _folders_in(path: Path) -> list[Path]:
 
 def _is_study(folder: Path) -> bool:
     return (folder / "study.json").is_file()
-
-
-def _is_forecast(folder: Path) -> bool:
-    """Whether nothing was run: see `npnet study forecast`."""
-    found = read_json(folder / "study.json") if _is_study(folder) else None
-    return isinstance(found, Mapping) and found.get("kind") == "forecast"
 
 
 def _is_run(folder: Path) -> bool:
