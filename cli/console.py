@@ -151,7 +151,7 @@ class Console:
             f"CPU% Process (mean over ranks): {summary.cpu_percent:.1f}"
         )
         if summary.slowest is not None:
-            say(f"[Root] The slowest: {summary.slowest}")
+            say(f"[Root] What slowed it: {summary.slowest}")
         place = "dataset" if summary.dataset == "shapes" else "cifar_dir"
         say(
             f"[SUMMARY] world={summary.world} epochs={summary.epochs} "

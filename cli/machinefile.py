@@ -29,8 +29,10 @@ def machinefile(hosts: str, ranks_per_node: int, mpi: "Maker", out: Path | None)
     from npnet.parallel.hosts import expand
     from npnet.parallel.hosts import machinefile as text_of
 
-    text = text_of(expand(hosts), ranks_per_node, mpi)
+    names = expand(hosts)
+    text = text_of(names, ranks_per_node, mpi)
     if out is None:
         click.echo(text, nl=False)
     else:
         write_atomically(out, text.encode())
+        click.echo(f"wrote {out}: {len(names)} hosts, {len(names) * ranks_per_node} ranks")

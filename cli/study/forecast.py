@@ -19,7 +19,6 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 
 
 @click.command(short_help="How long training would take on more nodes than there are.")
-@options.dataset
 @click.option(
     "--np",
     "counts",
@@ -31,6 +30,15 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 @click.option("--ranks-per-node", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--batch-per-rank", type=click.IntRange(min=1), default=12, show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option(
+    "--images",
+    type=click.IntRange(min=1),
+    default=50_000,
+    show_default=True,
+    help="For training, all ranks together; CIFAR-10's, as the next two.",
+)
+@click.option("--test-images", type=click.IntRange(min=0), default=10_000, show_default=True)
+@click.option("--classes", type=click.IntRange(min=2), default=10, show_default=True)
 @click.option(
     "--sync-steps", type=click.IntRange(min=1), help="Of `weights`.  [default: an epoch's]"
 )
@@ -48,7 +56,9 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     "--step-ms", type=ABOVE_ZERO, help="A training step of one rank.  [default: measured here]"
 )
 @click.option(
-    "--test-ms", type=ABOVE_ZERO, help="A test of one batch of it.  [default: measured here]"
+    "--test-ms",
+    type=ABOVE_ZERO,
+    help="A test of one batch.  [default: its part of a step, measured here]",
 )
 @click.option(
     "--local-ms",
@@ -57,7 +67,13 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     help="An exchange among the ranks of one node, as `npnet bench sync` measures it.",
 )
 @click.option("--watts-per-node", type=ABOVE_ZERO, help="For images per joule.")
-@common.out("forecast")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("studies/forecast"),
+    show_default=True,
+    help="Folder for the table.",
+)
 @options.model
 @options.threads
 def forecast(
@@ -73,8 +89,9 @@ def forecast(
     local_ms: float,
     watts_per_node: float | None,
     out: Path,
-    dataset: str,
-    data_dir: Path | None,
+    images: int,
+    test_images: int,
+    classes: int,
     **values: Any,
 ) -> None:
     """Foretell time, speed-up and efficiency for each strategy; nothing is trained.
@@ -83,23 +100,25 @@ def forecast(
     network is one of equal ports on a switch. The formula and what it assumes stand in
     npnet/study/forecast.py.
     """
-    from npnet.data import open_dataset
     from npnet.model.parameters import Parameters
     from npnet.model.zoo import build
     from npnet.study import forecast as studies
     from npnet.study.cases import Study
 
-    source = open_dataset(dataset, data_dir)
-    architecture = build(options.model_config(values, len(source.classes)))
+    architecture = build(options.model_config(values, classes))
     size = Parameters(architecture).gradients_and_loss.nbytes
-    deviation = 0.0
-    if step_ms is None:
-        step_ms, deviation = timed(values, batch_per_rank, ranks_per_node)
-    if test_ms is None:
-        test_ms, _ = timed(values, batch_per_rank, ranks_per_node, "--inference")
+    deviation, given = 0.0, [name for name, ms in (("step", step_ms), ("test", test_ms)) if ms]
+    if len(given) < 2:
+        measured, deviation = timed(values, batch_per_rank, ranks_per_node)
+        if test_ms is None:  # of a stated step's machine, not of this one
+            test_here, _ = timed(values, batch_per_rank, ranks_per_node, "--inference")
+            test_ms = test_here * (step_ms or measured) / measured
+        step_ms, deviation = step_ms or measured, 0.0 if step_ms else deviation
+    assert step_ms is not None
+    assert test_ms is not None
     work = studies.Work(
-        images=source.size("train"),
-        test_images=source.size("test"),
+        images=images,
+        test_images=test_images,
         batch_per_rank=batch_per_rank,
         epochs=epochs,
         message_bytes=size,
@@ -110,7 +129,8 @@ def forecast(
     network = studies.Network(latency_us / 1e6, mbits * 1e6 / 8, local_ms / 1e3)
     click.echo(
         f"[STUDY] A step {step_ms:.1f} ms (deviation {deviation:.1f}), a test {test_ms:.1f} ms, "
-        f"{size / 1e6:.2f} MB exchanged, ports of {mbits:g} Mbit/s and {latency_us:g} us"
+        f"{size / 1e6:.2f} MB exchanged, ports of {mbits:g} Mbit/s and {latency_us:g} us; given: "
+        f"{' and '.join(given) or 'neither step nor test'}"
     )
     rows = studies.table(counts, ranks_per_node, work, network, sync_steps, watts_per_node)
     study = Study("forecast", out, [])

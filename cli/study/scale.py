@@ -65,7 +65,7 @@ def scale(
 ) -> None:
     """Train on more and more ranks; write the paper's Table 3 and its Figures 9 to 13.
 
-    Speed-up and efficiency are over two ranks, as the paper counts them, or over the fewest. The
+    Speed-up and efficiency are over the fewest ranks, as the paper's over its two. The
     paper's rows are drawn beside. An interrupted run goes on after its last whole epoch. mpiexec is
     started by the study. Options of `npnet train` are for all runs.
     """
@@ -106,6 +106,10 @@ def scale(
 
     common.run_study(study, machinefile, progress, tabulate)
     print_table(rows)
+    click.echo(
+        f"Speed-up and efficiency are over {common.some_ranks(min(row['np'] for row in rows))}: of "
+        "time or, in weak scaling, of images/s. (paper): on Raspberry Pis, over 2."
+    )
     click.echo(f"[STUDY] Table: {out / 'scale.csv'}")
     paper = source.name == "cifar10"  # whose accuracies can be compared
     common.picture(out / "scale.png", lambda path: draw(rows, paper, path))

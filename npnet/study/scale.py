@@ -5,15 +5,16 @@ rank, however many there are, so that all together do more.
 
     speed-up     S_n = T_b / T_n               strong: wall time of the whole run
                  S_n = images/s_n / images/s_b   weak
-    efficiency   E_n = S_n / (n / b)           b = 2 processes, as in the paper, or the fewest
+    efficiency   E_n = S_n / (n / b)           b: the fewest processes, the paper's 2 or fewer
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from npnet.study.cases import Case, Finished, Row, Study, medians
+from npnet.study.paper import TABLE_3
 
-BASELINE = 2  # processes
+PAPER = {row.np: row for row in TABLE_3}
+BESIDE = ("wall_s", "speedup", "efficiency_pct", "test_acc_pct", "mean_train_acc_pct")
 
 
 def group_of(scaling: str, np: int) -> str:
@@ -116,7 +117,7 @@ def time_to(accuracy: float, run: Finished) -> float | None:
 def _with_speedup(rows: Sequence[Row], scaling: str) -> list[Row]:
     if not rows:
         return []
-    base: dict[str, Any] = next((row for row in rows if row["np"] == BASELINE), rows[0])
+    base = rows[0]
     result = []
     for row in rows:
         if scaling == "weak":
@@ -124,5 +125,7 @@ def _with_speedup(rows: Sequence[Row], scaling: str) -> list[Row]:
         else:
             speedup = base["wall_s"] / row["wall_s"]
         efficiency = 100 * speedup * base["np"] / row["np"]
-        result.append(row | {"speedup": speedup, "efficiency_pct": efficiency})
+        paper = PAPER.get(row["np"])
+        beside = {f"paper_{name}": getattr(paper, name, None) for name in BESIDE}
+        result.append(row | {"speedup": speedup, "efficiency_pct": efficiency} | beside)
     return result

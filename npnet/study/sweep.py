@@ -13,6 +13,7 @@ from npnet.errors import NpnetError
 from npnet.study.cases import Case, Finished, Row, Study, medians
 
 MOST_MEMORY = 80.0  # percent of a node's: what its system and its cache of files need is the rest
+LEAST_CPU = 80.0  # percent of a core, else what was measured is the other programs
 AS_GOOD = 0.01  # of the highest throughput
 
 
@@ -146,6 +147,8 @@ def _objections(row: Row) -> list[str]:
         found.append(f"it takes {row['node_memory_pct']:.0f} % of the node's memory")
     if row["swap_mb"]:
         found.append(f"it swapped {row['swap_mb']:.0f} MB out")
+    if row["process_cpu_pct"] < LEAST_CPU:
+        found.append(f"its ranks had {row['process_cpu_pct']:.0f} % of a core: the host was busy")
     if row["throttled"] not in ("", "no", None):
         found.append(f"the processor was throttled ({row['throttled']})")
     return found

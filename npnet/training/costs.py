@@ -88,7 +88,6 @@ class AfterEpoch:
     elapsed_seconds: float
     test_seconds: float
     checkpoint_seconds: float
-    rss_bytes: int
     swap_bytes: int | None
     system_cpu_percent: float | None
     temperature_celsius: float | None
@@ -102,7 +101,6 @@ class AfterEpoch:
             elapsed_seconds=meter.elapsed,
             test_seconds=testing.seconds,
             checkpoint_seconds=saving.seconds,
-            rss_bytes=telemetry.rss_bytes(),
             swap_bytes=health.swap_bytes,
             system_cpu_percent=health.system_cpu_percent,
             temperature_celsius=health.temperature_celsius,

@@ -37,6 +37,7 @@ class EpochResult:
     images_per_second: float
     cpu_percent: float
     peak_rss_bytes: int
+    rss_bytes: int
     phases: StepSeconds
 
     def columns(self) -> dict[str, Any]:
@@ -117,6 +118,7 @@ def epoch_results(trainer: "Trainer", epoch: int, times: Times) -> list[EpochRes
             images_per_second=images / seconds,
             cpu_percent=times.cpu_percent,
             peak_rss_bytes=telemetry.peak_rss_bytes(),
+            rss_bytes=telemetry.rss_bytes(),
             phases=StepSeconds.of(times),
         )
         for worker in trainer.workers

@@ -21,14 +21,28 @@ from npnet.machine.sensors import Health
 from npnet.training.costs import RankCosts
 
 LEAST_SHARE, LEAST_SECONDS = 0.05, 0.5  # of a run: less is not worth a word
+MOST_DISTURBED = 0.8  # of their working time that ranks had their cores: less is told
 SLOW_CLOCK = 1.1  # times the clock is what the core may reach
 AT_ONCE = 0.5  # of all that a rank did not run
 
 
 def slowest(ranks: Sequence[RankCosts]) -> str | None:
-    """A sentence about the slowest rank; None if it holds nobody up."""
-    if len(ranks) < 2:
+    """A sentence about the slowest rank, or about all where something else takes their cores."""
+    return (_slowest(ranks) if len(ranks) > 1 else None) or _all_disturbed(ranks)
+
+
+def _all_disturbed(ranks: Sequence[RankCosts]) -> str | None:
+    wall = sum(_work(each.times) for each in ranks)
+    cpu = sum(_work_cpu(each.times) for each in ranks)
+    if cpu > MOST_DISTURBED * wall or wall - cpu < LEAST_SECONDS:
         return None
+    return (
+        f"all ranks had their cores for only {100 * cpu / wall:.0f} % of the time: something else "
+        "runs on these hosts, or there are more ranks than cores"
+    )
+
+
+def _slowest(ranks: Sequence[RankCosts]) -> str | None:
     last = max(ranks, key=lambda each: _own(each.times))
     others = [each.times for each in ranks if each is not last]
     extra = _own(last.times) - median(map(_own, others))

@@ -98,7 +98,13 @@ def test_steps_of_strong_and_weak_scaling():
 
 
 def point(batch, speed, **values):
-    sound = {"node_memory_pct": 20.0, "swap_mb": 0.0, "throttled": "no", "peak_rss_mb": 300.0}
+    sound = {
+        "node_memory_pct": 20.0,
+        "swap_mb": 0.0,
+        "throttled": "no",
+        "process_cpu_pct": 99.0,
+        "peak_rss_mb": 300.0,
+    }
     return {
         "batch_per_node": batch,
         "ranks_per_node": 2,
@@ -126,6 +132,7 @@ def test_of_equals_the_smaller_is_taken():
     ("objection", "words"),
     [
         ({"node_memory_pct": 91.0}, "it takes 91 % of the node's memory"),
+        ({"process_cpu_pct": 41.0}, "its ranks had 41 % of a core: the host was busy"),
         ({"swap_mb": 40.0}, "it swapped 40 MB out"),
         ({"throttled": "frequency capped now"}, "throttled (frequency capped now)"),
     ],

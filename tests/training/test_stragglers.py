@@ -84,3 +84,10 @@ def test_what_the_host_tells_is_told():
     )
     well = hot._replace(clock_mhz=1500.0, throttled="no", swap_bytes=0)
     assert ";" not in slowest([rank(0, **EVEN), rank(1, health=well, **EVEN | {"forward": 90})])
+
+
+def test_a_host_that_is_busy_is_told_even_if_no_rank_is_slower_than_the_others():
+    half = {phase: seconds / 2 for phase, seconds in EVEN.items()}
+    told = slowest([rank(0, cpu=half, **EVEN), rank(1, cpu=half, **EVEN)])
+    assert told.startswith("all ranks had their cores for only 50 % of the time")
+    assert slowest([rank(0, cpu=half, **EVEN)]).startswith("all ranks had their cores")

@@ -28,13 +28,13 @@ def _page(contents: Contents) -> str:
     groups = groups_of(contents)
     sections = (
         overview.summary(contents, groups),
-        overview.configuration(groups),
         curves.curves(groups),
         ranks.ranks(groups),
         studies.scaling(contents.studies),
         studies.forecast(contents.studies),
         studies.batch_sweep(contents.studies),
         curves.batch_norm(groups),
+        overview.configuration(groups),
         machine.machine(groups),
     )
     parts = [part for part in sections if part is not None]

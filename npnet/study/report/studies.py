@@ -14,7 +14,10 @@ from npnet.study.report.values import Row
 Draw = Callable[[Sequence[Row], bool], Sequence[Panel]]
 PaperTable = Sequence[BatchRow] | Sequence[ScalingRow]
 
-THEIR_SPEEDUP = "The speed-up is over two processes; of a study without them, over its fewest."
+THEIR_SPEEDUP = (
+    "The speed-up is over the fewest processes: of time or, in weak scaling, of images/s. The "
+    "paper's: Raspberry Pi 4B, two ranks a node, ten epochs of CIFAR-10."
+)
 THEIR_NODE = "The paper's: a Raspberry Pi 4B, two ranks, 200 steps of 128x128 images an epoch."
 
 
@@ -63,7 +66,9 @@ def _studies(
         if len(studies) > 1:
             parts.append(node("h3", study.name))
         columns = list(paper[0]._fields)
-        ours = [["this study", *(row[column] for column in columns)] for row in study.rows]
+        ours = [
+            [f"this study, {way(row)}", *(row[column] for column in columns)] for row in study.rows
+        ]
         theirs = [["the paper", *row] for row in paper]
         head = ["from", *(words.TITLES[column] for column in columns)]
         further = [columns[1 if key == "scaling" else 0]]
@@ -78,6 +83,14 @@ def _studies(
             ),
         ]
     return parts
+
+
+def way(row: Row) -> str:
+    """What tells a study's rows apart that have a row of the paper in common."""
+    if "scaling" in row:
+        return str(row["scaling"])
+    count = row["ranks_per_node"]
+    return f"{count} rank{'s' * (count != 1)} a node"
 
 
 def _comparable(study: Study) -> bool:

@@ -35,7 +35,7 @@ TITLES = {
     "system_cpu_pct": "processor, host, %",
     "process_cpu_max_pct": "largest, process, %",
     "system_cpu_max_pct": "largest, host, %",
-    "node_memory_pct": "memory of the host in use, %",
+    "node_memory_pct": "ranks' part of the host's memory, %",
     "swap_mb": "swap, MB",
     "temperature_max_c": "highest temperature, °C",
     "clock_min_mhz": "lowest clock, MHz",
@@ -127,6 +127,11 @@ def best(groups: Sequence[Group]) -> Iterator[tuple[str, str]]:
                 yield group.title, sentence
 
 
+def some_ranks(row: Row) -> str:
+    count = row["ranks_per_node"]
+    return f"{number(count)} rank{'s' * (count != 1)}"
+
+
 def _of_study(study: Study) -> str | None:
     rows = study.rows
     if study.kind == "sweep":
@@ -135,8 +140,8 @@ def _of_study(study: Study) -> str | None:
             return None
         top = max(timed, key=lambda row: row["throughput_img_s"])
         return (
-            f"fastest at {number(top['batch_per_node'])} images a node and step: "
-            f"{number(top['throughput_img_s'])} images/s"
+            f"fastest at {number(top['batch_per_node'])} images a node and step on "
+            f"{some_ranks(top)}: {number(top['throughput_img_s'])} images/s"
         )
     if study.kind == "scale":
         return "; ".join(_of_most(rows, "scaling")) or None
