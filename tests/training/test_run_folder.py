@@ -197,6 +197,24 @@ def test_a_broken_table_of_runs_is_told_and_left_alone(tmp_path: Path) -> None:
     assert table.read_bytes() == b"\xff\xfe\x00"
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("world,note\n2,mine,more\n", "line 2 has more cells than there are columns"),
+        ("world,note,note\n2,one,two\n", "two columns have the same name"),
+        ("world;note\n2;mine\n", "its cells are parted by ;"),
+    ],
+)
+def test_a_table_that_would_lose_cells_is_told_before_the_run(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    table = tmp_path / "scaling_results.csv"
+    table.write_text(text)
+    with pytest.raises(NpnetError, match=words):
+        RunFolder(tmp_path / "a").create()
+    assert table.read_text() == text
+
+
 def test_a_run_goes_on_after_an_epoch_that_is_in_its_log(tmp_path: Path) -> None:
     """Killed between an epoch's checkpoint and its rows, it makes that epoch again."""
     folder = RunFolder(tmp_path)
