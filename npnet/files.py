@@ -15,6 +15,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write beside `path`, flush to the disk, rename. Raises NpnetError if the disk refuses."""
     temporary = None
     try:
+        if path.exists() and not path.is_file():
+            raise NpnetError(f"cannot write {path}: it is no file; choose another `out`")
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
             temporary = Path(file.name)
             file.write(data)

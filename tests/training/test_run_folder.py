@@ -3,6 +3,7 @@
 import csv
 import errno
 import fcntl
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from npnet.errors import NpnetError
+from npnet.files import write_atomically
 from npnet.training.run_folder import RunFolder
 from tests.launch import SOURCES, clean_environment
 from tests.summaries import SUMMARY
@@ -243,7 +245,16 @@ def test_a_log_that_people_have_edited_forgets_repeated_epochs(tmp_path: Path, t
 
 def test_a_log_without_epochs_is_told_and_left_alone(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.log.write_text("epoch;loss\n1;2.5\n")
+    folder.log.write_text("epoch,loss\nx,2.5\n")
     with pytest.raises(NpnetError, match=r"log\.csv has a row without an epoch"):
         folder._forget_after(1)
-    assert folder.log.read_text() == "epoch;loss\n1;2.5\n"
+    assert folder.log.read_text() == "epoch,loss\nx,2.5\n"
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path) -> None:
+    """Such as a device: root could make a file of /dev/full."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(NpnetError, match="pipe: it is no file"):
+        write_atomically(pipe, b"")
+    assert pipe.is_fifo()
