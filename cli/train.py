@@ -200,6 +200,8 @@ def train(
     console = Console(comm, threads, progress)
     timeline = Trace(trace, comm) if trace is not None else None
     trainer = Trainer(source, model, recipe, settings, comm, console, folder, checkpoint)
+    if timeline is not None:
+        timeline.start()  # now that the run was not refused
     if settings.backend == "numba":
         prepare(comm, Rehearsal.of(model, recipe, settings.dtype), console.compiling)
     trainer.trace = timeline

@@ -15,6 +15,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write beside `path`, flush to the disk, rename. Raises NpnetError if the disk refuses."""
     temporary = None
     try:
+        if path.exists() and not path.is_file():
+            raise NpnetError(f"cannot write {path}: it is no file; choose another `out`")
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
             temporary = Path(file.name)
             file.write(data)
@@ -34,14 +36,24 @@ def write_atomically(path: Path, data: bytes) -> None:
 def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file by its header's names; none where there is no file.
 
-    Raises NpnetError if it is no such file. Blank lines, a byte order mark and Windows' line ends
-    do no harm; what a row lacks is "".
+    Raises NpnetError if it is no such file, or one that could not be written again as it is. Blank
+    lines, a byte order mark and Windows' line ends do no harm; what a row lacks is "".
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
         rows = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
         names = rows.fieldnames or ()
-        return [{name: row[name] for name in names} for row in rows if any(row.values())]
+        if len(set(names)) < len(names):
+            raise csv.Error("two columns have the same name")
+        if len(names) == 1 and ";" in names[0]:
+            raise csv.Error("its cells are parted by ; instead of ,")
+        found = []
+        for row in rows:
+            if None in row:
+                raise csv.Error(f"line {rows.line_num} has more cells than there are columns")
+            if any(row.values()):
+                found.append(dict(row))
+        return found
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -140,6 +140,7 @@ class RunFolder:
                 raise NpnetError(
                     f"cannot add a row to {table}: move it away or choose another `out`"
                 )
+            read_table(table)  # or a run would end with an error
         probe = self.path / ".npnet-writable"  # a name that no file of the user's has
         write_atomically(probe, b"")
         probe.unlink()

@@ -23,10 +23,20 @@ EXCHANGES = 9  # to compare clocks by
 
 
 class Trace:
-    """Written by rank 0, epoch by epoch. Raises NpnetError, on every rank, if it cannot be."""
+    """Written by rank 0, epoch by epoch. Raises NpnetError, on every rank, if it cannot be.
+
+    Until `start` what the file held before stays: it may be the time line of an earlier run.
+    """
 
     def __init__(self, path: Path, comm: Communicator) -> None:
         self.path, self.comm, self.begin = path, comm, time.perf_counter()
+        with together(comm):
+            if comm.rank == 0:
+                self._write("", "a")
+
+    def start(self) -> None:
+        """Replace the file; from here on all is recorded."""
+        comm = self.comm
         names: list[dict[str, Any]] = []
         for rank, (host, node) in enumerate(zip(comm.hosts, comm.nodes, strict=True)):
             here = {"ph": "M", "pid": node, "tid": rank}

@@ -67,3 +67,10 @@ def test_a_file_that_cannot_be_written_is_told_before_the_run(tmp_path):
     outcome = trace(tmp_path, "--trace", "missing/trace.json")
     assert "cannot write missing/trace.json: No such file or directory" in outcome.error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_refused_leaves_the_time_line_of_the_one_before(tmp_path):
+    assert trace(tmp_path).status == 0
+    before = (tmp_path / "trace.json").read_bytes()
+    assert "holds a run already" in trace(tmp_path).error
+    assert (tmp_path / "trace.json").read_bytes() == before

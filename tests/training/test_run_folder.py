@@ -3,6 +3,7 @@
 import csv
 import errno
 import fcntl
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from npnet.errors import NpnetError
+from npnet.files import write_atomically
 from npnet.training.run_folder import RunFolder
 from tests.launch import SOURCES, clean_environment
 from tests.summaries import SUMMARY
@@ -197,6 +199,24 @@ def test_a_broken_table_of_runs_is_told_and_left_alone(tmp_path: Path) -> None:
     assert table.read_bytes() == b"\xff\xfe\x00"
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("world,note\n2,mine,more\n", "line 2 has more cells than there are columns"),
+        ("world,note,note\n2,one,two\n", "two columns have the same name"),
+        ("world;note\n2;mine\n", "its cells are parted by ;"),
+    ],
+)
+def test_a_table_that_would_lose_cells_is_told_before_the_run(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    table = tmp_path / "scaling_results.csv"
+    table.write_text(text)
+    with pytest.raises(NpnetError, match=words):
+        RunFolder(tmp_path / "a").create()
+    assert table.read_text() == text
+
+
 def test_a_run_goes_on_after_an_epoch_that_is_in_its_log(tmp_path: Path) -> None:
     """Killed between an epoch's checkpoint and its rows, it makes that epoch again."""
     folder = RunFolder(tmp_path)
@@ -225,7 +245,16 @@ def test_a_log_that_people_have_edited_forgets_repeated_epochs(tmp_path: Path, t
 
 def test_a_log_without_epochs_is_told_and_left_alone(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.log.write_text("epoch;loss\n1;2.5\n")
+    folder.log.write_text("epoch,loss\nx,2.5\n")
     with pytest.raises(NpnetError, match=r"log\.csv has a row without an epoch"):
         folder._forget_after(1)
-    assert folder.log.read_text() == "epoch;loss\n1;2.5\n"
+    assert folder.log.read_text() == "epoch,loss\nx,2.5\n"
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path) -> None:
+    """Such as a device: root could make a file of /dev/full."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(NpnetError, match="pipe: it is no file"):
+        write_atomically(pipe, b"")
+    assert pipe.is_fifo()
