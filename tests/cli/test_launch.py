@@ -39,7 +39,7 @@ def test_there_are_no_other_ready_files():
 
 def test_a_machinefile_is_written(tmp_path):
     command = ("machinefile", "--hosts", "a[1-2],b", "--ranks-per-node", 3, "--out", "hosts")
-    assert npnet_run(*command, cwd=tmp_path).stdout == ""
+    assert npnet_run(*command, cwd=tmp_path).stdout == "wrote hosts: 3 hosts, 9 ranks\n"
     assert (tmp_path / "hosts").read_text() == "a1:3\na2:3\nb:3\n"
     outcome = npnet_run("machinefile", "--hosts", "a", "--out", "no/hosts", cwd=tmp_path)
     assert "cannot write no/hosts" in outcome.error

@@ -87,13 +87,13 @@ def test_every_section_is_there_and_linked(root: Element) -> None:
     titles = [text_of(heading) for heading in root.iter("h2")]
     assert titles == [
         "Summary",
-        "Configuration",
         "Loss and accuracy",
         "Where the time went",
         "Scaling",
         "Forecast",
         "Batch size",
         "Batch norm: moving and recalibrated statistics",
+        "Configuration",
         "Machine",
     ]
     assert [text_of(link) for link in root.iterfind(".//nav//a")] == titles
@@ -111,7 +111,7 @@ def test_the_summary_says_what_is_to_be_seen(root: Element) -> None:
     assert "Raspberry Pi 4" in facts["Machine"]
     best = log_rows(4, 6, 6, "modern", 0.0)[0]["test_acc"]
     assert facts["Best result"].startswith(f"{100 * best:.1f} % test accuracy")
-    assert facts["Study sweep"] == "fastest at 24 images a node and step: 18.37 images/s"
+    assert facts["Study sweep"] == "fastest at 24 images a node and step on 2 ranks: 18.37 images/s"
     assert facts["Study scale"] == (
         "scaling strong, 48 processes: speed-up 20.6, efficiency 85.82 %"
     )
