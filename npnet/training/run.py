@@ -135,9 +135,9 @@ class Run:
                 if settings.bn_eval == "recalibrated" and recalibrated is not None:
                     state = replace(state, statistics=recalibrated)
                 self.folder.save_final(state)
-                self.folder.write_summary(asdict(summary))
                 if self.before.known:  # else its time would be that of a part
                     self.folder.append_result(summary)
+                self.folder.write_summary(asdict(summary))
 
 
 def _columns(test: Scores | None) -> dict[str, float]:

@@ -210,7 +210,7 @@ class RunFolder:
             "test_sec": f"{summary.test_seconds:.2f}",
             "images_per_second": f"{summary.images_per_second:.1f}",
             "speedup": _ratio(two[-1] if two else "", summary.wall_seconds),
-            "run": self.path.name,
+            "run": self.path.resolve().name,
         }
         append_rows(table, tuple(row), [row], keep=lambda other: other.get("run") != row["run"])
 
