@@ -7,6 +7,7 @@ never holds two studies, and later the rows of the study's table.
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ from npnet.training.run_folder import RunFolder
 
 Row = dict[str, Any]
 ERROR = "npnet: error: "  # begins a run's own line about what was wrong
+INTERRUPTED = 128 + signal.SIGINT
 BAD_INPUT = 2  # the status of a run that was refused: all others would be, too
 SECONDS_TO_END = 3.0
 
@@ -188,6 +190,8 @@ class Study:
                     said = said or text.removeprefix(ERROR).strip()
                 reporter.line(case, text.rstrip())
             status = process.wait()
+        if status == INTERRUPTED:  # even where this process ignores Ctrl-C, as in the background
+            raise KeyboardInterrupt
         error = None
         if status != 0 or not run.summary.exists():
             said = said or f"it ended with status {status}, see {output}: {last:.200}"

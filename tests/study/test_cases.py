@@ -249,7 +249,7 @@ def test_a_sweep_from_start_to_table(tmp_path):
 def test_an_interrupted_study_goes_on_where_it_was(tmp_path):
     """Ctrl-C in the second run's second epoch, as a terminal sends it: to all processes."""
     command = (
-        *("study", "scale", *TINY, "--np", "1,2", "--epochs", "3", "--max-steps", "4"),
+        *("study", "scale", *TINY, "--np", "1,2", "--epochs", "6", "--max-steps", "24"),
         *("--evaluate", "never", "--out", "s"),
     )
     environment = clean_environment() | {"PYTHONPATH": str(SOURCES)}
@@ -280,9 +280,9 @@ def test_an_interrupted_study_goes_on_where_it_was(tmp_path):
     assert (tmp_path / "s/strong-np01-1/summary.json").read_bytes() == first
     rows = rows_of(tmp_path / "s/scale.csv")
     assert [row["np"] for row in rows] == ["1", "2"]
-    assert [row["epochs"] for row in rows] == ["3", "3"]
+    assert [row["epochs"] for row in rows] == ["6", "6"]
     epochs = [row["epoch"] for row in rows_of(log) if row["rank"] == "0"]
-    assert epochs == ["1", "2", "3"]
+    assert epochs == ["1", "2", "3", "4", "5", "6"]
     last = rows_of(log)[-1]
     assert float(rows[1]["wall_s"]) >= float(last["elapsed_seconds"]) - 0.01  # of both starts
 
