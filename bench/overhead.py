@@ -57,10 +57,10 @@ def main() -> None:
 
     epoch()
     with_clock, without = [], []
-    for _ in range(options.rounds):
-        with_clock.append(epoch())
-        with unmeasured():
-            without.append(epoch())
+    for round_ in range(options.rounds):
+        for measured in (True, False) if round_ % 2 else (False, True):  # neither always first
+            with nullcontext() if measured else unmeasured():
+                (with_clock if measured else without).append(epoch())
     ratios = [one / other for one, other in zip(with_clock, without, strict=True)]
     if comm.rank == 0:
         print(
