@@ -25,14 +25,7 @@ BUDGET: dict[str, Any] = {
 
 @click.command(cls=CommandWithHeadings, short_help="Why more ranks learned nothing in the paper.")
 @heading("The study")
-@click.option(
-    "--np",
-    "counts",
-    type=common.ListOf(),
-    default=common.NP_OF_PAPER,
-    show_default=True,
-    help="Numbers of workers.",
-)
+@common.counts("workers")
 @click.option(
     "--recipe",
     "recipes",
@@ -93,14 +86,12 @@ def collapse(
         ranks=ranks or min(2, node_cores()),
     )
     out = values["out"]
-    study = Study("collapse", out, cases, ["--epochs", str(values["epochs"]), *arguments])
-    rows: list[Row] = []
-
-    def tabulate() -> None:
-        rows[:] = studies.table(study)
-        study.save([row.in_percent() for row in rows], {"train": arguments})
-
-    common.run_study(study, machinefile, progress, tabulate)
+    shared = ["--epochs", str(values["epochs"]), *arguments]
+    study = Study("collapse", out, cases, shared, {"train": arguments})
+    common.run_study(
+        study, machinefile, progress, lambda: [row.in_percent() for row in studies.table(study)]
+    )
+    rows = studies.table(study)
     print_table(rows)
     click.echo(f"[STUDY] Table: {out / 'collapse.csv'}")
     common.picture(out / "collapse.png", lambda path: draw(rows, source, path))
@@ -130,7 +121,7 @@ def print_table(rows: "Sequence[Row]") -> None:
 
 
 def percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
+    return common.plain(None if value is None else 100 * value, 2)
 
 
 def draw(rows: "Sequence[Row]", dataset: "Dataset", path: Path) -> None:

@@ -4,7 +4,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,7 @@ from npnet.cli.bar import Progress
 from npnet.cli.train import train
 
 if TYPE_CHECKING:
-    from npnet.study.cases import Case, Study
+    from npnet.study.cases import Case, Row, Study
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -24,6 +24,7 @@ OWN = {
     "batch_per_rank", "batch_per_node", "ranks_per_node", "workers_per_rank", "epochs",
     "max_steps", "out", "resume", "trace", "progress",
 }  # fmt: skip
+GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
 TERMINATED = 128 + signal.SIGTERM
 NP_OF_PAPER = "2,4,8,16,24,32,40,48"
 
@@ -63,16 +64,17 @@ def options_of_train(*own: str) -> Callable[[Function], Function]:
 
 def arguments_for_train(context: click.Context) -> list[str]:
     """Those of them that were given, as `npnet train` takes them."""
+    return arguments(context, [each for each in context.command.params if each in train.params])
+
+
+def arguments(context: click.Context, parameters: Sequence[click.Parameter]) -> list[str]:
+    """Those options that were given, as another command that has them takes them."""
     words: list[str] = []
-    for parameter in context.command.params:
+    for parameter in parameters:
         name = parameter.name or ""
-        given = context.get_parameter_source(name) in (
-            ParameterSource.COMMANDLINE,
-            ParameterSource.DEFAULT_MAP,
-        )
-        if parameter not in train.params or not isinstance(parameter, click.Option):
+        if not isinstance(parameter, click.Option) or not parameter.expose_value:
             continue
-        if not given or not parameter.expose_value:
+        if context.get_parameter_source(name) not in GIVEN:
             continue
         value = context.params.get(name)
         if parameter.is_flag:
@@ -84,13 +86,26 @@ def arguments_for_train(context: click.Context) -> list[str]:
     return words
 
 
-def out(kind: str) -> Callable[[Function], Function]:
+def counts(of: str) -> Callable[[Function], Function]:
+    return click.option(
+        "--np",
+        "counts",
+        type=ListOf(),
+        default=NP_OF_PAPER,
+        show_default=True,
+        help=f"Numbers of {of}.",
+    )
+
+
+def out(
+    kind: str, words: str = "of the study; runs that are finished there are not run again"
+) -> Callable[[Function], Function]:
     return click.option(
         "--out",
         type=click.Path(path_type=Path),
         default=Path(f"studies/{kind}"),
         show_default=True,
-        help="Folder of the study; runs that are finished there are not run again.",
+        help=f"Folder {words}.",
     )
 
 
@@ -118,11 +133,14 @@ progress = click.option(
 
 
 def run_study(
-    study: "Study", machinefile: Path | None, progress: bool, tabulate: Callable[[], None]
+    study: "Study",
+    machinefile: Path | None,
+    progress: bool,
+    tabulate: "Callable[[], Sequence[Row]]",
 ) -> None:
     """Run what is not finished. Ctrl-C leaves what is, and says how to go on.
 
-    However it ends, `tabulate` writes the table of what is finished.
+    However it ends, the rows that `tabulate` makes of what is finished are the study's table.
     """
     from npnet.errors import NpnetError
     from npnet.parallel.communicator import connect, launched_size, together
@@ -192,6 +210,11 @@ class StudyProgress:
             return ""
         seconds = (time.monotonic() - self.begin) * (self.all_work / done - 1)
         return f", about {clock(seconds)} left in all"
+
+
+def plain(value: float | None, digits: int) -> str:
+    """A cell of a table."""
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def some_ranks(count: int) -> str:

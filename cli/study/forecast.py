@@ -19,14 +19,7 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 
 
 @click.command(short_help="How long training would take on more nodes than there are.")
-@click.option(
-    "--np",
-    "counts",
-    type=common.ListOf(),
-    default=common.NP_OF_PAPER,
-    show_default=True,
-    help="Numbers of ranks.",
-)
+@common.counts("ranks")
 @click.option("--ranks-per-node", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--batch-per-rank", type=click.IntRange(min=1), default=12, show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
@@ -67,16 +60,13 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     help="An exchange among the ranks of one node, as `npnet bench sync` measures it.",
 )
 @click.option("--watts-per-node", type=ABOVE_ZERO, help="For images per joule.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("studies/forecast"),
-    show_default=True,
-    help="Folder for the table.",
-)
+@common.out("forecast", "for the table")
 @options.model
 @options.threads
+@click.pass_context
 def forecast(
+    context: click.Context,
+    /,
     counts: Sequence[int],
     ranks_per_node: int,
     batch_per_rank: int,
@@ -109,9 +99,10 @@ def forecast(
     size = Parameters(architecture).gradients_and_loss.nbytes
     deviation, given = 0.0, [name for name, ms in (("step", step_ms), ("test", test_ms)) if ms]
     if len(given) < 2:
-        measured, deviation = timed(values, batch_per_rank, ranks_per_node)
+        step = ["--batch", str(batch_per_rank), *model_arguments(context)]
+        measured, deviation = timed(step, ranks_per_node)
         if test_ms is None:  # of a stated step's machine, not of this one
-            test_here, _ = timed(values, batch_per_rank, ranks_per_node, "--inference")
+            test_here, _ = timed([*step, "--inference"], ranks_per_node)
             test_ms = test_here * (step_ms or measured) / measured
         step_ms, deviation = step_ms or measured, 0.0 if step_ms else deviation
     assert step_ms is not None
@@ -133,29 +124,30 @@ def forecast(
         f"{' and '.join(given) or 'neither step nor test'}"
     )
     rows = studies.table(counts, ranks_per_node, work, network, sync_steps, watts_per_node)
-    study = Study("forecast", out, [])
+    settings = vars(work) | vars(network) | {"ranks_per_node": ranks_per_node}
+    study = Study("forecast", out, [], settings=settings)
     study.make_folder()
-    study.save(rows, vars(work) | vars(network) | {"ranks_per_node": ranks_per_node})
+    study.save(rows)
     print_table(rows)
     click.echo(f"[STUDY] Table: {out / 'forecast.csv'}")
 
 
-def timed(
-    values: dict[str, Any], batch: int, ranks_per_node: int, *more: str
-) -> tuple[float, float]:
+def model_arguments(context: click.Context) -> list[str]:
+    """The options of `model` that were given, as `npnet bench step` takes them."""
+    names = ("model_name", "width", "input_size", "batch_norm")
+    return common.arguments(
+        context, [each for each in context.command.params if each.name in names]
+    )
+
+
+def timed(arguments: Sequence[str], ranks_per_node: int) -> tuple[float, float]:
     """Milliseconds of a step and their deviation, the slowest of a node's ranks at once."""
     import json
 
     from npnet.errors import NpnetError
 
-    words = [sys.executable, "-m", "npnet", "bench", "step", "--json", *more]
-    words += ["--batch", str(batch), "--steps", str(STEPS)]
-    words += ["--model", values["model_name"]]
-    for name in ("width", "input_size"):
-        if values[name] is not None:
-            words += [f"--{name.replace('_', '-')}", str(values[name])]
-    if values["batch_norm"] is not None:
-        words += ["--batch-norm" if values["batch_norm"] else "--no-batch-norm"]
+    words = [sys.executable, "-m", "npnet", "bench", "step", "--json", "--steps", str(STEPS)]
+    words += arguments
     ranks = [subprocess.Popen(words, stdout=subprocess.PIPE) for _ in range(ranks_per_node)]
     answers = [rank.communicate()[0] for rank in ranks]
     if any(rank.returncode for rank in ranks):
@@ -168,17 +160,18 @@ def timed(
 
 def print_table(rows: "Sequence[Row]") -> None:
     """Beside the paper's efficiency, where it has as many processes."""
-    from npnet.cli.study.scale import plain
-    from npnet.study.paper import TABLE_3
+    from npnet.study.paper import BY_NP
 
-    paper = {row.np: row.efficiency_pct for row in TABLE_3}
+    plain = common.plain
     click.echo(
         "\n        sync   np  nodes     time s   images/s  speed-up  efficiency %  (paper) "
         " images/J"
     )
     for row in rows:
+        theirs = BY_NP.get(row["np"])
         click.echo(
             f"{row['sync']:>12} {row['np']:4d} {row['nodes']:6d} {row['wall_s']:10.1f} "
             f"{row['images_per_second']:10.1f} {row['speedup']:9.2f} {row['efficiency_pct']:13.1f} "
-            f"{plain(paper.get(row['np']), 1):>8} {plain(row['images_per_joule'], 2):>9}"
+            f"{plain(theirs and theirs.efficiency_pct, 1):>8} "
+            f"{plain(row['images_per_joule'], 2):>9}"
         )

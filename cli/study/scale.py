@@ -17,14 +17,7 @@ if TYPE_CHECKING:
     cls=CommandWithHeadings, short_help="Speed-up, efficiency and accuracy with more ranks."
 )
 @heading("The study")
-@click.option(
-    "--np",
-    "counts",
-    type=common.ListOf(),
-    default=common.NP_OF_PAPER,
-    show_default=True,
-    help="Numbers of ranks.",
-)
+@common.counts("ranks")
 @click.option(
     "--scaling",
     type=click.Choice(["strong", "weak", "both"]),
@@ -95,16 +88,15 @@ def scale(
         )
     ]
     shared = ["--epochs", str(epochs), "--ranks-per-node", str(ranks_per_node), *arguments]
-    study = Study("scale", out, cases, shared)
     target = target_acc / 100 if target_acc else None
     settings = {"np": list(counts), "epochs": epochs, "repeats": repeats, "train": arguments}
-    rows: list[Row] = []
+    study = Study("scale", out, cases, shared, settings)
 
-    def tabulate() -> None:
-        rows[:] = [row for kind in kinds for row in studies.table(study, kind, counts, target)]
-        study.save(rows, settings)
+    def tabulate() -> "list[Row]":
+        return [row for kind in kinds for row in studies.table(study, kind, counts, target)]
 
     common.run_study(study, machinefile, progress, tabulate)
+    rows = study.rows
     print_table(rows)
     click.echo(
         f"Speed-up and efficiency are over {common.some_ranks(min(row['np'] for row in rows))}: of "
@@ -123,9 +115,7 @@ def draw(rows: "Sequence[Row]", paper: bool, path: Path) -> None:
 
 def print_table(rows: "Sequence[Row]") -> None:
     """Table 3, and the paper's own speed-up where it has as many ranks."""
-    from npnet.study.paper import TABLE_3
-
-    paper = {row.np: row for row in TABLE_3}
+    plain = common.plain
     click.echo(
         "\n scaling   np    wall  speed-up  efficiency  (paper)   test acc  train acc   train "
         "  wait  transfer  to target\n"
@@ -133,16 +123,11 @@ def print_table(rows: "Sequence[Row]") -> None:
         "    %         %          s"
     )
     for row in rows:
-        theirs = paper.get(row["np"])
         click.echo(
             f"{row['scaling']:>8} {row['np']:4.0f} {row['wall_s']:7.1f} {row['speedup']:9.2f} "
             f"{row['efficiency_pct']:11.1f} "
-            f"{plain(theirs and theirs.efficiency_pct, 1):>8} "
+            f"{plain(row['paper_efficiency_pct'], 1):>8} "
             f"{plain(row['test_acc_pct'], 2):>10} {row['mean_train_acc_pct']:10.2f} "
             f"{row['mean_train_loss']:7.4f} {plain(row['wait_pct'], 1):>6} "
             f"{plain(row['transfer_pct'], 1):>9} {plain(row['time_to_target_s'], 1):>10}"
         )
-
-
-def plain(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

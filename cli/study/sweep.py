@@ -72,27 +72,22 @@ def sweep(
     chosen = studies.points(batches, ranks)
     arguments = common.arguments_for_train(context)
     cases = studies.cases(chosen, arguments, epochs, max_steps, repeats, nodes)
-    study = Study("sweep", out, cases, ["--nodes", str(nodes), *arguments])
     settings = {"nodes": nodes, "epochs": epochs, "max_steps": max_steps, "repeats": repeats}
-    rows: list[Row] = []
-
-    def tabulate() -> None:
-        rows[:] = studies.table(study, chosen)
-        study.save(rows, settings | {"train": arguments})
-
-    common.run_study(study, machinefile, progress, tabulate)
+    shared = ["--nodes", str(nodes), *arguments]
+    study = Study("sweep", out, cases, shared, settings | {"train": arguments})
+    common.run_study(study, machinefile, progress, lambda: studies.table(study, chosen))
     for point in chosen:
         for run in study.finished(point.name):
             click.echo(block(run))
-    print_table(rows)
-    row, why = studies.best(rows)
+    print_table(study.rows)
+    row, why = studies.best(study.rows)
     ranks_of_best = common.some_ranks(row["ranks_per_node"])
     click.echo(
         f"\n[STUDY] Best: {row['batch_per_node']} images a node on {ranks_of_best} "
         f"(--batch-per-rank {row['batch_per_rank']}): {why}"
     )
     click.echo(f"[STUDY] Table: {out / 'sweep.csv'}")
-    common.picture(out / "sweep.png", lambda path: draw(rows, path))
+    common.picture(out / "sweep.png", lambda path: draw(study.rows, path))
 
 
 def draw(rows: "Sequence[Row]", path: Path) -> None:
@@ -146,19 +141,18 @@ def local_mean_max(run: "Finished", name: str) -> str:
 
 def print_table(rows: "Sequence[Row]") -> None:
     """The paper's Table 1, and its own rows where it has the same batch on two ranks."""
-    from npnet.study.paper import TABLE_1
+    from npnet.study.paper import BY_BATCH
 
-    paper = {row.batch_per_node: row for row in TABLE_1}
     click.echo(
         "\n batch/  ranks/  batch/   epoch     step   images/s   peak RSS   process   the paper's\n"
         "  node    node    rank        s        s                  MB     CPU %      images/s"
     )
     for row in rows:
-        theirs = paper.get(row["batch_per_node"]) if row["ranks_per_node"] == 2 else None
+        theirs = BY_BATCH.get(row["batch_per_node"]) if row["ranks_per_node"] == 2 else None
         click.echo(
             f"{row['batch_per_node']:6.0f} {row['ranks_per_node']:7.0f} "
             f"{row['batch_per_rank']:7.0f} {row['avg_epoch_s']:8.2f} {row['mean_step_s']:8.4f} "
             f"{row['throughput_img_s']:10.2f} {row['peak_rss_mb']:10.1f} "
             f"{row['process_cpu_pct']:9.1f} "
-            f"{'-' if theirs is None else f'{theirs.throughput_img_s:.2f}':>13}"
+            f"{common.plain(theirs and theirs.throughput_img_s, 2):>13}"
         )

@@ -65,19 +65,26 @@ class Reporter(Protocol):
 class Study:
     """The folder of a study, whose runs have the arguments `shared` in common.
 
+    `settings` are for those who read study.json; `rows` those of the table, once there are any.
     Raises NpnetError if the folder holds another one, or a case with other arguments.
     """
 
     def __init__(
-        self, kind: str, folder: Path, cases: Sequence[Case], shared: Sequence[str] = ()
+        self,
+        kind: str,
+        folder: Path,
+        cases: Sequence[Case],
+        shared: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.kind, self.folder, self.cases, self.shared = kind, folder, cases, list(shared)
+        self.settings = dict(settings or {})
         self.groups = {case.name: case.group for case in cases}
         self.file = folder / "study.json"
         found = read_json(self.file) if self.file.exists() else {}
         known, rows = found.get("cases"), found.get("rows")
         self.known: dict[str, Any] = known if isinstance(known, dict) else {}
-        self.rows: list[Row] = rows if isinstance(rows, list) else []
+        self.rows: Sequence[Row] = rows if isinstance(rows, list) else []
         if not found:
             if any((folder / case.name).exists() for case in cases):
                 raise NpnetError(f"{folder} holds runs of no study: choose another `out`")
@@ -99,11 +106,14 @@ class Study:
             )
 
     def run(
-        self, reporter: Reporter, tabulate: Callable[[], None], machinefile: Path | None = None
+        self,
+        reporter: Reporter,
+        tabulate: Callable[[], Sequence[Row]],
+        machinefile: Path | None = None,
     ) -> None:
         """Run each case that has not been finished yet, in order; an interrupted one goes on.
 
-        However it ends, `tabulate` is called to save the rows of what is finished. Raises
+        However it ends, the rows that `tabulate` makes of what is finished are saved. Raises
         NpnetError at the end if some have failed, at once if a run is refused, if the machinefile
         holds too few ranks for one, or if the folder cannot be written.
         """
@@ -127,7 +137,10 @@ class Study:
             )
 
     def _run_claimed(
-        self, reporter: Reporter, tabulate: Callable[[], None], machinefile: Path | None
+        self,
+        reporter: Reporter,
+        tabulate: Callable[[], Sequence[Row]],
+        machinefile: Path | None,
     ) -> list[str]:
         claim = Claim(self.folder)
         try:
@@ -135,7 +148,7 @@ class Study:
             self.save(self.rows)
             return self._run_all(reporter, machinefile)
         finally:
-            tabulate()
+            self.save(tabulate())
             claim.release()
 
     def make_folder(self) -> None:
@@ -207,14 +220,15 @@ class Study:
         runs = [RunFolder(self.folder / name) for name in names]
         return [Finished.read(run) for run in runs if run.summary.exists()]
 
-    def save(self, rows: Sequence[Row], settings: Mapping[str, Any] | None = None) -> None:
+    def save(self, rows: Sequence[Row]) -> None:
         """Write study.json and, if there are rows, the table; six digits of each number."""
+        self.rows = rows
         rows = [{name: _six_digits(value) for name, value in row.items()} for row in rows]
         content = {
             "kind": self.kind,
             "npnet": telemetry.package_version("npnet"),
             "machine": telemetry.machine(),
-            "settings": dict(settings or {}),
+            "settings": self.settings,
             "shared": self.shared,
             "cases": self.known,
             "rows": rows,

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from npnet.errors import NpnetError
 from npnet.study.cases import Case, Study
 from npnet.study.cases import Row as TableRow
-from npnet.study.paper import TABLE_3
+from npnet.study.paper import BY_NP
 
 BATCH = 12  # images a worker and step, as in the paper
-PAPER_TEST_ACC = {row.np: row.test_acc_pct / 100 for row in TABLE_3}
+PAPER_TEST_ACC = {np: row.test_acc_pct / 100 for np, row in BY_NP.items()}
 
 
 @dataclass(frozen=True)

@@ -52,3 +52,6 @@ TABLE_3 = (
     ScalingRow(20, 40, 10, 10.00, 2.3026, 2.1292, 18.95, 511.21, 8.29735333, 41.49),
     ScalingRow(24, 48, 10, 10.00, 2.3026, 1.9856, 22.27, 424.73, 9.98679160, 41.61),
 )
+
+BY_BATCH = {row.batch_per_node: row for row in TABLE_1}
+BY_NP = {row.np: row for row in TABLE_3}

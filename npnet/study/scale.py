@@ -11,9 +11,8 @@ rank, however many there are, so that all together do more.
 from collections.abc import Sequence
 
 from npnet.study.cases import Case, Finished, Row, Study, medians
-from npnet.study.paper import TABLE_3
+from npnet.study.paper import BY_NP
 
-PAPER = {row.np: row for row in TABLE_3}
 BESIDE = ("wall_s", "speedup", "efficiency_pct", "test_acc_pct", "mean_train_acc_pct")
 
 
@@ -125,7 +124,7 @@ def _with_speedup(rows: Sequence[Row], scaling: str) -> list[Row]:
         else:
             speedup = base["wall_s"] / row["wall_s"]
         efficiency = 100 * speedup * base["np"] / row["np"]
-        paper = PAPER.get(row["np"])
+        paper = BY_NP.get(row["np"])
         beside = {f"paper_{name}": getattr(paper, name, None) for name in BESIDE}
         result.append(row | {"speedup": speedup, "efficiency_pct": efficiency} | beside)
     return result
