@@ -6,7 +6,6 @@ import platform
 import resource
 import subprocess
 import sys
-import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,23 +25,6 @@ def rss_bytes() -> int:
     """The resident set of this process, bytes."""
     rss: int = psutil.Process().memory_info().rss
     return rss
-
-
-class Stopwatch:
-    """Wall and processor time of this process since the watch was made."""
-
-    def __init__(self) -> None:
-        self._wall_start, self._cpu_start = time.perf_counter(), time.process_time()
-
-    @property
-    def seconds(self) -> float:
-        """Wall time, seconds."""
-        return time.perf_counter() - self._wall_start
-
-    @property
-    def cpu_percent(self) -> float:
-        """Processor time over wall time, percent of one core."""
-        return 100 * (time.process_time() - self._cpu_start) / max(self.seconds, 1e-9)
 
 
 def machine() -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """What training costs a rank: its time by phase, its memory, and how its host fares."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from npnet.machine import telemetry
 from npnet.machine.clock import STEP, Clock, Times
 from npnet.machine.sensors import Health, Sensors
 
@@ -21,7 +21,7 @@ class Meter:
     def start(self) -> None:
         """What was before does not count."""
         self.clock.take()
-        self.total, self._watch = Times(), telemetry.Stopwatch()
+        self.total, self._begin = Times(), time.perf_counter()
         self._sensors = Sensors()
         self.health: Health | None = None
 
@@ -39,7 +39,7 @@ class Meter:
     @property
     def elapsed(self) -> float:
         """Seconds since the run began, without the time between its starts."""
-        return self.earlier + self._watch.seconds
+        return self.earlier + time.perf_counter() - self._begin
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from npnet.training.recipe import RECIPES
 from npnet.training.run_folder import RunFolder
 from npnet.training.warmup import DTYPES
 from tests.cifar_files import IMAGES, change, write, write_cifar
-from tests.launch import TINY, npnet_run
+from tests.launch import TINY, killed_in, npnet_run
 
 ROWS = IMAGES // 5  # of each file of CIFAR-10
 
@@ -590,17 +590,8 @@ class TestResume:
         assert len(table) == 2  # a run has one row, however often it is resumed
 
     def test_a_killed_run_is_continued_in_its_folder(self, place: Path) -> None:
-        kill = """
-import os, signal
-train_epoch = Trainer.train_epoch
-def die(self, epoch):
-    if epoch == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return train_epoch(self, epoch)
-Trainer.train_epoch = die
-"""
         more = ("--epochs", 3, "--out", "run")
-        outcome = npnet_run("train", *TINY, *more, cwd=place, patches=kill)
+        outcome = npnet_run("train", *TINY, *more, cwd=place, patches=killed_in(2))
         assert outcome.status == -9
         self.train(place, "--resume", "run/epoch-002.npz", "--out", "run")
         assert self.epochs(place, "run") == [1, 2, 3]

@@ -5,17 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.launch import TINY, npnet_run
-
-DIE = """
-import os, signal
-finish = Trainer.train_epoch
-def die(self, epoch):
-    if epoch == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return finish(self, epoch)
-Trainer.train_epoch = die
-"""
+from tests.launch import TINY, killed_in, npnet_run
 
 
 def trace(place, *options, **how):
@@ -56,7 +46,7 @@ def test_every_rank_s_phases_stand_on_one_time_line(tmp_path):
 
 
 def test_the_trace_of_a_killed_run_holds_its_whole_epochs(tmp_path):
-    assert trace(tmp_path, "--epochs", "2", patches=DIE).status == -9
+    assert trace(tmp_path, "--epochs", "2", patches=killed_in(1)).status == -9
     text = (tmp_path / "trace.json").read_text()
     assert not text.rstrip().endswith("]")
     events = json.loads(text + "]")

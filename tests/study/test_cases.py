@@ -310,7 +310,7 @@ def test_a_folder_that_cannot_be_written_is_told_in_a_line(tmp_path):
     study.save([])
     (tmp_path / "a.txt").mkdir()  # where the run's output should be
     with pytest.raises(NpnetError, match=r"cannot write in .*: Is a directory \(.*a\.txt\)"):
-        study.run(Mock(), lambda: [])
+        study.run(Mock(), list)
 
 
 def test_a_refused_run_ends_a_study_with_its_reason(tmp_path):

@@ -10,18 +10,12 @@ from typing import Any
 from npnet.errors import NpnetError
 from npnet.study.figures import PHASES
 from npnet.study.report.values import Row, known, number, plain, read_text
+from npnet.training.run_folder import LOG_COLUMNS
 
-WORK = ("input", "forward", "backward", "update")  # a rank's own, for which it waits for nobody
-SCORES = ("test_loss", "test_acc", "recalibrated_test_loss", "recalibrated_test_acc")
 # Columns of log.csv.
 COUNTERS = ("epoch", "worker", "rank")
 TEXTS = ("host", "longest_stall_phase", "throttled")
-NUMBERS = (
-    *("loss", "acc", "lr", "seconds", "images_per_second", "cpu_percent", "peak_rss_bytes"),
-    *("elapsed_seconds", *(f"{phase}_seconds" for phase in PHASES), "work_cpu_seconds"),
-    *("longest_stall_seconds", "longest_stall_step", "rss_bytes", "swap_bytes"),
-    *("system_cpu_percent", "temperature_celsius", "clock_mhz", *SCORES),
-)
+NUMBERS = tuple(name for name in LOG_COLUMNS if name not in (*COUNTERS, *TEXTS))
 FRACTIONS = ("acc", "test_acc", "recalibrated_test_acc")
 BELOW_ZERO = ("temperature_celsius",)  # of all numbers, these alone can be
 

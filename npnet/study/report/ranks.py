@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from xml.etree.ElementTree import Element
 
+from npnet.machine.clock import STEP
 from npnet.study.figures import PHASES, Bars
 from npnet.study.report import words
 from npnet.study.report.groups import Group, Named
-from npnet.study.report.log import WORK, Log, phases_of
+from npnet.study.report.log import Log, phases_of
 from npnet.study.report.page import Cell, bars_table, figure, node, table
 from npnet.study.report.section import Section, filled, section, titled, under_its_name
 from npnet.study.report.values import Row, known
@@ -106,7 +107,7 @@ def _some(log: Log, most: int) -> tuple[list[int], str]:
 
 
 def _computing(total: dict[str, float]) -> float:
-    return sum(total[phase] for phase in WORK)
+    return sum(total[phase] for phase in STEP)
 
 
 def _label(log: Log, rank: int) -> str:

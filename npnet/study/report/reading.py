@@ -13,10 +13,10 @@ from typing import Any
 
 from npnet.errors import NpnetError
 from npnet.schema import checked_fields
-from npnet.study.report.log import SCORES, Log, read_log
+from npnet.study.report.log import Log, read_log
 from npnet.study.report.records import ROWS, Config, Results, StudyFields
 from npnet.study.report.values import Row, known, plain, read_json
-from npnet.training.run_folder import RunFolder
+from npnet.training.run_folder import SCORES, RunFolder
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,7 @@ def way(row: Row) -> str:
     """What tells a study's rows apart that have a row of the paper in common."""
     if "scaling" in row:
         return str(row["scaling"])
-    count = row["ranks_per_node"]
-    return f"{count} rank{'s' * (count != 1)} a node"
+    return f"{words.counted(row['ranks_per_node'], 'rank')} a node"
 
 
 def _comparable(study: Study) -> bool:

@@ -87,9 +87,9 @@ def megabytes(size: float | None) -> float | None:
     return None if size is None else size / 1e6
 
 
-def counted(count: int, word: str) -> str:
+def counted(count: float, word: str) -> str:
     several = f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
-    return f"{count} {word if count == 1 else several}"
+    return f"{count:g} {word if count == 1 else several}"
 
 
 def listed(words: list[str], most: int = 6) -> str:
@@ -127,11 +127,6 @@ def best(groups: Sequence[Group]) -> Iterator[tuple[str, str]]:
                 yield group.title, sentence
 
 
-def some_ranks(row: Row) -> str:
-    count = row["ranks_per_node"]
-    return f"{number(count)} rank{'s' * (count != 1)}"
-
-
 def _of_study(study: Study) -> str | None:
     rows = study.rows
     if study.kind == "sweep":
@@ -141,7 +136,7 @@ def _of_study(study: Study) -> str | None:
         top = max(timed, key=lambda row: row["throughput_img_s"])
         return (
             f"fastest at {number(top['batch_per_node'])} images a node and step on "
-            f"{some_ranks(top)}: {number(top['throughput_img_s'])} images/s"
+            f"{counted(top['ranks_per_node'], 'rank')}: {number(top['throughput_img_s'])} images/s"
         )
     if study.kind == "scale":
         return "; ".join(_of_most(rows, "scaling")) or None
