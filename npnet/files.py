@@ -1,30 +1,53 @@
 """Files that are either the old ones or the new ones, never half of one; tables that grow."""
 
+import codecs
 import csv
+import errno
 import io
 import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from npnet.errors import NpnetError
+from npnet.locks import Held, Lock
+
+SECONDS_FOR_A_TABLE = 60.0  # that another process may hold it: a row takes milliseconds
+
+# Of the system calls that not every file system knows, or that a folder's rights refuse.
+_UNKNOWN = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.ENOSYS)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside `path`, flush to the disk, rename. Raises NpnetError if the disk refuses."""
+def write_atomically(path: Path, data: bytes, exclusive: bool = False) -> None:
+    """Write beside `path`, flush to the disk, rename, flush the folder.
+
+    A new file has the rights that the umask leaves, a replaced one keeps its own. Raises NpnetError
+    if the disk refuses, and FileExistsError, if `exclusive`, where the file is there already.
+    """
     temporary = None
     try:
         if path.exists() and not path.is_file():
             raise NpnetError(f"cannot write {path}: it is no file; choose another `out`")
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-            temporary = Path(file.name)
+        temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.tmp")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with open(os.open(temporary, flags, 0o666), "wb") as file:
+            with suppress(OSError):  # there is no file yet, or no rights on such a disk
+                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # a temporary file is private, a result is not
-        os.replace(temporary, path)
+        if exclusive:
+            _link(temporary, path)
+        else:
+            os.replace(temporary, path)
+        flush_folder(path.parent)
     except OSError as error:
+        if exclusive and isinstance(error, FileExistsError):
+            raise
         raise NpnetError(
             f"cannot write {path}: {error.strerror}; free some space or choose another `out`"
         ) from error
@@ -33,33 +56,100 @@ def write_atomically(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)  # renamed by now, or of no use
 
 
+def _link(temporary: Path, path: Path) -> None:
+    """Give a file its name unless that is taken: of several processes one succeeds."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _UNKNOWN:
+            raise
+        if path.exists():  # a disk without links
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
+        os.replace(temporary, path)
+
+
+def flush_folder(folder: Path) -> None:
+    """See to it that what was named or removed in `folder` stays so if the power fails."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _UNKNOWN:
+            raise
+
+
+def sweep(path: Path) -> None:
+    """Remove what writes of `path` have left that were killed. Nobody may be writing it."""
+    left = re.compile(re.escape(f".{path.name[:200]}.") + r"[0-9a-f]{8}\.tmp")
+    for other in path.parent.iterdir():
+        if left.fullmatch(other.name):
+            other.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, seconds: float = SECONDS_FOR_A_TABLE) -> Iterator[None]:
+    """While one process at a time changes a file that several share.
+
+    Raises NpnetError if another one has it for longer than `seconds`, or if the disk refuses.
+    """
+    path = path.resolve()  # of a link, what it points to
+    try:
+        lock = Lock(path.with_name(f".{path.name[:200]}.lock"), str(path), seconds)
+    except Held as error:
+        raise NpnetError(
+            f"cannot write {path}: another run ({error}) has it for {seconds:.0f} s; end that one, "
+            "or choose another `out`"
+        ) from error
+    except OSError as error:
+        raise NpnetError(f"cannot write {path}: {error.strerror}; choose another `out`") from error
+    try:
+        sweep(path)
+        yield
+    finally:
+        lock.release()
+
+
 def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file by its header's names; none where there is no file.
 
     Raises NpnetError if it is no such file, or one that could not be written again as it is. Blank
-    lines, a byte order mark and Windows' line ends do no harm; what a row lacks is "".
+    lines, a byte order mark, Windows' line ends and a last line that was cut short do no harm; what
+    a row lacks is "".
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-        rows = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
-        names = rows.fieldnames or ()
-        if len(set(names)) < len(names):
-            raise csv.Error("two columns have the same name")
-        if len(names) == 1 and ";" in names[0]:
-            raise csv.Error("its cells are parted by ; instead of ,")
-        found = []
-        for row in rows:
-            if None in row:
-                raise csv.Error(f"line {rows.line_num} has more cells than there are columns")
-            if any(row.values()):
-                found.append(dict(row))
-        return found
+        # Half of a character at the end is left out.
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(path.read_bytes())
+        try:
+            return _rows(text)
+        except csv.Error as error:
+            if "unexpected end of data" not in str(error):
+                raise
+            return _rows(text + '"')  # a cell that was cut
     except FileNotFoundError:
         return []
     except OSError as error:
         raise NpnetError(f"cannot read {path}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise NpnetError(f"{path} is not a table in CSV: {error}") from error
+
+
+def _rows(text: str) -> list[dict[str, str]]:
+    rows = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
+    names = rows.fieldnames or ()
+    if len(set(names)) < len(names):
+        raise csv.Error("two columns have the same name")
+    if len(names) == 1 and ";" in names[0]:
+        raise csv.Error("its cells are parted by ; instead of ,")
+    found = []
+    for row in rows:
+        if None in row:
+            raise csv.Error(f"line {rows.line_num} has more cells than there are columns")
+        if any(row.values()):
+            found.append(dict(row))
+    return found
 
 
 def append_rows(
@@ -71,7 +161,7 @@ def append_rows(
     """Add rows to those of a CSV file that are to `keep`.
 
     Columns that it lacks are added behind its own, empty so far. Raises NpnetError if it cannot be
-    read or written.
+    read or written. A file that several processes write must be `locked`.
     """
     before = [row for row in read_table(path) if keep(row)]
     theirs = list(before[0]) if before else []

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from npnet.errors import NpnetError
-from npnet.files import append_rows, read_table, write_atomically
+from npnet.files import append_rows, locked, read_table, write_atomically
 from npnet.training.checkpoint import Checkpoint, save
 from npnet.training.claim import Claim
 from npnet.training.costs import AfterEpoch, StepSeconds
@@ -187,6 +187,10 @@ class RunFolder:
         ranks, as the paper counts it.
         """
         table = self.scaling_results if summary.max_steps is None else self.trial_results
+        with locked(table):
+            self._append_result(table, summary)
+
+    def _append_result(self, table: Path, summary: Summary) -> None:
         work = {name: str(getattr(summary, name)) for name in WORK}
         two = [
             row["global_time_sec"]
