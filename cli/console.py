@@ -34,6 +34,7 @@ class Console:
         self.root = comm.rank == 0
         self.progress = TrainingProgress(terminal()) if progress and self.root else None
         self.epochs_kept = 0  # whole epochs of which there is a checkpoint
+        self.said: list[str] = []  # of a run that goes on: from where, and what changes
 
     @contextmanager
     def compiling(self) -> Iterator[Callable[[int], None]]:
@@ -75,6 +76,8 @@ class Console:
     def _print_header(self, trainer: Trainer) -> None:
         place = "Dataset" if trainer.dataset.name == "shapes" else "CIFAR dir"
         say(f"[INFO] {place}: {trainer.dataset.location}")
+        for line in self.said:
+            say(f"[INFO] {line}")
         settings, architecture = trainer.settings, trainer.network.architecture
         model = architecture.config
         say(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from npnet.machine.threads import limit_threads
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from npnet.model.config import ModelConfig
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+# Where an option's value comes from, if it is no default: DEFAULT_MAP is a file of options.
+GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
 
 # Named here again because the engine's modules that define them load NumPy; a test compares.
 DATASETS = ("shapes", "cifar10", "cifar100")

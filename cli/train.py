@@ -1,6 +1,7 @@
 """`npnet train`."""
 
-from dataclasses import replace
+import shlex
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,12 @@ from npnet.cli import options
 from npnet.cli.help import CommandWithHeadings, heading
 
 if TYPE_CHECKING:
-    from npnet.model.config import ModelConfig
     from npnet.parallel.communicator import Communicator
-    from npnet.training.checkpoint import Checkpoint
     from npnet.training.recipe import Recipe
+    from npnet.training.resume import Origin
+    from npnet.training.run_folder import RunFolder
     from npnet.training.settings import Settings
+    from npnet.training.trainer import Trainer
 
 POSITIVE = click.IntRange(min=1)
 SHARE = options.Finite(0, 1, max_open=True)
@@ -37,9 +39,15 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 @click.option(
     "--batch-per-rank", type=POSITIVE, help="Images a rank takes each step.  [default: 12]"
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/<name>]")
 @click.option(
-    "--resume", type=click.Path(path_type=Path), help="Continue from a checkpoint of the same run."
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Run folder.  [default: runs/<name>, or that of the run that goes on]",
+)
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    help="Go on with the run in this folder, or from this checkpoint, as it was started.",
 )
 @options.config_file
 @heading("Data")
@@ -178,46 +186,116 @@ def train(
     from npnet.data import open_dataset
     from npnet.errors import NpnetError
     from npnet.parallel.communicator import connect, together
-    from npnet.training.run_folder import RunFolder
+    from npnet.training.resume import find
     from npnet.training.trace import Trace
     from npnet.training.trainer import Trainer
     from npnet.training.warmup import Rehearsal, prepare
 
     comm = connect()
     with together(comm):
-        recipe = choose_recipe(recipe_name, values)
-        settings = choose_settings(recipe, comm, values)
-        source = open_dataset(dataset, data_dir)
-        model = options.model_config(values, len(source.classes), recipe_name, source.image_size)
         # Rank 0 alone reads and writes the run: no other node needs its files.
-        checkpoint = None
-        if resume is not None and comm.rank == 0:
-            checkpoint = load_checkpoint(resume, dataset, recipe, model)
-    checkpoint = comm.broadcast(checkpoint)
+        origin = find(resume) if resume is not None and comm.rank == 0 else None
+    mine, origin = origin, comm.broadcast(origin.without_rows() if origin is not None else None)
+    with together(comm):
+        if origin is None:
+            recipe = choose_recipe(recipe_name, values)
+            settings = choose_settings(recipe, comm, values)
+            source = open_dataset(dataset, data_dir)
+            stored = source.image_size
+            model = options.model_config(values, len(source.classes), recipe_name, stored)
+        else:
+            given = given_options()
+            refuse_another(origin, given)
+            recipe = replace(origin.recipe, **of_record(origin.recipe, given))
+            settings = changed_settings(origin, comm, given)
+            source = open_dataset(origin.dataset, data_dir or origin.place())
+            model = origin.model
     world = comm.size * settings.workers_per_rank
-    name = comm.broadcast(out or default_folder(dataset, recipe, world))
-    folder = RunFolder(name, proposed=out is None)
+    with together(comm):
+        folder = choose_folder(out, mine, default_folder(source.name, recipe, world))
     console = Console(comm, threads, progress)
     timeline = Trace(trace, comm) if trace is not None else None
+    checkpoint = (mine or origin).checkpoint if origin is not None else None
+    folder.path = comm.broadcast(folder.path)
     trainer = Trainer(source, model, recipe, settings, comm, console, folder, checkpoint)
     if timeline is not None:
         timeline.start()  # now that the run was not refused
     if settings.backend == "numba":
         prepare(comm, Rehearsal.of(model, recipe, settings.dtype), console.compiling)
+    if origin is not None:
+        console.said = [*origin.said, *how_it_goes_on(origin, trainer)]
     trainer.trace = timeline
     try:
         trainer.run()
     except NpnetError:  # which says what to do
         raise
     except (Exception, KeyboardInterrupt) as error:
-        if console.epochs_kept > trainer.first_epoch:
-            resume = folder.epoch(console.epochs_kept)
-        if resume is not None:
+        if resume is not None or console.epochs_kept > trainer.first_epoch:
             error.add_note(
                 f"npnet: {console.epochs_kept} of {settings.epochs} epochs are kept: go on with "
-                f"the same options and --resume {resume} --out {folder.path}"
+                f"{command_to_go_on(comm.size, folder.path)}"
             )
         raise
+
+
+def given_options() -> dict[str, Any]:
+    """The options that were given, on the command line or in a file, by their parameters' names."""
+    context = click.get_current_context()
+    return {
+        name: value
+        for name, value in context.params.items()
+        if context.get_parameter_source(name) in options.GIVEN
+    }
+
+
+def of_record(record: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Those of the values that are fields of a dataclass, but for those that are None."""
+    names = {each.name for each in fields(record)}
+    return {name: value for name, value in values.items() if name in names and value is not None}
+
+
+def choose_folder(out: Path | None, origin: "Origin | None", default: Path) -> "RunFolder":
+    """Where the run is written: where `origin` lies unless `out` is elsewhere.
+
+    Raises NpnetError where later epochs would be forgotten that nobody spoke of.
+    """
+    from npnet.errors import NpnetError
+    from npnet.training.run_folder import RunFolder
+
+    there = origin.folder if origin is not None else None
+    if origin is None or there is None:
+        return RunFolder(out or default, proposed=out is None)
+    if out is not None and out.resolve() != there.resolve():
+        return RunFolder(out)
+    folder = RunFolder(out or there, continued=True)
+    later = folder.later_than(origin.checkpoint) if origin.path.is_file() else []
+    if out is None and later:
+        raise NpnetError(
+            f"{origin.path} is not the last of its run, there is {later[0].name}: give `out` "
+            f"{folder.path} to forget what came after it, or another `out` to leave that as it is"
+        )
+    return folder
+
+
+def how_it_goes_on(origin: "Origin", trainer: "Trainer") -> list[str]:
+    """Lines: from where, what the command line changes, and what cannot go on as it was."""
+    from npnet.training.resume import changes
+
+    run, epochs = trainer.run_files, trainer.settings.epochs
+    if run.checkpoint is None:
+        lines = [f"{origin.path} has no checkpoint yet: it begins once more"]
+    elif run.first_epoch == epochs:
+        lines = [f"Goes on from {run.resumed_from}: all {epochs} epochs are done, its end is left"]
+    else:
+        lines = [f"Goes on from {run.resumed_from} with epoch {run.first_epoch + 1} of {epochs}"]
+    changed = changes(origin, trainer.recipe, trainer.settings, trainer.world)
+    return [*lines, *([f"Changed: {', '.join(changed)}"] if changed else []), *run.said]
+
+
+def command_to_go_on(ranks: int, folder: Path) -> str:
+    """The command line that continues a run."""
+    launcher = f"mpiexec -n {ranks} " if ranks > 1 else ""
+    return f"{launcher}npnet train --resume {shlex.quote(str(folder))}"
 
 
 def choose_recipe(name: str, values: dict[str, Any]) -> "Recipe":
@@ -225,10 +303,7 @@ def choose_recipe(name: str, values: dict[str, Any]) -> "Recipe":
     from npnet.training.recipe import RECIPES
 
     recipe = RECIPES[name]
-    given = {
-        key: value for key, value in values.items() if value is not None and key in recipe.as_dict()
-    }
-    return replace(recipe, **given)
+    return replace(recipe, **of_record(recipe, values))
 
 
 def choose_settings(recipe: "Recipe", comm: "Communicator", values: dict[str, Any]) -> "Settings":
@@ -254,6 +329,21 @@ def choose_settings(recipe: "Recipe", comm: "Communicator", values: dict[str, An
         max_steps=values["max_steps"],
         evaluate=values["evaluate"] or ("at-end" if recipe.name == "paper" else "each-epoch"),
     )
+
+
+def changed_settings(origin: "Origin", comm: "Communicator", given: dict[str, Any]) -> "Settings":
+    """Those of the run that goes on, but for what is given, or has to change with the ranks."""
+    before = origin.settings
+    workers = given.get("workers_per_rank", before.workers_per_rank)
+    as_before = before.ranks_per_node if comm.size * workers == origin.world else None
+    ranks_per_node = fitting_ranks_per_node(given.get("ranks_per_node", as_before), workers, comm)
+    batch = before.batch_per_rank
+    if "batch_per_rank" in given or "batch_per_node" in given:
+        batch = fitting_batch(
+            given.get("batch_per_rank"), given.get("batch_per_node"), ranks_per_node
+        )
+    here = {"ranks_per_node": ranks_per_node, "batch_per_rank": batch}
+    return replace(before, **of_record(before, given) | here)
 
 
 def fitting_ranks_per_node(given: int | None, workers_per_rank: int, comm: "Communicator") -> int:
@@ -291,35 +381,33 @@ def fitting_batch(per_rank: int | None, per_node: int | None, ranks_per_node: in
     return per_node // ranks_per_node
 
 
-def load_checkpoint(
-    path: Path, dataset: str, recipe: "Recipe", model: "ModelConfig"
-) -> "Checkpoint":
-    """The checkpoint to continue from. Raises NpnetError if it is of another kind of run.
+def refuse_another(origin: "Origin", given: dict[str, Any]) -> None:
+    """Raise NpnetError if what is given is another kind of run.
 
     What may well change on the way, such as a learning rate that was too high, is not compared.
     """
     from npnet.errors import NpnetError
     from npnet.model.zoo import configure
-    from npnet.training.checkpoint import load
 
-    checkpoint = load(path)
-    theirs = checkpoint.header.model
-    saved = {"dataset": checkpoint.header.dataset, "recipe": checkpoint.header.recipe.name}
-    given = {"dataset": dataset, "recipe": recipe.name}
-    for name, value in theirs.as_dict().items():
-        label = {"architecture": "model"}.get(name, name)
-        saved[label], given[label] = value, getattr(model, name)
-    always = ("dataset", "recipe", "model", "width", "input_size")
-    if saved != given:
-        usual = given | configure(theirs.architecture, theirs.classes).as_dict()
+    model = origin.model
+    saved = {"dataset": origin.dataset, "recipe": origin.recipe.name, "model": model.architecture}
+    saved |= {name: getattr(model, name) for name in options.MODEL_FIELDS}
+    labels = {"recipe_name": "recipe", "model_name": "model"}
+    now = {labels.get(name, name): value for name, value in given.items()}
+    if any(value != now.get(name, value) for name, value in saved.items()):
+        usual = configure(model.architecture, model.classes).as_dict()
         told = [
             name
             for name, value in saved.items()
-            if name in always or value != given[name] or value != usual[name]
+            if name in ALWAYS_TOLD or value != usual[name] or value != now.get(name, value)
         ]
         words = " ".join(option(name, saved[name]) for name in told)
-        raise NpnetError(f"{path} was trained with {words}: give the same to continue it")
-    return checkpoint
+        raise NpnetError(
+            f"{origin.path} was trained with {words}: give the same to continue it, or nothing"
+        )
+
+
+ALWAYS_TOLD = ("dataset", "recipe", "model", "width", "input_size")
 
 
 def option(name: str, value: object) -> str:

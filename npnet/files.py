@@ -81,12 +81,15 @@ def flush_folder(folder: Path) -> None:
             raise
 
 
-def sweep(path: Path) -> None:
-    """Remove what writes of `path` have left that were killed. Nobody may be writing it."""
-    left = re.compile(re.escape(f".{path.name[:200]}.") + r"[0-9a-f]{8}\.tmp")
-    for other in path.parent.iterdir():
-        if left.fullmatch(other.name):
-            other.unlink(missing_ok=True)
+def sweep(folder: Path, names: str) -> None:
+    """Remove what killed writes have left of files whose names fit a pattern.
+
+    Nobody may be writing them.
+    """
+    left = re.compile(rf"\.({names})\.[0-9a-f]{{8}}\.tmp")
+    for path in folder.iterdir():
+        if left.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -106,14 +109,19 @@ def locked(path: Path, seconds: float = SECONDS_FOR_A_TABLE) -> Iterator[None]:
     except OSError as error:
         raise NpnetError(f"cannot write {path}: {error.strerror}; choose another `out`") from error
     try:
-        sweep(path)
+        sweep(path.parent, re.escape(path.name[:200]))
         yield
     finally:
         lock.release()
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file by its header's names; none where there is no file.
+    """The rows of a CSV file by its header's names; none where there is no file. See `_read`."""
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """A CSV file's header and rows; empty where there is no file.
 
     Raises NpnetError if it is no such file, or one that could not be written again as it is. Blank
     lines, a byte order mark, Windows' line ends and a last line that was cut short do no harm; what
@@ -129,16 +137,16 @@ def read_table(path: Path) -> list[dict[str, str]]:
                 raise
             return _rows(text + '"')  # a cell that was cut
     except FileNotFoundError:
-        return []
+        return [], []
     except OSError as error:
         raise NpnetError(f"cannot read {path}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise NpnetError(f"{path} is not a table in CSV: {error}") from error
 
 
-def _rows(text: str) -> list[dict[str, str]]:
+def _rows(text: str) -> tuple[list[str], list[dict[str, str]]]:
     rows = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
-    names = rows.fieldnames or ()
+    names = list(rows.fieldnames or ())
     if len(set(names)) < len(names):
         raise csv.Error("two columns have the same name")
     if len(names) == 1 and ";" in names[0]:
@@ -149,7 +157,7 @@ def _rows(text: str) -> list[dict[str, str]]:
             raise csv.Error(f"line {rows.line_num} has more cells than there are columns")
         if any(row.values()):
             found.append(dict(row))
-    return found
+    return names, found
 
 
 def append_rows(
@@ -163,8 +171,8 @@ def append_rows(
     Columns that it lacks are added behind its own, empty so far. Raises NpnetError if it cannot be
     read or written. A file that several processes write must be `locked`.
     """
-    before = [row for row in read_table(path) if keep(row)]
-    theirs = list(before[0]) if before else []
+    theirs, found = _read(path)
+    before = [row for row in found if keep(row)]
     write_table(
         path, [*theirs, *(name for name in columns if name not in theirs)], [*before, *rows]
     )

@@ -146,9 +146,8 @@ def _refuse(*_: object) -> None:
 
 
 def test_what_a_killed_write_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "log.csv"
     mine = {".log.csv", ".log.csv.bak", ".log.csv.tmp", ".other.csv.01234567.tmp", ".bashrc12"}
     for name in mine | {".log.csv.01234567.tmp", ".log.csv.89abcdef.tmp"}:
         (tmp_path / name).touch()
-    sweep(path)
+    sweep(tmp_path, r"log\.csv|summary\.json")
     assert {each.name for each in tmp_path.iterdir()} == mine

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.core import ParameterSource
 
+from npnet.cli import options
 from npnet.cli.bar import Progress
 from npnet.cli.train import train
 
@@ -24,7 +24,6 @@ OWN = {
     "batch_per_rank", "batch_per_node", "ranks_per_node", "workers_per_rank", "epochs",
     "max_steps", "out", "resume", "trace", "progress",
 }  # fmt: skip
-GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
 TERMINATED = 128 + signal.SIGTERM
 NP_OF_PAPER = "2,4,8,16,24,32,40,48"
 
@@ -74,7 +73,7 @@ def arguments(context: click.Context, parameters: Sequence[click.Parameter]) -> 
         name = parameter.name or ""
         if not isinstance(parameter, click.Option) or not parameter.expose_value:
             continue
-        if context.get_parameter_source(name) not in GIVEN:
+        if context.get_parameter_source(name) not in options.GIVEN:
             continue
         value = context.params.get(name)
         if parameter.is_flag:

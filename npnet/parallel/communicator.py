@@ -65,6 +65,12 @@ class Communicator(Protocol):
         The paper's way (section 3.2.2).
         """
 
+    def gather_rows(self, rows: Floats) -> Floats | None:
+        """The rows (K,n) of all ranks, (P*K,n) in rank order, on rank 0; None on the others."""
+
+    def scatter_rows(self, rows: Floats | None, mine: Floats) -> None:
+        """The reverse: each rank's part of rank 0's `rows` (P*K,n) becomes `mine` (K,n)."""
+
     def gather(self, value: T) -> list[T]:
         """One small object of each rank, in rank order, on every rank."""
 
@@ -98,6 +104,13 @@ class SerialCommunicator:
 
     def mean_by_root(self, rows: Floats, mean: Floats) -> None:
         mean[:] = add_in_order(rows) / len(rows)
+
+    def gather_rows(self, rows: Floats) -> Floats | None:
+        return rows.copy()
+
+    def scatter_rows(self, rows: Floats | None, mine: Floats) -> None:
+        assert rows is not None
+        mine[:] = rows
 
     def gather(self, value: T) -> list[T]:
         return [value]
@@ -154,6 +167,18 @@ class MpiCommunicator:
             if gathered is not None:
                 mean[:] = add_in_order(gathered) / len(gathered)
             self._comm.Bcast(mean)
+
+    def gather_rows(self, rows: Floats) -> Floats | None:
+        count, n = rows.shape
+        gathered = np.empty((self.size * count, n), rows.dtype) if self.rank == 0 else None
+        with self._exchange():
+            self._comm.Gather(rows, gathered)
+        return gathered
+
+    def scatter_rows(self, rows: Floats | None, mine: Floats) -> None:
+        out = None if rows is None else np.ascontiguousarray(rows, mine.dtype)
+        with self._exchange():
+            self._comm.Scatter(out, mine)
 
     def gather(self, value: T) -> list[T]:
         with self._exchange():

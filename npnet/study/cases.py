@@ -179,13 +179,13 @@ class Study:
     def _run(self, case: Case, reporter: Reporter, machinefile: Path | None) -> "RunFailed | None":
         """Why the run failed, None if it did not."""
         run = self.run_of(case)
-        checkpoint = run.newest_checkpoint(before=case.epochs)
+        checkpoint = run.newest_checkpoint()
         if checkpoint is None and run.path.exists():
             Claim(run.path).release()  # refused while a run is under way there
             shutil.rmtree(run.path)  # of a start that left nothing to go on with
         program = [sys.executable, "-m", "npnet", "train", *case.arguments, "--out", str(run.path)]
         if checkpoint is not None:
-            program += ["--resume", str(checkpoint)]
+            program += ["--resume", str(run.path)]
         command = program
         if case.ranks > 1 or machinefile is not None:
             launcher, ranks = prepare(case.ranks, machinefile, case.ranks_per_node)
@@ -260,7 +260,7 @@ class Finished:
         summary = Summary(**checked_fields(Summary, read_json(run.summary), str(run.summary)))
         texts = run.read_log()
         log = [{name: number(value) for name, value in row.items()} for row in texts]
-        return cls(summary, read_json(run.config), log, texts)
+        return cls(summary, read_json(run.newest_config), log, texts)
 
     def column(self, name: str) -> list[float]:
         """The known numbers of a column of the log."""

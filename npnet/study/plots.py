@@ -243,7 +243,7 @@ DETAILS = ("batch", "lr", "epochs", "seed")  # told only of runs that are else t
 def _facts(run: Path) -> dict[str, str]:
     """What tells a run from others, in the order of a sentence; empty if it does not say."""
     try:
-        config = json.loads(RunFolder(run).config.read_text(encoding="utf-8"))
+        config = json.loads(RunFolder(run).newest_config.read_text(encoding="utf-8"))
         model, recipe, settings = config["model"], config["recipe"], config["settings"]
         width = {} if model["width"] is None else {"width": f"width {model['width']}"}
         return {

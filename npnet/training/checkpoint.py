@@ -4,8 +4,8 @@ The seal is the archive's comment, its last 64 bytes, over everything before the
 the file, and a single flipped bit is found. No pickle is written or read. A header is checked
 against the records it stands for before anything is built from it.
 
-Version 3 tells the model (ModelConfig) and the training (Recipe) apart. Version 2, which had one
-recipe for both, is read too.
+Version 4 has all of a run's settings, and a row for each worker of what is a worker's own. Version
+3, which lacks those, and version 2, which had one recipe for model and training, are read too.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, make_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,12 @@ from npnet.model.zoo import build, entry
 from npnet.schema import checked_fields
 from npnet.training.recipe import Recipe
 
-VERSION = 3
+VERSION = 4
+OLDER = (2, 3)  # which are read, too
 VECTORS = ("values", "statistics", "velocity")
+# What may be in a file for each worker, and the vector that has as many columns.
+ROWS = {"velocities": "velocity", "running": "statistics", "tallies": ""}
+TALLIES = 3  # of the epoch under way: loss, hits, images
 _SEAL = 64  # hexadecimal digits
 # What NumPy, zipfile and json raise for a sealed file that somebody has made up.
 _BROKEN = (
@@ -56,7 +60,10 @@ class Header:
     seed: int
     epoch: int  # epochs finished
     epochs: int  # epochs planned
-    world: int
+    world: int  # workers
+    step: int = 0  # steps done of the next epoch
+    settings: dict[str, Any] | None = None  # the fields of Settings
+    dataset_digest: str | None = None
 
     def build(self) -> Architecture:
         return build(self.model)
@@ -64,16 +71,21 @@ class Header:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A header and three flat vectors: values, running statistics, momentum."""
+    """A header and three flat vectors: values, running statistics, momentum.
+
+    `rows`: matrices with a row for each worker, of what workers do not have in common; the vector
+    of the same thing is their mean. See ROWS.
+    """
 
     header: Header
     values: Floats
     statistics: Floats
     velocity: Floats
     path: Path | None = None  # where it was read
+    rows: Mapping[str, Floats] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """A hash of all that would be restored."""
+        """A hash of the vectors."""
         arrays = (self.values, self.statistics, self.velocity)
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
@@ -110,14 +122,13 @@ class Checkpoint:
 def save(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write `path` as a whole or not at all. Raises NpnetError if the disk refuses."""
     header = json.dumps(asdict(checkpoint.header))
+    arrays: dict[str, Any] = {
+        "header": np.frombuffer(header.encode(), np.uint8),
+        **{name: getattr(checkpoint, name) for name in VECTORS},
+        **checkpoint.rows,
+    }
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        header=np.frombuffer(header.encode(), np.uint8),
-        values=checkpoint.values,
-        statistics=checkpoint.statistics,
-        velocity=checkpoint.velocity,
-    )
+    np.savez(buffer, **arrays)
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.comment = b"0" * _SEAL
     body = buffer.getvalue()[:-_SEAL]
@@ -144,6 +155,7 @@ def load(path: str | Path) -> Checkpoint:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             found = json.loads(archive["header"].tobytes())
             vectors = [np.asanyarray(archive[name]) for name in VECTORS]
+            rows = {name: np.asanyarray(archive[name]) for name in ROWS if name in archive}
     except _BROKEN as error:
         raise NpnetError(f"{path} is no npnet checkpoint: {error}") from error
     header = _of_fields(found, str(path))
@@ -157,9 +169,10 @@ def load(path: str | Path) -> Checkpoint:
             f"{path} is of no use: not all of its numbers are finite, or a variance is negative; "
             "use another checkpoint"
         )
-    loaded = Checkpoint(header, values, statistics, velocity, path)
+    loaded = Checkpoint(header, values, statistics, velocity, path, rows)
     _check_sizes(loaded)
-    return loaded if found["version"] == VERSION else _with_velocity_of_groups(loaded)
+    _check_rows(loaded)
+    return _with_velocity_of_groups(loaded) if found["version"] == 2 else loaded
 
 
 def _of_fields(found: Any, where: str) -> Header:
@@ -169,8 +182,10 @@ def _of_fields(found: Any, where: str) -> Header:
     version = found["version"]
     if version == 2:
         found = _from_version_2(found, where)
-    elif version != VERSION:
-        raise NpnetError(f"{where} has checkpoint version {version}, this npnet reads 2 and 3")
+    elif version not in (*OLDER, VERSION):
+        raise NpnetError(
+            f"{where} has checkpoint version {version}, this npnet reads 2 to {VERSION}"
+        )
     try:
         model = ModelConfig.from_dict(found.get("model"), f"{where}: model")
         entry(model.architecture).check(model)
@@ -184,7 +199,7 @@ def _of_fields(found: Any, where: str) -> Header:
         raise NpnetError(
             f"{where} names {len(header.classes)} classes, its model has {header.model.classes}"
         )
-    for name in ("seed", "epoch", "epochs", "world"):
+    for name in ("seed", "epoch", "epochs", "world", "step"):
         if getattr(header, name) < 0:
             raise NpnetError(f"{where}: {name} is {getattr(header, name)}: use another checkpoint")
     return header
@@ -194,7 +209,11 @@ def _of_fields(found: Any, where: str) -> Header:
 _RECORDS = ("model", "recipe")
 _PlainHeader = make_dataclass(
     "_PlainHeader",
-    [(each.name, each.type) for each in fields(Header) if each.name not in _RECORDS],
+    [
+        (each.name, each.type, field(default=each.default))
+        for each in fields(Header)
+        if each.name not in _RECORDS
+    ],
 )
 
 
@@ -210,6 +229,22 @@ def _check_sizes(checkpoint: Checkpoint) -> None:
             f"{found[2]:,} momenta, where its model, {architecture.name}, has {parameters:,}, "
             f"{2 * channels:,} and {parameters:,}: use another checkpoint"
         )
+
+
+def _check_rows(checkpoint: Checkpoint) -> None:
+    """Matrices of finite numbers, a row for each worker."""
+    for name, rows in checkpoint.rows.items():
+        columns = len(getattr(checkpoint, ROWS[name], ())) or TALLIES
+        if rows.dtype.kind != "f" or rows.shape != (checkpoint.header.world, columns):
+            raise NpnetError(
+                f"{checkpoint.path} is no npnet checkpoint: its {name} are not {columns:,} numbers "
+                f"for each of {checkpoint.header.world} workers"
+            )
+        if not np.isfinite(rows).all():
+            raise NpnetError(
+                f"{checkpoint.path} is of no use: not all of its {name} are finite; use another "
+                "checkpoint"
+            )
 
 
 # Of a recipe of version 2, what is now a field of the model; and the stored size of its datasets.

@@ -111,12 +111,17 @@ class AfterEpoch:
 
 @dataclass(frozen=True)
 class Earlier:
-    """What a resumed run has taken before, seconds; `known`: whether its log told."""
+    """What a resumed run has taken before, seconds; `known`: whether its log told.
+
+    Of its last epoch, each worker's loss and accuracy, and the images/s of all ranks.
+    """
 
     elapsed: float = 0.0
     train: float = 0.0
     test: float = 0.0
     known: bool = True
+    last: tuple[tuple[float, float], ...] = ()
+    images_per_second: float = 0.0
 
     @classmethod
     def of(cls, log: Sequence[Mapping[str, str]], epochs: int) -> "Earlier":
@@ -128,10 +133,14 @@ class Earlier:
                 for name in ("seconds", "test_seconds")
                 for epoch in range(1, epochs + 1)
             ]
-            elapsed = max(float(row["elapsed_seconds"]) for row in rows)
+            elapsed = max((float(row["elapsed_seconds"]) for row in rows), default=0.0)
+            ended = [row for row in rows if int(row["epoch"]) == epochs]
+            last = tuple((float(row["loss"]), float(row["acc"])) for row in ended)
+            speeds = {row["rank"]: float(row["images_per_second"]) for row in ended}
         except (KeyError, ValueError):  # of an older npnet, or not there
             return cls(known=False)
-        return cls(elapsed, sum(parts[:epochs]), sum(parts[epochs:]))
+        trained, tested = sum(parts[:epochs]), sum(parts[epochs:])
+        return cls(elapsed, trained, tested, True, last, sum(speeds.values()))
 
 
 @dataclass(frozen=True)

@@ -55,9 +55,10 @@ class Summary:
     running statistics, or with recalibrated ones if `bn_eval` asks for those alone.
     `wall_seconds` covers all of the run, of which an interrupted one's starts have each a part;
     `train_seconds` and `test_seconds` are those of the slowest rank. `images_per_second` are of
-    training alone, on all ranks, since this start. `slowest` is a sentence about the rank that the
-    others waited for, if there is one. `planned_bytes` are the arrays of rank 0; Python, NumPy and
-    Numba come to about 180 MB on top of them in `peak_rss_bytes`, the largest of all ranks.
+    training alone, on all ranks, since this start, or of the last epoch if that was made before.
+    `slowest` is a sentence about the rank that the others waited for, if there is one.
+    `planned_bytes` are the arrays of rank 0; Python, NumPy and Numba come to about 180 MB on top of
+    them in `peak_rss_bytes`, the largest of all ranks.
     """
 
     world: int
@@ -130,7 +131,10 @@ def summarise(
     history: Sequence[Sequence[EpochResult]],
     test: Scores | None,
 ) -> Summary:
-    """The same on every rank. `history` holds this rank's results, epoch by epoch."""
+    """The same on every rank. `history` holds this rank's results, epoch by epoch.
+
+    It is empty where the last epoch was finished before this start; then the log tells.
+    """
     comm, settings, meter = trainer.comm, trainer.settings, trainer.meter
     before, epochs = trainer.run_files.before, [results[0] for results in history]
     ranks = comm.gather(
@@ -146,11 +150,13 @@ def summarise(
             health=meter.health,
         )
     )
-    workers = comm.of_all([(result.loss, result.acc) for result in history[-1]])
+    last = [(result.loss, result.acc) for result in history[-1]] if history else None
+    workers = comm.of_all(last) if last is not None else list(before.last)
     loss, acc = zip(*workers, strict=True)
     main, recalibrated = (test.main, test.recalibrated) if test else (None, None)
     config = trainer.network.architecture.config
     trained = max(each.train_seconds for each in ranks) - before.train
+    speed = sum(each.images for each in ranks) / trained if history else before.images_per_second
     return Summary(
         world=trainer.world,
         epochs=settings.epochs,
@@ -167,7 +173,7 @@ def summarise(
         wall_seconds=max(each.elapsed for each in ranks),
         train_seconds=max(each.train_seconds for each in ranks),
         test_seconds=max(each.test_seconds for each in ranks),
-        images_per_second=sum(each.images for each in ranks) / trained,
+        images_per_second=speed,
         cpu_percent=sum(each.times.cpu_percent for each in ranks) / len(ranks),
         peak_rss_bytes=max(each.peak_rss_bytes for each in ranks),
         planned_bytes=sum(trainer.planned_bytes.values()),

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class Run:
     """What one training run reads from and writes to disk. Without a folder it writes nothing.
 
-    With a `checkpoint` it goes on after its epochs, of which `first_epoch` are done.
+    With a `checkpoint` it goes on after its epochs, of which `first_epoch` are done. `said`: lines
+    about what does not go on as it was. The order of writes is RunFolder's.
     """
 
     def __init__(
@@ -35,31 +36,78 @@ class Run:
         self.trainer, self.comm, self.folder = trainer, trainer.comm, folder
         self.checkpoint, self.first_epoch = checkpoint, 0
         self.before = Earlier()
+        self.said: list[str] = []
         if checkpoint is not None:
             self.first_epoch = checkpoint.header.epoch
-            self._continue_from(checkpoint)
             if self.comm.rank == 0 and checkpoint.path is not None:
                 log = RunFolder(checkpoint.path.parent)
                 self.before = Earlier.of(log.read_log(), self.first_epoch)
             self.before = self.comm.broadcast(self.before)
+            self._continue_from(checkpoint)
 
     @property
     def resumed_from(self) -> str | None:
         return str(self.checkpoint.path) if self.checkpoint is not None else None
 
     def _continue_from(self, checkpoint: Checkpoint) -> None:
-        """Momentum is saved by the root; it is every rank's only where gradients are summed."""
-        trainer, done = self.trainer, checkpoint.header.epoch
-        planned = trainer.settings.epochs
+        """Restore what workers have in common."""
+        trainer, header = self.trainer, checkpoint.header
+        done, planned = header.epoch, trainer.settings.epochs
+        finishable = self.comm.broadcast(self._is_unfinished(checkpoint))
         with together(self.comm):
             checkpoint.load_into(trainer.parameters)
-            if done >= planned:
+            if done > planned or (done == planned and not finishable):
                 raise NpnetError(
                     f"nothing is left to train: the checkpoint has {done} of {planned} epochs; "
                     "give more `epochs`"
                 )
-        if trainer.recipe.sync == "gradients":
-            trainer.optimiser.velocity[:] = checkpoint.velocity
+            digest = trainer.dataset.digest()
+            if header.dataset_digest not in (None, digest):
+                raise NpnetError(
+                    f"{trainer.dataset.name} in {trainer.dataset.location} holds other images than "
+                    f"{self.resumed_from} was trained on: give their folder to `data_dir`"
+                )
+            if tuple(trainer.dataset.classes) != header.classes:
+                raise NpnetError(
+                    f"{trainer.dataset.name} has other classes than {self.resumed_from}, or in "
+                    "another order: give the dataset that it was trained on"
+                )
+        trainer.optimiser.velocity[:] = checkpoint.velocity
+
+    def _is_unfinished(self, checkpoint: Checkpoint) -> bool:
+        """Whether the run was ended between its last epoch and its summary. Rank 0 knows."""
+        folder = self.folder
+        if folder is None or not folder.holds(checkpoint) or not self.before.known:
+            return False
+        return not folder.summary.exists()
+
+    def restore_rows(self) -> None:
+        """Give each worker what was its own, now that all have what they have in common."""
+        if self.checkpoint is None:
+            return
+        trainer, header = self.trainer, self.checkpoint.header
+        own = self._own_rows()
+        saved = self.comm.broadcast(tuple(self.checkpoint.rows))
+        for name in saved:
+            if name in own and header.world == trainer.world:
+                self.comm.scatter_rows(self.checkpoint.rows.get(name), own[name])
+            elif name == "velocities":
+                self.said.append(
+                    f"the momenta of {header.world} workers are averaged: there are now "
+                    f"{trainer.world}, with `sync` {trainer.recipe.sync}"
+                )
+        if header.world != trainer.world:
+            self.said.append(
+                f"the images are dealt to {trainer.world} workers instead of {header.world}"
+            )
+        self.checkpoint = replace(self.checkpoint, rows={})  # which may be large
+
+    def _own_rows(self) -> dict[str, Floats]:
+        """Of the workers of this rank: what they do not have in common at the end of an epoch."""
+        workers = self.trainer.workers
+        if self.trainer.synchroniser.every_step:
+            return {}
+        return {"velocities": workers.velocities}
 
     def begin(self) -> None:
         """Claim the folder, and say in it what the run is."""
@@ -88,7 +136,10 @@ class Run:
         }
 
     def state(self, epochs_finished: int) -> Checkpoint:
-        """The trainer's parameters, statistics and momenta after `epochs_finished` epochs."""
+        """Parameters, statistics and momenta after `epochs_finished` epochs. All ranks must call.
+
+        Rank 0 has the momenta of all workers, where each has its own.
+        """
         trainer, settings = self.trainer, self.trainer.settings
         header = Header(
             version=VERSION,
@@ -101,10 +152,16 @@ class Run:
             epoch=epochs_finished,
             epochs=settings.epochs,
             world=trainer.world,
+            settings=asdict(settings),
+            dataset_digest=trainer.dataset.digest(),
         )
+        gathered = {name: self.comm.gather_rows(rows) for name, rows in self._own_rows().items()}
+        rows = {name: matrix for name, matrix in gathered.items() if matrix is not None}
+        velocity = trainer.optimiser.velocity
+        if "velocities" in rows:
+            velocity = rows["velocities"].mean(axis=0)
         parameters = trainer.parameters
-        vectors = (parameters.values, parameters.statistics, trainer.optimiser.velocity)
-        return Checkpoint(header, *vectors)
+        return Checkpoint(header, parameters.values, parameters.statistics, velocity, rows=rows)
 
     def save_epoch(
         self, number: int, results: list[EpochResult], test: Scores | None, testing: Times
@@ -113,9 +170,10 @@ class Run:
         trainer = self.trainer
         trainer.clock.enter("checkpoint")
         if self.folder is not None:
+            state = self.state(number)
             with together(self.comm):
                 if self.comm.rank == 0:
-                    self.folder.save_epoch(number, self.state(number))
+                    self.folder.save_epoch(number, state)
         costs = asdict(AfterEpoch.of(trainer.meter, testing, trainer.meter.take()))
         rows = self.comm.of_all([result.columns() | costs | _columns(test) for result in results])
         if self.folder is not None:
@@ -129,15 +187,13 @@ class Run:
         if self.folder is None:
             return
         settings = self.trainer.settings
+        state = replace(self.state(settings.epochs), rows={})
+        if settings.bn_eval == "recalibrated" and recalibrated is not None:
+            state = replace(state, statistics=recalibrated)
         with together(self.comm):
             if self.comm.rank == 0:
-                state = self.state(settings.epochs)
-                if settings.bn_eval == "recalibrated" and recalibrated is not None:
-                    state = replace(state, statistics=recalibrated)
-                self.folder.save_final(state)
-                if self.before.known:  # else its time would be that of a part
-                    self.folder.append_result(summary)
-                self.folder.write_summary(asdict(summary))
+                # Else its time would be that of a part.
+                self.folder.finish(state, summary, in_table=self.before.known)
 
 
 def _columns(test: Scores | None) -> dict[str, float]:

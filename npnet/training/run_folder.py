@@ -7,14 +7,15 @@ some more.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from npnet.errors import NpnetError
-from npnet.files import append_rows, locked, read_table, write_atomically
+from npnet.files import append_rows, flush_folder, locked, read_table, sweep, write_atomically
 from npnet.training.checkpoint import Checkpoint, save
 from npnet.training.claim import Claim
 from npnet.training.costs import AfterEpoch, StepSeconds
@@ -30,22 +31,67 @@ LOG_COLUMNS = (
     *(field.name for record in (StepSeconds, AfterEpoch) for field in fields(record)),
     *SCORES,
 )
+# The names of a run's files, of which one is enough to make a folder a run's.
+OF_A_RUN = re.compile(
+    r"config(-\d+)?\.json|log\.csv|summary\.json|final\.npz|(epoch|step-\d+)-\d+\.npz"
+)
+PROBE = ".npnet-writable"  # a name that no file of the user's has
+
+
+class Done(NamedTuple):
+    """How far a run is: epochs finished, and steps of the next one."""
+
+    epochs: int
+    steps: int = 0
 
 
 class RunFolder:
-    """Written by rank 0 alone, and by one run at a time; every file is replaced as a whole.
+    """What is on disk of a run: written by rank 0 alone, and by one run at a time.
+
+    Every file is the old one or the new one as a whole, and files are written in one order:
+
+    | when       | what, in this order                                | what that says          |
+    |------------|----------------------------------------------------|-------------------------|
+    | at a start | lock, what to forget, config.json                  | a run                   |
+    | an epoch   | epoch-NNN.npz, then its rows in log.csv            | one epoch more          |
+    | on the way | step-NNN-SSSSSS.npz                                | some steps more         |
+    | at the end | final.npz, its row in the table, then summary.json | finished                |
+    | to forget  | summary.json, its row, final.npz, then checkpoints | no longer finished; at  |
+    |            | from the last on, then their rows in log.csv       | every moment, a run     |
+
+    So an epoch counts if it is in the log, for then its checkpoint is there; and a run is finished
+    if it has a summary, for then all else is there. A run that is killed between any two of these
+    goes on from the newest checkpoint that counts, and forgets what came after it: files of an
+    epoch that is made once more, or of a branch that was given up. What killed writes have left is
+    swept. Each start has a config of its own, config-2.json and so on.
 
     `proposed`: the name is a default. If it is taken, `create` puts a number behind it, and `path`
-    changes.
+    changes. `continued`: the run that lies there, if any, is this one.
     """
 
-    def __init__(self, path: Path, proposed: bool = False) -> None:
-        self.path, self.proposed = path, proposed
+    def __init__(self, path: Path, proposed: bool = False, continued: bool = False) -> None:
+        self.path, self.proposed, self.continued = path, proposed, continued
         self._claim: Claim | None = None
 
     @property
     def config(self) -> Path:
+        """Of the first start."""
         return self.path / "config.json"
+
+    @property
+    def newest_config(self) -> Path:
+        """Of the last start."""
+        newest = self.config
+        for path in self._configs():
+            if not path.exists():
+                return newest
+            newest = path
+        return newest
+
+    def _configs(self) -> Iterator[Path]:
+        """The names of the configs of all starts, one after the other without end."""
+        yield self.config
+        yield from (self.path / f"config-{number}.json" for number in count(2))
 
     @property
     def log(self) -> Path:
@@ -72,26 +118,60 @@ class RunFolder:
         """The checkpoint after epoch `number`, counted from 1."""
         return self.path / f"epoch-{number:03d}.npz"
 
-    def newest_checkpoint(self, before: int) -> Path | None:
-        """That of the last epoch that is in the log, too, and is not epoch `before` or later.
+    def step(self, done: Done) -> Path:
+        """The checkpoint after some steps of the epoch behind those that are finished."""
+        return self.path / f"step-{done.epochs + 1:03d}-{done.steps:06d}.npz"
 
-        A run that was killed between the two would go on with an epoch missing in its log.
+    def checkpoints(self) -> list[tuple[Done, Path]]:
+        """All that are there, whether they count or not, the newest first."""
+        found = []
+        for path in self._files():
+            if match := re.fullmatch(r"epoch-(\d+)\.npz", path.name):
+                found.append((Done(int(match[1])), path))
+            elif match := re.fullmatch(r"step-(\d+)-(\d+)\.npz", path.name):
+                found.append((Done(int(match[1]) - 1, int(match[2])), path))
+        return sorted(found, reverse=True)
+
+    def _files(self) -> list[Path]:
+        """The run's files, as far as their names tell."""
+        try:
+            return [path for path in self.path.iterdir() if OF_A_RUN.fullmatch(path.name)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def valid_checkpoints(self) -> list[Path]:
+        """Those to go on from, the newest first.
+
+        A run that was killed between a checkpoint and its rows would go on with an epoch missing in
+        its log.
         """
-        logged = {row.get("epoch") for row in self.read_log()}
-        numbers = (number for number in range(before - 1, 0, -1) if str(number) in logged)
-        return next((path for path in map(self.epoch, numbers) if path.exists()), None)
+        logged = self._epochs_in_log()
+        return [path for done, path in self.checkpoints() if _counts(done, logged)]
+
+    def _epochs_in_log(self) -> set[int]:
+        return {self._epoch_of(row) for row in self.read_log()}
+
+    def newest_checkpoint(self) -> Path | None:
+        """The one to go on from."""
+        return next(iter(self.valid_checkpoints()), None)
+
+    def later_than(self, checkpoint: Checkpoint | None) -> list[Path]:
+        """Checkpoints that going on from this one would forget, the newest first."""
+        done = _done(checkpoint)
+        return [path for later, path in self.checkpoints() if later > done]
 
     def create(self, resumed: Checkpoint | None = None) -> None:
         """Make the folder, claim it and prove that it can be written, before any work is done.
 
-        A folder that holds a run is only written by the run that continues it, from one of its own
-        checkpoints; the log then forgets the epochs that are repeated. Raises NpnetError else, or
-        if another run is under way there.
+        A folder that holds a run is only written by the run that continues it: what came after the
+        checkpoint `resumed` is forgotten then, or all without one. Raises NpnetError else, or if
+        another run is under way there.
         """
         try:
             self._make()
-            own = resumed is not None and self._holds(resumed)
-            if not own:
+            if resumed is not None and self.holds(resumed):
+                self.continued = True
+            if not self.continued:
                 self._refuse_a_run()  # without a trace in its folder
             claim = Claim(self.path)
         except OSError as error:
@@ -99,11 +179,14 @@ class RunFolder:
                 f"cannot make the run folder {self.path}: {error.strerror}; choose another `out`"
             ) from error
         try:
-            if not own:
+            if not self.continued:
                 self._refuse_a_run()  # it may have come and gone since
+            (self.path / PROBE).unlink(missing_ok=True)
+            sweep(self.path, f"{OF_A_RUN.pattern}|{re.escape(PROBE)}")
             self._prove_writable()
-            if resumed is not None and own:
-                self._forget_after(resumed.header.epoch)
+            if self.continued:
+                elsewhere = resumed is not None and not self.holds(resumed)
+                self._forget_after(_done(resumed), check=not elsewhere)
         except BaseException:
             claim.release()
             raise
@@ -112,6 +195,7 @@ class RunFolder:
     def _make(self) -> None:
         if not self.proposed:
             self.path.mkdir(parents=True, exist_ok=True)
+            flush_folder(self.path.parent)
             return
         first = self.path
         first.parent.mkdir(parents=True, exist_ok=True)
@@ -121,17 +205,20 @@ class RunFolder:
             except FileExistsError:
                 self.path = first.with_name(f"{first.name}-{number}")
             else:
+                flush_folder(self.path.parent)
                 return
 
-    def _holds(self, checkpoint: Checkpoint) -> bool:
+    def holds(self, checkpoint: Checkpoint) -> bool:
+        """Whether it is one of this folder's files."""
         origin = checkpoint.path
         return origin is not None and origin.resolve().parent == self.path.resolve()
 
     def _refuse_a_run(self) -> None:
-        if self.log.exists():
+        found = sorted(path.name for path in self._files())
+        if found:
             raise NpnetError(
-                f"{self.path} holds a run already: choose another `out`, or continue that run "
-                f"with `resume` {self.path}/epoch-NNN.npz"
+                f"{self.path} holds a run already ({found[0]}): choose another `out`, or continue "
+                f"that run with `resume` {self.path}"
             )
 
     def _prove_writable(self) -> None:
@@ -141,13 +228,54 @@ class RunFolder:
                     f"cannot add a row to {table}: move it away or choose another `out`"
                 )
             read_table(table)  # or a run would end with an error
-        probe = self.path / ".npnet-writable"  # a name that no file of the user's has
+        probe = self.path / PROBE
         write_atomically(probe, b"")
         probe.unlink()
 
-    def _forget_after(self, epoch: int) -> None:
-        if self.log.exists():
-            append_rows(self.log, LOG_COLUMNS, [], keep=lambda row: self._epoch_of(row) <= epoch)
+    def _forget_after(self, done: Done, check: bool = True) -> None:
+        """Go back to `done`. Raises NpnetError where the log lacks that epoch, if it should not.
+
+        Its checkpoint is then one of a branch that was given up, or never counted.
+        """
+        logged = self._epochs_in_log()
+        if check and not _counts(done, {epoch for epoch in logged if epoch <= done.epochs}):
+            raise NpnetError(
+                f"{self.log} has no epoch {done.epochs}: `resume` {self.path} goes on from its "
+                "last one, and another `out` leaves it as it is"
+            )
+        try:
+            self._remove(self.summary)
+            self._forget_results()
+            self._remove(self.final)
+            for later, path in self.checkpoints():
+                if later > done:
+                    self._remove(path)
+            self._forget_epochs(done.epochs)
+        except OSError as error:
+            raise NpnetError(
+                f"cannot go on in {self.path}: {error.strerror} ({error.filename}); make that "
+                "possible, or choose another `out`"
+            ) from error
+
+    def _remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        flush_folder(self.path)
+
+    def _forget_results(self) -> None:
+        """Take the run's row out of the tables."""
+        for table in (self.scaling_results, self.trial_results):
+            if any(map(self._is_mine, read_table(table))):
+                with locked(table):
+                    append_rows(table, (), [], keep=lambda row: not self._is_mine(row))
+
+    def _is_mine(self, row: Mapping[str, str]) -> bool:
+        """Whether a row of a table is of this run."""
+        return row.get("run") == self.path.resolve().name
+
+    def _forget_epochs(self, last: int) -> None:
+        """Take the epochs after `last` out of the log."""
+        if any(epoch > last for epoch in self._epochs_in_log()):
+            append_rows(self.log, LOG_COLUMNS, [], keep=lambda row: self._epoch_of(row) <= last)
 
     def _epoch_of(self, row: Mapping[str, str]) -> int:
         try:
@@ -158,27 +286,42 @@ class RunFolder:
             ) from error
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        write_atomically(self.config, _json(config))
+        """Say in a file of its own what a start is, and never in that of another start.
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write the last of a run's files; the folder is free after it."""
-        write_atomically(self.summary, _json(summary))
-        if self._claim is not None:
-            self._claim.release()
+        Raises NpnetError if another run was faster, as on a disk that knows no locks.
+        """
+        for path in self._configs():
+            try:
+                write_atomically(path, _json(config), exclusive=True)
+                break
+            except FileExistsError as error:
+                if not self.continued:
+                    raise NpnetError(
+                        f"{self.path} holds a run already: choose another `out`"
+                    ) from error
 
     def save_epoch(self, number: int, state: Checkpoint) -> None:
         save(self.epoch(number), state)
 
-    def save_final(self, state: Checkpoint) -> None:
-        save(self.final, state)
-
     def append_log(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add one row a worker for the epoch just finished."""
+        """Add one row a worker for the epoch just finished, whose checkpoint is there."""
         append_rows(self.log, LOG_COLUMNS, rows)
 
     def read_log(self) -> list[dict[str, str]]:
         """The rows of the log, none where there is none. Raises NpnetError if it is broken."""
         return read_table(self.log)
+
+    def finish(self, state: Checkpoint, summary: Summary, in_table: bool) -> None:
+        """Write the last of a run's files; the folder is free after it."""
+        save(self.final, state)
+        if in_table:
+            self.append_result(summary)
+        self.write_summary(asdict(summary))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        write_atomically(self.summary, _json(summary))
+        if self._claim is not None:
+            self._claim.release()
 
     def append_result(self, summary: Summary) -> None:
         """Add the run's row to the table of all runs beside this folder; trials have their own.
@@ -216,7 +359,25 @@ class RunFolder:
             "speedup": _ratio(two[-1] if two else "", summary.wall_seconds),
             "run": self.path.resolve().name,
         }
-        append_rows(table, tuple(row), [row], keep=lambda other: other.get("run") != row["run"])
+        append_rows(table, tuple(row), [row], keep=lambda other: not self._is_mine(other))
+
+
+def _done(checkpoint: Checkpoint | None) -> Done:
+    if checkpoint is None:
+        return Done(0)
+    return Done(checkpoint.header.epoch, checkpoint.header.step)
+
+
+def _counts(done: Done, logged: set[int]) -> bool:
+    """Whether a checkpoint counts, given the epochs in the log.
+
+    Of a run that began as another's continuation the log lacks the first epochs.
+    """
+    if not done.steps:
+        return done.epochs in logged or not done.epochs
+    return done.epochs + 1 not in logged and (
+        done.epochs in logged or done.epochs < min(logged, default=done.epochs + 1)
+    )
 
 
 def _number(value: float | None, factor: float = 1, digits: int = 4) -> str:

@@ -97,7 +97,8 @@ class Trainer:
         self.run_files = Run(self, folder, checkpoint)
         self.first_epoch = self.run_files.first_epoch
         self.workers.start_equal()
-        if recipe.independent_init and self.first_epoch == 0:
+        self.run_files.restore_rows()
+        if recipe.independent_init and checkpoint is None:
             for worker in self.workers:
                 self._initialise(worker.number)
                 self.workers.values[worker.row] = self.parameters.values
@@ -162,6 +163,8 @@ class Trainer:
             self.run_files.save_epoch(epoch + 1, history[-1], test, testing)
             if self.trace is not None:
                 self.trace.flush()
+        if not history:  # all of it was trained before
+            test = self._test_after(self.settings.epochs - 1)
         summary = summarise(self, history, test)
         self.run_files.finish(summary, self.evaluator.recalibrated_statistics)
         if self.trace is not None:

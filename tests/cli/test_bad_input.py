@@ -411,7 +411,7 @@ def test_evaluating_on_a_dataset_of_other_classes(place: Path, trained: Path) ->
 
 def test_resuming_what_is_no_checkpoint(place: Path, trained: Path) -> None:
     assert "No such file" in resume(place, Path("missing.npz"))
-    assert "Is a directory" in resume(place, trained.parent)
+    assert "data holds no run" in resume(place, place / "data")
     np.savez(place / "arrays.npz", values=np.zeros(3))
     assert "arrays.npz" in resume(place, place / "arrays.npz")
 

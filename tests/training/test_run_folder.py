@@ -3,6 +3,7 @@
 import csv
 import errno
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from npnet.errors import NpnetError
 from npnet.files import write_atomically
-from npnet.training.run_folder import RunFolder
+from npnet.training.run_folder import Done, RunFolder
 from tests.launch import SOURCES, clean_environment
 from tests.summaries import SUMMARY
 
@@ -122,7 +123,46 @@ def test_a_run_in_the_same_process_is_another_run_too(tmp_path: Path) -> None:
             RunFolder(tmp_path).create()
     assert content(tmp_path) == before
     folder.write_summary({})
-    RunFolder(tmp_path).create()
+    RunFolder(tmp_path, continued=True).create()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("config.json", "config-2.json", "log.csv", "summary.json", "final.npz"),
+        *("epoch-001.npz", "step-001-000005.npz"),
+    ],
+)
+def test_any_file_of_a_run_makes_a_folder_a_run_s(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("of a run")
+    before = content(tmp_path)
+    with pytest.raises(NpnetError, match=rf"holds a run already \({name}\): choose another"):
+        RunFolder(tmp_path).create()
+    assert content(tmp_path) == before
+
+
+def test_a_disk_without_locks_lets_one_run_in_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "fcntl", lambda *_: None)  # as if each had it
+    first, second = RunFolder(tmp_path), RunFolder(tmp_path)
+    first.create()
+    second.create()
+    first.write_config({"run": 1})
+    with pytest.raises(NpnetError, match="holds a run already"):
+        second.write_config({"run": 2})
+    assert json.loads(first.config.read_text()) == {"run": 1}
+
+
+def test_each_start_has_a_config_of_its_own(tmp_path: Path) -> None:
+    for number in range(1, 4):
+        folder = RunFolder(tmp_path, continued=True)
+        folder.create()
+        folder.write_config({"start": number})
+        assert json.loads(folder.newest_config.read_text()) == {"start": number}
+        del folder
+    assert set(content(tmp_path)) == {"config.json", "config-2.json", "config-3.json"}
+    assert json.loads((tmp_path / "config.json").read_text()) == {"start": 1}
 
 
 def test_a_user_s_own_files_stay(tmp_path: Path) -> None:
@@ -222,10 +262,13 @@ def test_a_run_goes_on_after_an_epoch_that_is_in_its_log(tmp_path: Path) -> None
     folder = RunFolder(tmp_path)
     for number in (1, 2, 3):
         folder.epoch(number).touch()
-    assert folder.newest_checkpoint(before=9) is None
+    assert folder.newest_checkpoint() is None
     folder.append_log([{"epoch": 1, "worker": 0}, {"epoch": 2, "worker": 0}])
-    assert folder.newest_checkpoint(before=9) == folder.epoch(2)
-    assert folder.newest_checkpoint(before=2) == folder.epoch(1)
+    assert folder.valid_checkpoints() == [folder.epoch(2), folder.epoch(1)]
+    folder.step(Done(2, 5)).touch()
+    folder.step(Done(1, 5)).touch()  # of an epoch that has been finished
+    assert folder.newest_checkpoint() == folder.path / "step-003-000005.npz"
+    assert len(folder.valid_checkpoints()) == 3
 
 
 @pytest.mark.parametrize(
@@ -239,7 +282,7 @@ def test_a_run_goes_on_after_an_epoch_that_is_in_its_log(tmp_path: Path) -> None
 def test_a_log_that_people_have_edited_forgets_repeated_epochs(tmp_path: Path, text: str) -> None:
     folder = RunFolder(tmp_path)
     folder.log.write_text(text, newline="")
-    folder._forget_after(1)
+    folder._forget_epochs(1)
     assert [(row["epoch"], row["loss"]) for row in folder.read_log()] == [("1", "2.5")][: len(text)]
 
 
@@ -247,7 +290,7 @@ def test_a_log_without_epochs_is_told_and_left_alone(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.log.write_text("epoch,loss\nx,2.5\n")
     with pytest.raises(NpnetError, match=r"log\.csv has a row without an epoch"):
-        folder._forget_after(1)
+        folder._forget_epochs(1)
     assert folder.log.read_text() == "epoch,loss\nx,2.5\n"
 
 

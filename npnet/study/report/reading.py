@@ -155,7 +155,8 @@ def read_run(folder: Path, name: str) -> Run:
     """A run folder, which may lack some of its files. Raises NpnetError if one is damaged."""
     files = RunFolder(folder)
     log = read_log(files.log) if files.log.is_file() else ()
-    config = _read_record(Config, files.config) if files.config.is_file() else Config()
+    newest = files.newest_config
+    config = _read_record(Config, newest) if newest.is_file() else Config()
     results = _read_record(Results, files.summary) if files.summary.is_file() else Results()
     return Run(folder, plain(name), config, Log(log), results)
 

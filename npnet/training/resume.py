@@ -1,0 +1,170 @@
+"""What a run goes on from: a checkpoint, or the folder of a run, and what that run was."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from npnet.errors import NpnetError
+from npnet.model.config import ModelConfig
+from npnet.schema import checked_fields
+from npnet.training.checkpoint import Checkpoint, load
+from npnet.training.recipe import BATCH_PER_RANK, Recipe
+from npnet.training.run_folder import RunFolder
+from npnet.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A run that is to go on. `said` are lines about what was found.
+
+    `checkpoint` is None where the run was killed before its first one: it begins once more.
+    `data_dir`: where the dataset lay, if that is known.
+    """
+
+    path: Path
+    dataset: str
+    data_dir: Path | None
+    model: ModelConfig
+    recipe: Recipe
+    settings: Settings
+    world: int
+    checkpoint: Checkpoint | None
+    said: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the run, None of a checkpoint that lies in none."""
+        folder = self.path if self.path.is_dir() else self.path.parent
+        return folder if self.path.is_dir() or RunFolder(folder).config.exists() else None
+
+    def place(self) -> Path | None:
+        """Where the dataset lay, if that is a folder of this host, too."""
+        return self.data_dir if self.data_dir is not None and self.data_dir.is_dir() else None
+
+    def without_rows(self) -> "Origin":
+        """For the other ranks, which get theirs one by one."""
+        if self.checkpoint is None:
+            return self
+        return replace(self, checkpoint=replace(self.checkpoint, rows={}))
+
+
+def find(path: Path) -> Origin:
+    """A checkpoint and the values in it; or the run in a folder, and those of its last start.
+
+    Of a folder it is the newest checkpoint that counts and is not damaged.
+    Raises NpnetError if there is nothing to go on from.
+    """
+    if not path.is_dir():
+        return _of_checkpoint(path, load(path))
+    folder = RunFolder(path)
+    checkpoint, said = _newest(folder)
+    if not folder.config.exists():
+        if checkpoint is None:
+            raise NpnetError(f"{path} holds no run: give the folder of one, or a checkpoint")
+        return _of_checkpoint(path, checkpoint, said)
+    before = _read(folder.config).get("resumed_from")
+    if checkpoint is None and isinstance(before, str):
+        checkpoint = load(before)  # the run has not come to one of its own
+    origin = replace(_of_config(path, folder.newest_config), checkpoint=checkpoint, said=said)
+    if checkpoint is None:
+        return origin
+    header = checkpoint.header
+    return replace(origin, model=header.model, dataset=header.dataset, world=header.world)
+
+
+def _newest(folder: RunFolder) -> tuple[Checkpoint | None, tuple[str, ...]]:
+    """The newest checkpoint that can be read, and what is wrong with those after it."""
+    said: list[str] = []
+    files = folder.valid_checkpoints()
+    for file in files:
+        try:
+            return load(file), tuple(said)
+        except NpnetError as error:
+            if file == files[-1]:
+                raise
+            said.append(f"{error}; the one before it is taken")
+    return None, ()
+
+
+def _of_checkpoint(path: Path, checkpoint: Checkpoint, said: tuple[str, ...] = ()) -> Origin:
+    header, folder = checkpoint.header, RunFolder(path if path.is_dir() else path.parent)
+    config = _read(folder.newest_config) if folder.config.exists() else {}
+    settings: Any = header.settings
+    if settings is None:  # of an older npnet, which left them to config.json
+        settings = config.get("settings")
+    if settings is None:
+        said += (f"{checkpoint.path} does not tell its batch and settings: the defaults are taken",)
+        settings = {"batch_per_rank": BATCH_PER_RANK, "ranks_per_node": header.world}
+    return Origin(
+        path,
+        header.dataset,
+        _place(config),
+        header.model,
+        header.recipe,
+        _settings({**settings, "epochs": header.epochs, "seed": header.seed}, str(checkpoint.path)),
+        header.world,
+        checkpoint,
+        said,
+    )
+
+
+def _of_config(path: Path, file: Path) -> Origin:
+    config = _read(file)
+    dataset, world, settings = (config.get(name) for name in ("dataset", "world", "settings"))
+    name = dataset.get("name") if isinstance(dataset, dict) else None
+    if not isinstance(name, str) or not isinstance(world, int) or not isinstance(settings, dict):
+        raise NpnetError(f"{file} lacks dataset, world or settings: `resume` a checkpoint instead")
+    return Origin(
+        path,
+        name,
+        _place(config),
+        ModelConfig.from_dict(config.get("model"), f"{file}: model"),
+        Recipe.from_dict(config.get("recipe"), f"{file}: recipe"),
+        _settings(settings, str(file)),
+        world,
+        None,
+    )
+
+
+def _settings(found: Mapping[str, Any], where: str) -> Settings:
+    """Without what was a setting once."""
+    known = {each.name for each in fields(Settings)}
+    kept = {name: value for name, value in found.items() if name in known}
+    return Settings(**checked_fields(Settings, kept, f"{where}: settings"))
+
+
+def _place(config: Mapping[str, Any]) -> Path | None:
+    dataset = config.get("dataset")
+    place = dataset.get("location") if isinstance(dataset, dict) else None
+    return Path(place) if isinstance(place, str) else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise NpnetError(f"cannot read {path}: {error}; mend it, or move it away") from error
+    if not isinstance(found, dict):
+        raise NpnetError(f"{path} holds no object of named values: mend it, or move it away")
+    return found
+
+
+def changes(origin: Origin, recipe: Recipe, settings: Settings, world: int) -> list[str]:
+    """Each value that is not as it was, as `lr 0.1 -> 0.05`."""
+    before = {**origin.recipe.as_dict(), **asdict(origin.settings), "world": origin.world}
+    now = {**recipe.as_dict(), **asdict(settings), "world": world}
+    return [
+        f"{name} {_word(before[name])} -> {_word(now[name])}"
+        for name in now
+        if now[name] != before[name]
+    ]
+
+
+def _word(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value)) or "none"
+    return str(value)
