@@ -32,11 +32,11 @@ from npnet.cli.study import study
 from npnet.cli.train import train
 from npnet.cli.warmup import warmup
 from npnet.cli.words import hint
-from npnet.errors import NpnetError
+from npnet.errors import NpnetError, Stopped
 from npnet.kernels import SettingError
 from npnet.machine.threads import limit_threads
 
-BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
+BAD_INPUT, FAILURE, INTERRUPTED, STOPPED = 2, 1, 130, 75  # 75: to be gone on with later
 
 # When a rank fails, mpiexec ends all and drops what they wrote but it has not passed on yet.
 SECONDS_TO_PASS_ON = 0.5
@@ -69,6 +69,8 @@ for command in (
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and leave with its status: 0, 2 for bad input, 1 for a failure of ours.
 
+    130 after Ctrl-C, and 75 after a signal by which a run has saved itself to be gone on with.
+
     Bad input is one line on standard error. An error that only this rank knows of ends all ranks.
     """
     limit_threads()
@@ -77,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _run(arguments)
     except (click.Abort, KeyboardInterrupt) as error:
         _interrupted(error.__cause__ or error)
+    except Stopped as error:  # all ranks are
+        _stopped(error)
     except NpnetError as error:
         _end_run(error)
     except SettingError as error:  # of this host's environment: one line a node
@@ -138,6 +142,14 @@ def _interrupted(error: BaseException) -> NoReturn:
         for note in getattr(error, "__notes__", ()):
             click.echo(note, err=True)
     _leave(INTERRUPTED)
+
+
+def _stopped(error: Stopped) -> NoReturn:
+    from npnet.parallel.communicator import launched_rank
+
+    if launched_rank() == 0:
+        click.echo(f"npnet: {error}", err=True)
+    _leave(STOPPED, end_others=False)
 
 
 def _end_run(error: NpnetError) -> NoReturn:

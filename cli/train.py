@@ -146,6 +146,18 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 )
 @options.threads
 @heading("The run")
+@click.option(
+    "--checkpoint-every",
+    type=POSITIVE,
+    metavar="STEPS",
+    help="Save an epoch under way, too, after each so many of its steps.",
+)
+@click.option(
+    "--keep",
+    type=POSITIVE,
+    metavar="EPOCHS",
+    help="Keep checkpoints of the newest ... epochs and of the best.  [default: of all]",
+)
 @click.option("--max-steps", type=POSITIVE, help="Stop each epoch after this many steps.")
 @click.option(
     "--seed",
@@ -184,7 +196,7 @@ def train(
     """
     from npnet.cli.console import Console
     from npnet.data import open_dataset
-    from npnet.errors import NpnetError
+    from npnet.errors import NpnetError, Stopped
     from npnet.parallel.communicator import connect, together
     from npnet.training.resume import find
     from npnet.training.trace import Trace
@@ -226,9 +238,12 @@ def train(
         console.said = [*origin.said, *how_it_goes_on(origin, trainer)]
     trainer.trace = timeline
     try:
-        trainer.run()
+        with trainer.pauses.for_signals():
+            trainer.run()
     except NpnetError:  # which says what to do
         raise
+    except Stopped as stopped:
+        raise Stopped(f"{stopped}: go on with {command_to_go_on(comm.size, folder.path)}") from None
     except (Exception, KeyboardInterrupt) as error:
         if resume is not None or console.epochs_kept > trainer.first_epoch:
             error.add_note(
@@ -287,7 +302,9 @@ def how_it_goes_on(origin: "Origin", trainer: "Trainer") -> list[str]:
     elif run.first_epoch == epochs:
         lines = [f"Goes on from {run.resumed_from}: all {epochs} epochs are done, its end is left"]
     else:
-        lines = [f"Goes on from {run.resumed_from} with epoch {run.first_epoch + 1} of {epochs}"]
+        step = f", step {run.first_step + 1} of {trainer.steps}" if run.first_step else ""
+        at = f"epoch {run.first_epoch + 1} of {epochs}{step}"
+        lines = [f"Goes on from {run.resumed_from} with {at}"]
     changed = changes(origin, trainer.recipe, trainer.settings, trainer.world)
     return [*lines, *([f"Changed: {', '.join(changed)}"] if changed else []), *run.said]
 
@@ -327,6 +344,8 @@ def choose_settings(recipe: "Recipe", comm: "Communicator", values: dict[str, An
         backend=values["backend"],
         freeze_bn=values["freeze_bn"],
         max_steps=values["max_steps"],
+        checkpoint_every=values["checkpoint_every"],
+        keep=values["keep"],
         evaluate=values["evaluate"] or ("at-end" if recipe.name == "paper" else "each-epoch"),
     )
 

@@ -30,7 +30,7 @@ from npnet.training.run_folder import RunFolder
 
 Row = dict[str, Any]
 ERROR = "npnet: error: "  # begins a run's own line about what was wrong
-INTERRUPTED = 128 + signal.SIGINT
+INTERRUPTED = (128 + signal.SIGINT, 75)  # the latter, where it could save itself before
 BAD_INPUT = 2  # the status of a run that was refused: all others would be, too
 SECONDS_TO_END = 3.0
 
@@ -203,7 +203,7 @@ class Study:
                     said = said or text.removeprefix(ERROR).strip()
                 reporter.line(case, text.rstrip())
             status = process.wait()
-        if status == INTERRUPTED:  # even where this process ignores Ctrl-C, as in the background
+        if status in INTERRUPTED:  # even where this process ignores Ctrl-C, as in the background
             raise KeyboardInterrupt
         error = None
         if status != 0 or not run.summary.exists():

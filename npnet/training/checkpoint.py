@@ -24,6 +24,7 @@ import numpy as np
 from npnet.errors import NpnetError
 from npnet.files import write_atomically
 from npnet.kernels.arrays import Floats
+from npnet.machine.clock import PHASES
 from npnet.model.architecture import Architecture
 from npnet.model.config import ModelConfig
 from npnet.model.inference import Inference
@@ -37,8 +38,9 @@ VERSION = 4
 OLDER = (2, 3)  # which are read, too
 VECTORS = ("values", "statistics", "velocity")
 # What may be in a file for each worker, and the vector that has as many columns.
-ROWS = {"velocities": "velocity", "running": "statistics", "tallies": ""}
-TALLIES = 3  # of the epoch under way: loss, hits, images
+ROWS = {"velocities": "velocity", "running": "statistics", "weights": "values", "tallies": ""}
+# Of the epoch under way: loss, hits, images; the run's seconds; those of each phase, wall and cpu.
+TALLIES = 4 + 2 * len(PHASES)
 _SEAL = 64  # hexadecimal digits
 # What NumPy, zipfile and json raise for a sealed file that somebody has made up.
 _BROKEN = (
@@ -62,6 +64,7 @@ class Header:
     epochs: int  # epochs planned
     world: int  # workers
     step: int = 0  # steps done of the next epoch
+    steps: int = 0  # of an epoch
     settings: dict[str, Any] | None = None  # the fields of Settings
     dataset_digest: str | None = None
 
@@ -199,7 +202,7 @@ def _of_fields(found: Any, where: str) -> Header:
         raise NpnetError(
             f"{where} names {len(header.classes)} classes, its model has {header.model.classes}"
         )
-    for name in ("seed", "epoch", "epochs", "world", "step"):
+    for name in ("seed", "epoch", "epochs", "world", "step", "steps"):
         if getattr(header, name) < 0:
             raise NpnetError(f"{where}: {name} is {getattr(header, name)}: use another checkpoint")
     return header

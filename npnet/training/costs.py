@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from npnet.machine.clock import STEP, Clock, Times
+from npnet.machine.clock import PHASES, STEP, Clock, Times
 from npnet.machine.sensors import Health, Sensors
 
 
@@ -24,6 +24,20 @@ class Meter:
         self.total, self._begin = Times(), time.perf_counter()
         self._sensors = Sensors()
         self.health: Health | None = None
+
+    def numbers(self) -> list[float]:
+        """Seconds since the run began, and those of the part under way, for `go_on`."""
+        times = self.clock.times
+        self.clock.enter(self.clock.phase)  # up to now
+        return [self.elapsed, *(part[p] for part in (times.wall, times.cpu) for p in PHASES)]
+
+    def go_on(self, numbers: Sequence[float]) -> None:
+        """Count what another start has taken for the part under way."""
+        elapsed, *seconds = numbers
+        self.earlier, self._begin = elapsed, time.perf_counter()
+        for number, phase in enumerate(PHASES):
+            self.clock.times.wall[phase] += seconds[number]
+            self.clock.times.cpu[phase] += seconds[number + len(PHASES)]
 
     def read_sensors(self) -> Health:
         """How the host fares; the last reading is kept."""

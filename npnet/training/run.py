@@ -3,6 +3,8 @@
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import npnet
 from npnet.data.dataset import Dataset
 from npnet.errors import NpnetError
@@ -11,7 +13,7 @@ from npnet.machine import telemetry
 from npnet.machine.clock import Times
 from npnet.model.config import ModelConfig
 from npnet.parallel.communicator import together
-from npnet.training.checkpoint import VERSION, Checkpoint, Header
+from npnet.training.checkpoint import ROWS, TALLIES, VERSION, Checkpoint, Header
 from npnet.training.costs import AfterEpoch, Earlier
 from npnet.training.evaluate import Scores
 from npnet.training.recipe import Recipe
@@ -34,7 +36,8 @@ class Run:
         self, trainer: "Trainer", folder: RunFolder | None, checkpoint: Checkpoint | None
     ) -> None:
         self.trainer, self.comm, self.folder = trainer, trainer.comm, folder
-        self.checkpoint, self.first_epoch = checkpoint, 0
+        self.checkpoint, self.first_epoch, self.first_step = checkpoint, 0, 0
+        self._tallies: Floats | None = None  # of the epoch under way, a row for each worker
         self.before = Earlier()
         self.said: list[str] = []
         if checkpoint is not None:
@@ -86,11 +89,13 @@ class Run:
         if self.checkpoint is None:
             return
         trainer, header = self.trainer, self.checkpoint.header
-        own = self._own_rows()
+        own = self._own_rows(in_epoch=True, synchronised=False)
         saved = self.comm.broadcast(tuple(self.checkpoint.rows))
         for name in saved:
             if name in own and header.world == trainer.world:
                 self.comm.scatter_rows(self.checkpoint.rows.get(name), own[name])
+                if name == "tallies":
+                    self._tallies = own[name]
             elif name == "velocities":
                 self.said.append(
                     f"the momenta of {header.world} workers are averaged: there are now "
@@ -101,13 +106,40 @@ class Run:
                 f"the images are dealt to {trainer.world} workers instead of {header.world}"
             )
         self.checkpoint = replace(self.checkpoint, rows={})  # which may be large
+        self.first_step = header.step * trainer.steps // max(header.steps, 1)
+        if header.step and (header.world, header.steps) != (trainer.world, trainer.steps):
+            self._tallies = None
+            self.said.append(
+                f"epoch {header.epoch + 1} goes on after {self.first_step} of {trainer.steps} "
+                f"steps, which were {header.step} of {header.steps}; its losses are of the rest"
+            )
 
-    def _own_rows(self) -> dict[str, Floats]:
-        """Of the workers of this rank: what they do not have in common at the end of an epoch."""
-        workers = self.trainer.workers
-        if self.trainer.synchroniser.every_step:
-            return {}
-        return {"velocities": workers.velocities}
+    def begin_epoch(self, epoch: int) -> int:
+        """The steps that are done of an epoch which begins now, and what they came to."""
+        if epoch != self.first_epoch or not self.first_step:
+            return 0
+        for worker in self.trainer.workers:
+            for _ in range(self.first_step):
+                next(worker.batches)
+            if self._tallies is not None:
+                loss, hits, images, *times = self._tallies[worker.row].tolist()
+                worker.tally.loss, worker.tally.hits = loss, int(hits)
+                worker.tally.images = int(images)
+                if worker.row == 0:  # the rank's
+                    self.trainer.meter.go_on(times)
+        return self.first_step
+
+    def _own_rows(self, in_epoch: bool, synchronised: bool) -> dict[str, Floats]:
+        """What the workers of this rank do not have in common, see ROWS."""
+        workers, rows = self.trainer.workers, {}
+        if not self.trainer.synchroniser.every_step:
+            rows["velocities"] = workers.velocities
+            if not synchronised:
+                rows["weights"] = workers.values
+        if in_epoch:
+            rows["running"] = workers.statistics
+            rows["tallies"] = np.zeros((len(workers), TALLIES))
+        return rows
 
     def begin(self) -> None:
         """Claim the folder, and say in it what the run is."""
@@ -135,10 +167,10 @@ class Run:
             "machine": telemetry.machine(),
         }
 
-    def state(self, epochs_finished: int) -> Checkpoint:
-        """Parameters, statistics and momenta after `epochs_finished` epochs. All ranks must call.
+    def state(self, epochs_finished: int, step: int = 0, synchronised: bool = True) -> Checkpoint:
+        """Parameters, statistics and momenta after some epochs, and steps. All ranks must call.
 
-        Rank 0 has the momenta of all workers, where each has its own.
+        Rank 0 has a row for each worker of what each has for itself, and the mean of them.
         """
         trainer, settings = self.trainer, self.trainer.settings
         header = Header(
@@ -152,16 +184,38 @@ class Run:
             epoch=epochs_finished,
             epochs=settings.epochs,
             world=trainer.world,
+            step=step,
+            steps=trainer.steps,
             settings=asdict(settings),
             dataset_digest=trainer.dataset.digest(),
         )
-        gathered = {name: self.comm.gather_rows(rows) for name, rows in self._own_rows().items()}
+        own = self._own_rows(step > 0, synchronised)
+        if "tallies" in own:
+            times = trainer.meter.numbers()
+            for worker in trainer.workers:
+                tally = worker.tally
+                own["tallies"][worker.row] = (tally.loss, tally.hits, tally.images, *times)
+        gathered = {name: self.comm.gather_rows(rows) for name, rows in own.items()}
         rows = {name: matrix for name, matrix in gathered.items() if matrix is not None}
-        velocity = trainer.optimiser.velocity
-        if "velocities" in rows:
-            velocity = rows["velocities"].mean(axis=0)
-        parameters = trainer.parameters
-        return Checkpoint(header, parameters.values, parameters.statistics, velocity, rows=rows)
+        means = {ROWS[name]: matrix.mean(axis=0) for name, matrix in rows.items()}
+        return Checkpoint(
+            header,
+            means.get("values", trainer.parameters.values),
+            means.get("statistics", trainer.parameters.statistics),
+            means.get("velocity", trainer.optimiser.velocity),
+            rows=rows,
+        )
+
+    def save_step(self, epoch: int, step: int, synchronised: bool) -> None:
+        """A checkpoint after some steps of epoch `epoch`, from 0."""
+        trainer = self.trainer
+        before = trainer.clock.enter("checkpoint")
+        if self.folder is not None:
+            state = self.state(epoch, step, synchronised)
+            with together(self.comm):
+                if self.comm.rank == 0:
+                    self.folder.save_step(state)
+        trainer.clock.enter(before)
 
     def save_epoch(
         self, number: int, results: list[EpochResult], test: Scores | None, testing: Times
@@ -179,7 +233,7 @@ class Run:
         if self.folder is not None:
             with together(self.comm):
                 if self.comm.rank == 0:
-                    self.folder.append_log(rows)
+                    self.folder.append_log(rows, trainer.settings.keep)
         trainer.clock.enter("other")
 
     def finish(self, summary: Summary, recalibrated: Floats | None) -> None:
@@ -192,8 +246,8 @@ class Run:
             state = replace(state, statistics=recalibrated)
         with together(self.comm):
             if self.comm.rank == 0:
-                # Else its time would be that of a part.
-                self.folder.finish(state, summary, in_table=self.before.known)
+                known = self.before.known  # else its time would be that of a part
+                self.folder.finish(state, summary, in_table=known, keep=settings.keep)
 
 
 def _columns(test: Scores | None) -> dict[str, float]:

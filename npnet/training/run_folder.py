@@ -53,8 +53,10 @@ class RunFolder:
     | when       | what, in this order                                | what that says          |
     |------------|----------------------------------------------------|-------------------------|
     | at a start | lock, what to forget, config.json                  | a run                   |
-    | an epoch   | epoch-NNN.npz, then its rows in log.csv            | one epoch more          |
-    | on the way | step-NNN-SSSSSS.npz                                | some steps more         |
+    | on the way | step-NNN-SSSSSS.npz; then, the one before is       | some steps more         |
+    |            | removed                                            |                         |
+    | an epoch   | epoch-NNN.npz, then its rows in log.csv; then, its | one epoch more          |
+    |            | steps are removed, and what is not to keep         |                         |
     | at the end | final.npz, its row in the table, then summary.json | finished                |
     | to forget  | summary.json, its row, final.npz, then checkpoints | no longer finished; at  |
     |            | from the last on, then their rows in log.csv       | every moment, a run     |
@@ -303,16 +305,53 @@ class RunFolder:
     def save_epoch(self, number: int, state: Checkpoint) -> None:
         save(self.epoch(number), state)
 
-    def append_log(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add one row a worker for the epoch just finished, whose checkpoint is there."""
+    def save_step(self, state: Checkpoint) -> None:
+        """Save an epoch under way; the newest alone is kept."""
+        done = _done(state)
+        save(self.step(done), state)
+        self._remove_steps(before=done)
+
+    def append_log(self, rows: Sequence[Mapping[str, Any]], keep: int | None = None) -> None:
+        """Add one row a worker for the epoch just finished, whose checkpoint is there.
+
+        Checkpoints of its steps are of no use then, nor those of epochs that are not to `keep`.
+        """
         append_rows(self.log, LOG_COLUMNS, rows)
+        self._clear_up(keep)
+
+    def _remove_steps(self, before: Done) -> None:
+        for done, path in self.checkpoints():
+            if done.steps and done < before:
+                self._remove(path)
+
+    def _clear_up(self, keep: int | None) -> None:
+        """Remove checkpoints within epochs that are finished, and of epochs not to `keep`.
+
+        Those are all but the newest `keep`, and the best in a test.
+        """
+        self._remove_steps(before=Done(max(self._epochs_in_log(), default=0)))
+        if keep is None:
+            return
+        epochs = [(done.epochs, path) for done, path in self.checkpoints() if not done.steps]
+        scores = [
+            (float(row["test_acc"]), self._epoch_of(row))
+            for row in self.read_log()
+            if row.get("test_acc")
+        ]
+        best = max(scores, default=(0.0, 0))[1]
+        for number, path in epochs[keep:]:
+            if number != best:
+                self._remove(path)
 
     def read_log(self) -> list[dict[str, str]]:
         """The rows of the log, none where there is none. Raises NpnetError if it is broken."""
         return read_table(self.log)
 
-    def finish(self, state: Checkpoint, summary: Summary, in_table: bool) -> None:
+    def finish(
+        self, state: Checkpoint, summary: Summary, in_table: bool, keep: int | None = None
+    ) -> None:
         """Write the last of a run's files; the folder is free after it."""
+        self._clear_up(keep)
         save(self.final, state)
         if in_table:
             self.append_result(summary)

@@ -12,6 +12,8 @@ LEAST = {
     "ranks_per_node": 1,
     "workers_per_rank": 1,
     "max_steps": 1,
+    "checkpoint_every": 1,
+    "keep": 1,
     "seed": 0,
 }
 CHOICES = {
@@ -43,6 +45,8 @@ class Settings:
     deterministic: bool = False  # sums over workers in the order of their numbers
     sync_bn: bool = False  # batch statistics of all ranks together
     bn_eval: BatchNormEvaluation = "moving"
+    checkpoint_every: int | None = None  # steps of an epoch between two checkpoints
+    keep: int | None = None  # checkpoints of the newest epochs, and the best; None: of all
 
     def check(self, recipe: Recipe) -> None:
         """Raise NpnetError where a value is not usable, or options contradict each other."""

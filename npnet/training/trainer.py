@@ -11,6 +11,7 @@ import numpy as np
 from npnet.data.batches import Batch, ImageInput, training_shards
 from npnet.data.dataset import Dataset
 from npnet.data.seeds import DROPOUT, generator
+from npnet.errors import Stopped
 from npnet.kernels import backend as kernels_of
 from npnet.model.config import ModelConfig
 from npnet.model.inference import Inference
@@ -25,6 +26,7 @@ from npnet.training.costs import Meter
 from npnet.training.evaluate import Evaluator, Scores
 from npnet.training.guard import Guard
 from npnet.training.optimiser import Optimiser, groups_of, trainable_operations
+from npnet.training.pauses import Pauses
 from npnet.training.recipe import Recipe
 from npnet.training.results import EpochResult, Summary, epoch_results, planned_bytes, summarise
 from npnet.training.run import Run, what_ranks_share
@@ -94,6 +96,7 @@ class Trainer:
             own_weights=not self.synchroniser.every_step,
             deterministic=settings.deterministic,
         )
+        self.pauses = Pauses(comm, settings.checkpoint_every)
         self.run_files = Run(self, folder, checkpoint)
         self.first_epoch = self.run_files.first_epoch
         self.workers.start_equal()
@@ -163,6 +166,8 @@ class Trainer:
             self.run_files.save_epoch(epoch + 1, history[-1], test, testing)
             if self.trace is not None:
                 self.trace.flush()
+            if epoch + 1 < self.settings.epochs and self.pauses.agreed()[1]:
+                raise Stopped(f"stopped after epoch {epoch + 1} of {self.settings.epochs}")
         if not history:  # all of it was trained before
             test = self._test_after(self.settings.epochs - 1)
         summary = summarise(self, history, test)
@@ -182,7 +187,8 @@ class Trainer:
         self.meter.take()
         for worker in workers:
             worker.begin(epoch)
-        for steps in synchroniser.rounds(self.steps):
+        first = self.run_files.begin_epoch(epoch)
+        for steps, ends_round in self.pauses.parts(synchroniser.rounds(self.steps), first):
             for worker in workers.in_turn():
                 for step in steps:
                     self.at(epoch, step)
@@ -195,11 +201,23 @@ class Trainer:
                     synchroniser.after_backward(workers, worker, self.optimiser)
                     clock.enter("other")
                     self.reporter.step_finished(epoch, step, len(batch))
-            clock.enter("update")
-            synchroniser.synchronise(workers, self.optimiser)
+            if ends_round:
+                clock.enter("update")
+                synchroniser.synchronise(workers, self.optimiser)
+            self._pause(epoch, steps.stop, ends_round)
         synchroniser.after_epoch(workers)
         clock.enter("other")
         return epoch_results(self, epoch, self.meter.take())
+
+    def _pause(self, epoch: int, step: int, synchronised: bool) -> None:
+        """Save the epoch after `step` of its steps, and leave, where that is wanted."""
+        if step == self.steps:
+            return  # its end will be saved
+        save, leave = self.pauses.wanted(step, synchronised)
+        if save or leave:
+            self.run_files.save_step(epoch, step, synchronised)
+        if leave:
+            raise Stopped(f"stopped in epoch {epoch + 1}, after {step} of {self.steps} steps")
 
     def _test_after(self, epoch: int) -> Scores | None:
         """The scores after `epoch`, where they are asked for."""
