@@ -71,6 +71,7 @@ class Gradients:
         optimiser.update()
 
     def after_epoch(self, workers: Workers) -> None:
+        workers.buckets.forget()  # so that a run which is continued here goes the same way
         workers.combine_statistics()
 
 

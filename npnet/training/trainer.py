@@ -17,6 +17,7 @@ from npnet.model.inference import Inference
 from npnet.model.network import BatchNorm, Network
 from npnet.model.parameters import initialise
 from npnet.model.zoo import build
+from npnet.parallel.buckets import Buckets, buckets_of
 from npnet.parallel.communicator import Communicator, agree, together
 from npnet.parallel.strategies import STRATEGIES
 from npnet.parallel.workers import Worker, Workers, workers_of
@@ -93,6 +94,7 @@ class Trainer:
             comm,
             own_weights=not self.synchroniser.every_step,
             deterministic=settings.deterministic,
+            buckets=self._buckets(),
         )
         self.run_files = Run(self, folder, checkpoint)
         self.first_epoch = self.run_files.first_epoch
@@ -114,6 +116,15 @@ class Trainer:
         self.trace: Trace | None = None
         self.guard = Guard(self.parameters, self.synchroniser, comm, self.run_files)
         self.run_files.begin()
+
+    def _buckets(self) -> Buckets:
+        """How the gradient is summed over ranks: in pieces where that overlaps with backward."""
+        settings, overlap = self.settings, self.settings.overlap
+        if overlap is None:  # where no network is between ranks, there is little to hide
+            overlap = len(set(self.comm.nodes)) > 1 and settings.can_overlap(self.recipe)
+        pieces = buckets_of(self.parameters, self.network.backward_order) if overlap else ()
+        vector, half_width = self.parameters.gradients_and_loss, settings.wire == "bfloat16"
+        return Buckets(self.comm, vector, pieces, half_width)
 
     def _initialise(self, worker: int = 0) -> None:
         """Draw initial weights. Every rank draws those of worker 0, which they usually share."""
@@ -232,7 +243,7 @@ class Trainer:
         loss = float(network.loss(batch.labels, self.recipe.label_smoothing).sum())
         scale = self.synchroniser.loss_scale(n, batch.everywhere)
         self.clock.enter("backward")
-        network.backward(scale)
+        network.backward(scale, self.workers.buckets.completed)
         result[-1] = scale * loss
         worker.count(loss, int(np.count_nonzero(logits.argmax(axis=1) == batch.labels)), n)
 
