@@ -100,6 +100,7 @@ def forecast(
 
     from npnet.model.parameters import Parameters
     from npnet.model.zoo import build
+    from npnet.parallel.buckets import pieces_of
     from npnet.study import forecast as studies
     from npnet.study.cases import Study
 
@@ -124,7 +125,7 @@ def forecast(
         step_seconds=step_ms / 1e3,
         step_deviation=deviation / 1e3,
         test_seconds_per_image=test_ms / 1e3 / batch_per_rank,
-        pieces=studies.pieces_of(architecture) if overlap else (),
+        pieces=pieces_of(architecture) if overlap else (),
     )
     network = studies.Network(latency_us / 1e6, mbits * 1e6 / 8, local_ms / 1e3, wire == "bfloat16")
     click.echo(

@@ -14,11 +14,12 @@ of the work at its start, so that is little. (Li et al. 2020, PyTorch's Distribu
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import NamedTuple
 
 from npnet.kernels.arrays import Floats
+from npnet.model.architecture import Architecture
 from npnet.model.parameters import Parameters
 from npnet.parallel.communicator import Communicator
 
@@ -49,6 +50,48 @@ def buckets_of(parameters: Parameters, backward: Sequence[str]) -> list[Bucket]:
             end = start
     rest = [slice(0, end), slice(parameters.decayed, len(parameters.gradients_and_loss))]
     return [*found, *(Bucket(where) for where in rest if where.start < where.stop)]
+
+
+class Piece(NamedTuple):
+    """A bucket as forecasts see it: complete when `step_share` of a step is still to come."""
+
+    bytes: int
+    step_share: float = 0.0
+
+
+def pieces_of(architecture: Architecture) -> tuple[Piece, ...]:
+    """The gradient's buckets in the order of backward.
+
+    Backward is taken for two thirds of a step, and each of its operations to last in proportion to
+    its multiplications.
+    """
+    parameters = Parameters(architecture)
+    backward = architecture.operations[::-1]
+    left, passed = {}, 0
+    for operation in backward:
+        passed += operation.macs
+        left[operation.name] = 2 / 3 * (1 - passed / architecture.macs)
+    return tuple(
+        Piece(
+            bytes=(bucket.where.stop - bucket.where.start) * parameters.gradients.itemsize,
+            step_share=left[bucket.after] if bucket.after else 0.0,
+        )
+        for bucket in buckets_of(parameters, [operation.name for operation in backward])
+    )
+
+
+def seconds_left(
+    pieces: Sequence[Piece], step_seconds: float, exchange: Callable[[int], float]
+) -> float:
+    """How long a step waits for its exchange after backward, if one of m bytes takes exchange(m).
+
+    end_i = max(end_(i-1), -step_share_i * step) + exchange(bytes_i)
+    left  = max(end_last, 0)
+    """
+    end = -step_seconds
+    for piece in pieces:
+        end = max(end, -piece.step_share * step_seconds) + exchange(piece.bytes)
+    return max(end, 0.0)
 
 
 class Buckets:

@@ -17,15 +17,11 @@ root's port, one mean goes out to all. `local` is what the same takes on one nod
 `gradients` has an exchange each step, `weights` one each k steps or each epoch, `gather-bcast` one
 by root each epoch; where ranks meet after k steps, the latest is late by σ sqrt(k) sqrt(2 ln P).
 
-Where gradients are exchanged during backward, bucket i of m_i bytes is complete t_i before its end
-(parallel/buckets.py), and a step waits for what is then left:
-
-    end_i = max(end_(i-1), -t_i) + exchange(m_i),  left = max(end_last, 0)
-    t_i   = 2/3 step * the share of multiplications that backward has before it
+Where gradients are exchanged during backward, a step waits for what is left when that has ended:
+`seconds_left` in parallel/buckets.py.
 
 Assumed: nodes are alike, nothing else uses them or the network, the switch is not the bottleneck,
-backward takes two thirds of a step and its operations as long as they have multiplications, and
-`step` is that of a rank whose node computes with all its ranks. Sources: Thakur, Rabenseifner,
+and `step` is that of a rank whose node computes with all its ranks. Sources: Thakur, Rabenseifner,
 Gropp 2005, sections 4.1 and 4.4 (all-gather and reduce-scatter by pairs); Gumbel's law for the
 largest of P normal numbers.
 """
@@ -34,9 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, log, log2, sqrt
 
-from npnet.model.architecture import Architecture
-from npnet.model.parameters import Parameters
-from npnet.parallel.buckets import buckets_of
+from npnet.parallel.buckets import Piece, seconds_left
 from npnet.study.cases import Row
 
 BASELINE = 2  # processes, as in the paper
@@ -57,14 +51,6 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A bucket of the gradient; `step_share` is left of the step when it is complete."""
-
-    bytes: int
-    step_share: float = 0.0
-
-
-@dataclass(frozen=True)
 class Work:
     """What is to be done, and how long one rank takes for its parts, seconds.
 
@@ -82,23 +68,6 @@ class Work:
     pieces: tuple[Piece, ...] = ()
 
 
-def pieces_of(architecture: Architecture) -> tuple[Piece, ...]:
-    """The gradient's buckets, in the order of backward."""
-    parameters = Parameters(architecture)
-    backward = architecture.operations[::-1]
-    before, passed = {}, 0
-    for operation in backward:
-        passed += operation.macs
-        before[operation.name] = 1 - passed / architecture.macs
-    return tuple(
-        Piece(
-            bytes=(bucket.where.stop - bucket.where.start) * parameters.gradients.itemsize,
-            step_share=2 / 3 * before[bucket.after] if bucket.after else 0.0,
-        )
-        for bucket in buckets_of(parameters, [operation.name for operation in backward])
-    )
-
-
 def sum_seconds(np: int, ranks_per_node: int, size: int, network: Network) -> float:
     """An exchange of `size` bytes a rank, the sum on all."""
     nodes = ceil(np / ranks_per_node)
@@ -113,12 +82,12 @@ def seconds_behind_backward(np: int, ranks_per_node: int, work: Work, network: N
     if not work.pieces or np <= ranks_per_node:  # within a node nothing is exchanged meanwhile
         return sum_seconds(np, ranks_per_node, work.message_bytes, network)
     local = network.local_seconds / work.message_bytes  # a byte
-    end = -work.step_seconds
-    for piece in work.pieces:
-        part = replace(network, local_seconds=local * piece.bytes)
-        complete = -piece.step_share * work.step_seconds
-        end = max(end, complete) + sum_seconds(np, ranks_per_node, piece.bytes, part)
-    return max(end, 0.0)
+
+    def exchange(size: int) -> float:
+        part = replace(network, local_seconds=local * size)
+        return sum_seconds(np, ranks_per_node, size, part)
+
+    return seconds_left(work.pieces, work.step_seconds, exchange)
 
 
 def by_root_seconds(np: int, ranks_per_node: int, size: int, network: Network) -> float:

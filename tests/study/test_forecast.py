@@ -7,12 +7,11 @@ from math import log, sqrt
 import pytest
 
 from npnet.model.zoo import build, configure
+from npnet.parallel.buckets import Piece, pieces_of
 from npnet.study.forecast import (
     Network,
-    Piece,
     Work,
     by_root_seconds,
-    pieces_of,
     run_seconds,
     sum_seconds,
     table,
