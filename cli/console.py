@@ -17,6 +17,7 @@ from npnet.cli.bar import Progress
 from npnet.machine import telemetry, threads
 from npnet.parallel.communicator import Communicator
 from npnet.parallel.workers import Workers
+from npnet.training import advice
 from npnet.training.evaluate import Scores
 from npnet.training.results import EpochResult, Summary
 from npnet.training.trainer import Trainer
@@ -60,7 +61,7 @@ class Console:
 
     def started(self, trainer: Trainer) -> None:
         self.epochs = trainer.settings.epochs
-        self.dataset = trainer.dataset
+        self.dataset, self.trainer = trainer.dataset, trainer
         if self.root:
             self._print_header(trainer)
         workers = trainer.workers
@@ -110,6 +111,12 @@ class Console:
 
     def step_finished(self, epoch: int, step: int, images: int) -> None:
         self.epochs_kept = epoch
+        if self.root and (epoch, step + 1) == (self.trainer.first_epoch, advice.STEPS):
+            words = advice.sentence(self.trainer)
+            if words:
+                if self.progress:
+                    self.progress.finish_epoch()
+                say("\n".join(folded("[NETWORK] ", words)))
         if self.progress:
             self.progress.step(epoch)
 

@@ -28,6 +28,7 @@ BN_EVALUATIONS = ("moving", "recalibrated", "both")
 EVALUATIONS = ("each-epoch", "at-end", "never")
 DTYPES = ("float32", "float64")
 PADDINGS = ("symmetric", "tf_same")
+WIRES = ("float32", "bfloat16")
 
 
 def _set_threads(context: click.Context, parameter: click.Parameter, value: int | None) -> int:

@@ -140,6 +140,17 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     help="Of `weights`: steps between two averages.  [default: an epoch's]",
 )
 @click.option(
+    "--overlap/--no-overlap",
+    default=None,
+    help="Of `gradients`: exchange them during backward.  [default: between hosts]",
+)
+@click.option(
+    "--wire",
+    type=click.Choice(options.WIRES),
+    default="float32",
+    help="Of `gradients`: what they are rounded to between hosts; bfloat16 halves the traffic.",
+)
+@click.option(
     "--deterministic",
     is_flag=True,
     help="Add up in the order of workers: the same to the bit, however ranks share them.",
@@ -339,6 +350,8 @@ def choose_settings(recipe: "Recipe", comm: "Communicator", values: dict[str, An
         workers_per_rank=values["workers_per_rank"],
         deterministic=values["deterministic"],
         sync_bn=values["sync_bn"],
+        overlap=values["overlap"],
+        wire=values["wire"],
         bn_eval=values["bn_eval"],
         ranks_per_node=ranks_per_node,
         backend=values["backend"],

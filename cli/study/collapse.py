@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from npnet.data.dataset import Dataset
     from npnet.study.collapse import Row
 
+READINGS = ("text", "inferred")
 BUDGET: dict[str, Any] = {
     "dataset": "shapes",
     "counts": [2, 16, 48],
@@ -32,6 +33,14 @@ BUDGET: dict[str, Any] = {
     type=click.Choice(options.RECIPES),
     multiple=True,
     help="Only this recipe; several times for several.  [default: both]",
+)
+@click.option(
+    "--reading",
+    type=click.Choice(READINGS),
+    default="text",
+    show_default=True,
+    help="Of the paper's protocol: as it says, or as its numbers say, where each process draws its "
+    "own initial weights and a dropout of 0.3 precedes the classifier.",
 )
 @click.option(
     "--ranks",
@@ -54,6 +63,7 @@ def collapse(
     context: click.Context,
     /,
     recipes: Sequence[str],
+    reading: str,
     ranks: int | None,
     budget: bool,
     machinefile: Path | None,
@@ -84,6 +94,7 @@ def collapse(
         images=source.size("train"),
         epochs=values["epochs"],
         ranks=ranks or min(2, node_cores()),
+        reading=reading,
     )
     out = values["out"]
     shared = ["--epochs", str(values["epochs"]), *arguments]

@@ -59,6 +59,10 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     default=0.0,
     help="An exchange among the ranks of one node, as `npnet bench sync` measures it.",
 )
+@click.option(
+    "--overlap/--no-overlap", default=True, help="Of `gradients`: exchanged during backward."
+)
+@click.option("--wire", type=click.Choice(options.WIRES), default="float32", show_default=True)
 @click.option("--watts-per-node", type=ABOVE_ZERO, help="For images per joule.")
 @common.out("forecast", "for the table")
 @options.model
@@ -77,6 +81,8 @@ def forecast(
     step_ms: float | None,
     test_ms: float | None,
     local_ms: float,
+    overlap: bool,
+    wire: str,
     watts_per_node: float | None,
     out: Path,
     images: int,
@@ -90,8 +96,11 @@ def forecast(
     network is one of equal ports on a switch. The formula and what it assumes stand in
     npnet/study/forecast.py.
     """
+    from dataclasses import asdict
+
     from npnet.model.parameters import Parameters
     from npnet.model.zoo import build
+    from npnet.parallel.buckets import pieces_of
     from npnet.study import forecast as studies
     from npnet.study.cases import Study
 
@@ -116,15 +125,16 @@ def forecast(
         step_seconds=step_ms / 1e3,
         step_deviation=deviation / 1e3,
         test_seconds_per_image=test_ms / 1e3 / batch_per_rank,
+        pieces=pieces_of(architecture) if overlap else (),
     )
-    network = studies.Network(latency_us / 1e6, mbits * 1e6 / 8, local_ms / 1e3)
+    network = studies.Network(latency_us / 1e6, mbits * 1e6 / 8, local_ms / 1e3, wire == "bfloat16")
     click.echo(
         f"[STUDY] A step {step_ms:.1f} ms (deviation {deviation:.1f}), a test {test_ms:.1f} ms, "
         f"{size / 1e6:.2f} MB exchanged, ports of {mbits:g} Mbit/s and {latency_us:g} us; given: "
         f"{' and '.join(given) or 'neither step nor test'}"
     )
     rows = studies.table(counts, ranks_per_node, work, network, sync_steps, watts_per_node)
-    settings = vars(work) | vars(network) | {"ranks_per_node": ranks_per_node}
+    settings = asdict(work) | asdict(network) | {"ranks_per_node": ranks_per_node}
     study = Study("forecast", out, [], settings=settings)
     study.make_folder()
     study.save(rows)

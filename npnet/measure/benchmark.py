@@ -339,10 +339,13 @@ class Exchange:
 def measure_exchanges(comm: Communicator, size: int, repeats: int) -> list[Exchange]:
     """Time what each strategy does between ranks, on vectors of `size` bytes, a multiple of 4."""
     vector = np.zeros(size // 4, np.float32)
+    rounded = comm.exchange(len(vector), vector.dtype, half_width=True)
     mean, rows, together = np.empty_like(vector), vector[None], np.zeros(1, np.float32)
     exchanges: dict[str, Callable[[], object]] = {
-        "gradients, weights: Allreduce": lambda: comm.sum(vector),
+        "gradients, weights": lambda: comm.sum(vector),
+        "gradients as bfloat16": lambda: rounded.sum(vector),
         "the same, deterministic": lambda: comm.sum_in_order(rows),
+        "the same by MPI's Allreduce": lambda: comm.allreduce(vector),
         "gather-bcast": lambda: comm.mean_by_root(rows, mean),
     }
     timings = []

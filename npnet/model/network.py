@@ -4,7 +4,7 @@ Each operation's layer (model/operations/) knows its two passes. The network pas
 and adds up gradients where an output has several readers.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import ModuleType
 
 import numpy as np
@@ -112,11 +112,18 @@ class Network:
         """Cross-entropy of each image in nats, (n,), of the last forward's logits."""
         return self.cross_entropy.forward(labels, smoothing)
 
-    def backward(self, scale: float) -> None:
+    @property
+    def backward_order(self) -> list[str]:
+        """The operations that backward passes, in its order."""
+        return [layer.operation.name for layer in self._backward]
+
+    def backward(self, scale: float, completed: Callable[[str], None] = lambda name: None) -> None:
         """The gradient of scale*sum(loss) with respect to every trainable parameter.
 
         1/n gives the mean over this batch; 1/(images of all ranks) makes the sum over ranks the
-        mean over the global batch.
+        mean over the global batch. `completed` is called with each operation's name when the
+        gradients of its weights, and of all behind it, are there; those of gammas and betas are
+        there at the end.
         """
         self.cross_entropy.backward(scale)
         for layer in self._backward:
@@ -125,6 +132,7 @@ class Network:
             for name in operation.inputs:
                 if name in self._open:
                     self._open[name].arrived(operation.name)
+            completed(operation.name)
 
     @property
     def normalisations(self) -> list[Normalisation]:

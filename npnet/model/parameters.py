@@ -1,6 +1,6 @@
 """All of a network's numbers in a few flat vectors, with a named view on each array.
 
-One update is then one kernel, one Allreduce one call on one buffer, one checkpoint a few arrays,
+One update is then one kernel, one exchange concerns one buffer, one checkpoint is a few arrays,
 and one hash tells whether two ranks agree.
 """
 
@@ -62,7 +62,7 @@ class Parameters:
 
     `values`, `gradients` (P,): trainable parameters; the first `decayed` of them are weights, then
     come gammas, betas and biases, which weight decay leaves alone.
-    `gradients_and_loss` (P+1,): the gradients and, behind them, the loss. So one Allreduce sums
+    `gradients_and_loss` (P+1,): the gradients and, behind them, the loss. So one exchange sums
     both over the ranks.
     `statistics` (2C,): the running means of every batch norm, then the running variances.
     """

@@ -1,10 +1,12 @@
 """How workers become one: what is averaged over them, and when.
 
-| name           | averaged                    | by        | at the end of                   |
-|----------------|-----------------------------|-----------|---------------------------------|
-| `gradients`    | gradients                   | Allreduce | each step                       |
-| `weights`      | weights                     | Allreduce | each epoch, or `sync_steps` steps |
-| `gather-bcast` | weights, running statistics | the root  | each epoch (paper, 3.2.2)       |
+| name           | averaged                    | by         | at the end of                     |
+|----------------|-----------------------------|------------|-----------------------------------|
+| `gradients`    | gradients                   | all-reduce | each step                         |
+| `weights`      | weights                     | all-reduce | each epoch, or `sync_steps` steps |
+| `gather-bcast` | weights, running statistics | the root   | each epoch (paper, 3.2.2)         |
+
+The all-reduce is in exchange.py; that of gradients can run during backward, see buckets.py.
 
 A round is what each worker does between two synchronisations. With `gradients` it is a step: the
 workers act as one with a batch of all their images. With the other two each worker updates locally
@@ -71,6 +73,7 @@ class Gradients:
         optimiser.update()
 
     def after_epoch(self, workers: Workers) -> None:
+        workers.buckets.forget()  # so that a run which is continued here goes the same way
         workers.combine_statistics()
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from npnet.data.batches import Batch, TrainingShard
 from npnet.kernels.arrays import Floats
 from npnet.model.parameters import Parameters
+from npnet.parallel.buckets import Buckets
 from npnet.parallel.communicator import Communicator
 
 
@@ -64,7 +65,7 @@ class Workers(Sequence[Worker]):
 
     `deterministic`: sums over workers are made in the order of their numbers, so that they come out
     the same to the bit however the workers are spread over ranks. Where gradients are summed, each
-    worker's has a row then; else they are added up in one.
+    worker's has a row then; else they are added up in one, and that over ranks by `buckets`.
     """
 
     def __init__(
@@ -75,8 +76,10 @@ class Workers(Sequence[Worker]):
         comm: Communicator,
         own_weights: bool,
         deterministic: bool = False,
+        buckets: Buckets | None = None,
     ) -> None:
         self.parameters, self.comm, self.deterministic = parameters, comm, deterministic
+        self.buckets = buckets or Buckets(comm, parameters.gradients_and_loss)
         self._workers = [Worker(row, shard) for row, shard in enumerate(shards)]
         self.everywhere = shards[0].workers
         count = len(shards)
@@ -140,13 +143,23 @@ class Workers(Sequence[Worker]):
 
     def sum_gradients(self) -> None:
         """Leave the sum of all workers' gradients and losses in `parameters.gradients_and_loss`."""
-        self._sum(self.gradients, self.parameters.gradients_and_loss)
+        if self.deterministic:
+            self.parameters.gradients_and_loss[:] = self.comm.sum_in_order(self.gradients)
+            return
+        if len(self) > 1:
+            np.sum(self.gradients, axis=0, out=self.parameters.gradients_and_loss)
+        self.buckets.finish()
 
     def average_values(self) -> None:
         """Give all workers the mean of their weights, each counted by its share of the images."""
         self.values *= self.shares[:, None].astype(self.values.dtype)
-        self._sum(self.values, self.parameters.values)
-        self.values[:] = self.parameters.values
+        total = self.parameters.values
+        if self.deterministic:
+            total[:] = self.comm.sum_in_order(self.values)
+        else:
+            np.sum(self.values, axis=0, out=total)
+            self.comm.sum(total)
+        self.values[:] = total
 
     def average_by_root(self) -> None:
         """The paper's way: rank 0's plain mean of weights and of moving statistics."""
@@ -167,14 +180,6 @@ class Workers(Sequence[Worker]):
         moments = self.shares[:, None] * np.concatenate((mean, variance + mean**2), axis=1)
         self.parameters.statistics[:] = statistics_of(self.comm.sum_in_order(moments))
         self.statistics[:] = self.parameters.statistics
-
-    def _sum(self, rows: Floats, total: Floats) -> None:
-        if self.deterministic:
-            total[:] = self.comm.sum_in_order(rows)
-            return
-        if len(self) > 1:
-            np.sum(rows, axis=0, out=total)
-        self.comm.sum(total)
 
 
 def workers_of(comm: Communicator, workers_per_rank: int) -> tuple[range, int]:

@@ -99,7 +99,8 @@ def planned_bytes(
     arrays = training_bytes(architecture, settings.batch_per_rank, settings.dtype)
     images = sum(worker.shard.images.pixels.nbytes for worker in workers)
     rows = {"rows of workers": workers.nbytes} if len(workers) > 1 else {}
-    return {"images": images} | arrays | rows
+    exchange = {"exchange": workers.buckets.nbytes} if workers.buckets.nbytes else {}
+    return {"images": images} | arrays | rows | exchange
 
 
 def epoch_results(trainer: "Trainer", epoch: int, times: Times) -> list[EpochResult]:

@@ -21,6 +21,7 @@ CHOICES = {
     "dtype": ("float32", "float64"),
     "bn_eval": ("moving", "recalibrated", "both"),
     "evaluate": ("each-epoch", "at-end", "never"),
+    "wire": ("float32", "bfloat16"),
 }
 
 
@@ -44,6 +45,8 @@ class Settings:
     workers_per_rank: int = 1
     deterministic: bool = False  # sums over workers in the order of their numbers
     sync_bn: bool = False  # batch statistics of all ranks together
+    overlap: bool | None = None  # exchange gradients during backward; None: between hosts
+    wire: str = "float32"  # what gradients are rounded to on their way between hosts
     bn_eval: BatchNormEvaluation = "moving"
     checkpoint_every: int | None = None  # steps of an epoch between two checkpoints
     keep: int | None = None  # checkpoints of the newest epochs, and the best; None: of all
@@ -66,6 +69,18 @@ class Settings:
                 "`independent_init` is for ranks that average weights, which makes them equal, not "
                 "for `sync` gradients: give `sync` weights or gather-bcast"
             )
+        if self.overlap and not self.can_overlap(recipe):
+            raise NpnetError(
+                "`overlap` is for `sync` gradients with one worker a rank, whose sum needs no "
+                "order of workers: leave out `overlap`, `workers_per_rank` and `deterministic`"
+            )
+        if self.wire != "float32" and (recipe.sync != "gradients" or self.deterministic):
+            raise NpnetError(
+                f"`wire` {self.wire} is for `sync` gradients, and not for `deterministic` sums: "
+                "give `wire` float32"
+            )
+        if self.wire != "float32" and self.dtype != "float32":
+            raise NpnetError(f"`wire` {self.wire} is for `dtype` float32, not for {self.dtype}")
         if not self.sync_bn:
             return
         if recipe.sync != "gradients":
@@ -80,3 +95,8 @@ class Settings:
             )
         if self.batch_per_rank < 2:
             raise NpnetError("`sync_bn` needs a `batch_per_rank` of 2 or more")
+
+    def can_overlap(self, recipe: Recipe) -> bool:
+        """Whether a gradient is this rank's share of the sum as soon as backward has left it."""
+        gradients = recipe.sync == "gradients"
+        return gradients and self.workers_per_rank == 1 and not self.deterministic

@@ -18,9 +18,11 @@ from npnet.model.inference import Inference
 from npnet.model.network import BatchNorm, Network
 from npnet.model.parameters import initialise
 from npnet.model.zoo import build
+from npnet.parallel.buckets import Buckets, buckets_of
 from npnet.parallel.communicator import Communicator, agree, together
 from npnet.parallel.strategies import STRATEGIES
 from npnet.parallel.workers import Worker, Workers, workers_of
+from npnet.training.advice import exchange_seconds
 from npnet.training.checkpoint import Checkpoint
 from npnet.training.costs import Meter
 from npnet.training.evaluate import Evaluator, Scores
@@ -95,6 +97,7 @@ class Trainer:
             comm,
             own_weights=not self.synchroniser.every_step,
             deterministic=settings.deterministic,
+            buckets=self._buckets(),
         )
         self.pauses = Pauses(comm, settings.checkpoint_every)
         self.run_files = Run(self, folder, checkpoint)
@@ -118,6 +121,15 @@ class Trainer:
         self.trace: Trace | None = None
         self.guard = Guard(self.parameters, self.synchroniser, comm, self.run_files)
         self.run_files.begin()
+
+    def _buckets(self) -> Buckets:
+        """How the gradient is summed over ranks: in pieces where that overlaps with backward."""
+        settings, overlap = self.settings, self.settings.overlap
+        if overlap is None:  # where no network is between ranks, there is little to hide
+            overlap = len(set(self.comm.nodes)) > 1 and settings.can_overlap(self.recipe)
+        pieces = buckets_of(self.parameters, self.network.backward_order) if overlap else ()
+        vector, half_width = self.parameters.gradients_and_loss, settings.wire == "bfloat16"
+        return Buckets(self.comm, vector, pieces, half_width)
 
     def _initialise(self, worker: int = 0) -> None:
         """Draw initial weights. Every rank draws those of worker 0, which they usually share."""
@@ -153,6 +165,7 @@ class Trainer:
     def run(self) -> Summary:
         """Train from the first epoch to the last, then test. Returns the same on every rank."""
         self.reporter.started(self)
+        self.exchange_seconds = exchange_seconds(self.comm, self.parameters.gradients_and_loss)
         self.meter.start()
         test: Scores | None = None
         history: list[list[EpochResult]] = []
@@ -253,7 +266,7 @@ class Trainer:
         loss = float(network.loss(batch.labels, self.recipe.label_smoothing).sum())
         scale = self.synchroniser.loss_scale(n, batch.everywhere)
         self.clock.enter("backward")
-        network.backward(scale)
+        network.backward(scale, self.workers.buckets.completed)
         result[-1] = scale * loss
         worker.count(loss, int(np.count_nonzero(logits.argmax(axis=1) == batch.labels)), n)
 

@@ -6,12 +6,14 @@ from math import log, sqrt
 
 import pytest
 
+from npnet.model.zoo import build, configure
+from npnet.parallel.buckets import Piece, pieces_of
 from npnet.study.forecast import (
     Network,
     Work,
-    allreduce_seconds,
     by_root_seconds,
     run_seconds,
+    sum_seconds,
     table,
 )
 from tests.launch import npnet_run
@@ -36,20 +38,53 @@ WORK = Work(
         (1, 1, 0.0),
         (2, 2, 0.0),  # one node: nothing on the network
         (2, 1, 0.002 + 0.1),  # half of the vector each way, twice
-        (4, 1, 0.004 + 0.15),
-        (8, 2, 0.004 + 0.30),  # two ranks share the port
-        (6, 2, 0.004 + 2 * 2 * 2 / 3 * 0.1),  # three nodes: two rounds
+        (4, 1, 0.006 + 0.15),  # to three others, twice
+        (8, 2, 0.006 + 0.15),  # the ranks of a node share what it sends
+        (6, 2, 0.004 + 2 * 2 / 3 * 0.1),
     ],
 )
-def test_allreduce(np, ranks_per_node, seconds):
-    assert allreduce_seconds(np, ranks_per_node, SIZE, NETWORK) == pytest.approx(seconds)
+def test_sum(np, ranks_per_node, seconds):
+    assert sum_seconds(np, ranks_per_node, SIZE, NETWORK) == pytest.approx(seconds)
+
+
+def test_half_of_the_bytes_take_half_of_the_time():
+    half = replace(NETWORK, half_width=True)
+    assert sum_seconds(4, 1, SIZE, half) == pytest.approx(0.006 + 0.075)
+    weights = [run_seconds("weights", 4, 1, WORK, network) for network in (NETWORK, half)]
+    assert weights[0] == weights[1]  # they are not rounded
 
 
 def test_an_exchange_on_one_node_comes_on_top():
     near = replace(NETWORK, local_seconds=0.5)
-    assert allreduce_seconds(2, 2, SIZE, near) == 0.5
-    assert allreduce_seconds(4, 2, SIZE, near) == pytest.approx(0.5 + 0.002 + 0.2)
-    assert allreduce_seconds(4, 1, SIZE, near) == pytest.approx(0.004 + 0.15)
+    assert sum_seconds(2, 2, SIZE, near) == 0.5
+    assert sum_seconds(4, 2, SIZE, near) == pytest.approx(0.5 + 0.002 + 0.1)
+    assert sum_seconds(4, 1, SIZE, near) == pytest.approx(0.006 + 0.15)
+
+
+def step_of(np, pieces, network):
+    """Seconds, of which 1 is computing."""
+    cut = replace(WORK, pieces=pieces)
+    return run_seconds("gradients", np, 1, cut, network) / 2 / (4800 / (np * 10))
+
+
+def test_what_is_exchanged_during_backward_is_not_waited_for():
+    quick, slow = Network(0.0, 1e8), Network(0.0, 1e7)  # two ranks: a vector in 0.1 s, 1 s
+    halves = (Piece(SIZE // 2, 0.5), Piece(SIZE // 2, 0.0))
+    assert step_of(2, halves, quick) == pytest.approx(1 + 0.05)  # the second half alone
+    assert step_of(2, halves, slow) == pytest.approx(1 + 0.5)  # the first ends with backward
+    assert step_of(2, (Piece(SIZE, 0.5),), slow) == pytest.approx(1 + 0.5)
+    assert step_of(2, (Piece(SIZE, 0.5),), quick) == pytest.approx(1)
+    assert step_of(2, (), slow) == pytest.approx(1 + 1)
+
+
+def test_the_pieces_of_a_network_are_its_gradient():
+    architecture = build(configure("mobilenet_v2", classes=10))
+    pieces = pieces_of(architecture)
+    assert sum(piece.bytes for piece in pieces) == 4 * (architecture.parameter_count + 1)
+    shares = [piece.step_share for piece in pieces]
+    assert shares == sorted(shares, reverse=True)
+    assert 0.5 < shares[0] < 2 / 3
+    assert shares[-2:] == [0, 0]
 
 
 def test_the_root_takes_in_every_vector_of_other_nodes():
@@ -59,7 +94,7 @@ def test_the_root_takes_in_every_vector_of_other_nodes():
 
 def test_a_run_is_its_steps_and_exchanges():
     steps = 4800 // (4 * 10)
-    exchange = 0.004 + 0.15
+    exchange = 0.006 + 0.15
     assert run_seconds("gradients", 4, 1, WORK, NETWORK) == pytest.approx(
         2 * steps * (1 + exchange)
     )

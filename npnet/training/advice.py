@@ -1,0 +1,82 @@
+"""What the network between the hosts of a run favours, told when a few steps have shown it.
+
+A rank that waits for an exchange does not compute. Which part of the time it computes tells whether
+gradients can be exchanged at each step, whether they had better travel in half the bytes, or
+whether ranks should meet more rarely, which costs accuracy.
+"""
+
+import time
+from math import ceil
+from statistics import median
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from npnet.kernels.arrays import Floats
+from npnet.machine.clock import STEP
+from npnet.parallel.buckets import Piece, pieces_of, seconds_left
+from npnet.parallel.communicator import Communicator
+
+if TYPE_CHECKING:
+    from npnet.training.trainer import Trainer
+
+STEPS = 10  # before a word is said
+TIMES = 3  # that an exchange is timed, after once
+ENOUGH = 0.9  # of the time computing: more would be bought too dearly
+
+
+def exchange_seconds(comm: Communicator, vector: Floats) -> float | None:
+    """The sum of such a vector over the ranks, timed; None where no network is between them.
+
+    The same on every rank: the slowest one's.
+    """
+    if len(set(comm.nodes)) == 1:
+        return None
+    copy, times = np.zeros_like(vector), []
+    for _ in range(TIMES + 1):
+        comm.barrier()
+        comm.allreduce(copy[:1])  # ranks leave a barrier one after the other
+        start = time.perf_counter()
+        comm.sum(copy)
+        times.append(time.perf_counter() - start)
+    return max(comm.gather(median(times[1:])))
+
+
+def sentence(trainer: "Trainer") -> str | None:
+    """After STEPS steps of a run; None on one host, and for several workers a rank."""
+    exchange = trainer.exchange_seconds
+    if exchange is None or trainer.settings.workers_per_rank > 1:
+        return None
+    wall = trainer.clock.times.wall
+    step = sum(wall[phase] for phase in STEP) / STEPS
+    shares = shares_of_computing(step, exchange, pieces_of(trainer.network.architecture))
+    favoured = favourite(shares)
+    told = ", ".join(f"{100 * share:.0f} % with {how}" for how, share in shares.items())
+    return (
+        f"{len(set(trainer.comm.nodes))} hosts exchange "
+        f"{trainer.parameters.gradients_and_loss.nbytes / 1e6:.1f} MB in {1e3 * exchange:.0f} ms; "
+        f"a step computes {1e3 * step:.0f} ms. Part of the time computing: {told}. "
+        f"This network favours {favoured}"
+    )
+
+
+def shares_of_computing(
+    step: float, exchange: float, pieces: tuple[Piece, ...]
+) -> dict[str, float]:
+    """By options of `train`: the part of a step in which a rank computes, from seconds."""
+    size = sum(piece.bytes for piece in pieces)
+
+    def left(width: float) -> float:
+        return seconds_left(pieces, step, lambda part: width * exchange * part / size)
+
+    steps = max(2, ceil(exchange / step / (1 / ENOUGH - 1)))
+    return {
+        "--sync gradients": step / (step + left(1)),
+        "--sync gradients --wire bfloat16": step / (step + left(0.5)),
+        f"--sync weights --sync-steps {steps}": step / (step + exchange / steps),
+    }
+
+
+def favourite(shares: dict[str, float]) -> str:
+    """The first that computes enough: they stand in the order of how well they learn."""
+    return next((how for how, share in shares.items() if share >= ENOUGH), [*shares][-1])
