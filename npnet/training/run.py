@@ -210,6 +210,7 @@ class Run:
         """A checkpoint after some steps of epoch `epoch`, from 0."""
         trainer = self.trainer
         before = trainer.clock.enter("checkpoint")
+        trainer.workers.buckets.forget()  # so that a run which is continued here goes the same way
         if self.folder is not None:
             state = self.state(epoch, step, synchronised)
             with together(self.comm):

@@ -27,10 +27,11 @@ npnet.cli.main.limit_threads = npnet.cli.options.limit_threads = lambda threads=
 TRAIN = (
     *("train", "--data-dir", "data", "--input-size", "32", "--width", "0.25", "--max-steps", "2"),
     *("--batch-per-rank", "3", "--backend", "reference", "--no-progress", "--out", "run"),
+    *("--checkpoint-every", "1"),  # in the middle of each epoch
 )
 BRANCH = (*TRAIN, "--epochs", "3", "--lr", "0.5", "--resume", "run/epoch-001.npz")
 CHANGES = ("replace", "link", "unlink", "mkdir")  # of the system's calls
-KILLED = 99
+KILLED, UNLINK = 99, os.unlink
 OF_THE_LOG = ("epoch", "worker", "rank", "loss", "acc", "lr", *SCORES)
 OF_THE_TABLE = ("run", "world", "epochs", "mean_train_loss", "test_loss", "steps")
 TIMES = ("seconds", "images_per_second", "cpu_percent", "rss_bytes", "slowest")
@@ -57,15 +58,18 @@ def run(arguments: tuple[str, ...], kill_before: int = 0) -> int:
 
 
 def kill_at(number: int) -> None:
-    """Plant a kill before change `number` of this process."""
-    left = [number]
+    """Plant a kill before change `number` of this process.
+
+    To remove what is not there is none. A file is written under another name before it is renamed.
+    """
+    left = [number or -1]  # 0: none
 
     def counted(change: Callable[..., Any]) -> Callable[..., Any]:
-        def count(*arguments: Any, **named: Any) -> Any:
-            left[0] -= 1
+        def count(path: Any, *arguments: Any, **named: Any) -> Any:
+            left[0] -= change is not UNLINK or os.path.lexists(path)
             if left[0] == 0:
                 os._exit(KILLED)
-            return change(*arguments, **named)
+            return change(path, *arguments, **named)
 
         return count
 

@@ -39,7 +39,7 @@ def test_a_run_leaves_no_more_than_it_should(found: dict[str, Any]) -> None:
 
 def test_a_run_that_is_killed_anywhere_ends_as_if_it_had_not_been(found: dict[str, Any]) -> None:
     kills = found["run, killed"]
-    assert len(kills) > 20
+    assert len(kills) > 12
     for number, kill in enumerate(kills, 1):
         assert kill["left"] == found["run"], number
         assert kill["status"] == (2 if kill["finished"] else 0), number
@@ -51,7 +51,7 @@ def test_a_branch_that_is_killed_anywhere_is_one_run_or_the_other(found: dict[st
     assert both[0]["log"][0] == both[1]["log"][0]
     assert both[0]["log"][1] != both[1]["log"][1]
     kills = found["branch, killed"]
-    assert len(kills) > 30
+    assert len(kills) > 20
     for number, kill in enumerate(kills, 1):
         assert kill["left"] in both, number
         assert not kill["finished"] or kill["then"] | {"names": []} in [
