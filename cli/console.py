@@ -191,7 +191,8 @@ class TrainingProgress:
         shard, self.epochs = trainer.workers[0].shard, trainer.settings.epochs
         self.steps = shard.steps * len(trainer.workers)  # of an epoch, on this rank
         self.images_per_step = shard.total / shard.full_steps / len(trainer.workers)
-        self.all_steps = (self.epochs - trainer.first_epoch) * self.steps
+        self.before = trainer.run_files.first_step * len(trainer.workers)  # of the first epoch
+        self.all_steps = (self.epochs - trainer.first_epoch) * self.steps - self.before
         self.done, self.begin = 0, time.monotonic()
         self.progress = Progress(self.stream, "[Root]")
 
@@ -200,7 +201,7 @@ class TrainingProgress:
         left = self.all_steps - self.done
         speed = self.done / (time.monotonic() - self.begin)
         text = f"{speed * self.images_per_step:.0f} images/s, {clock(left / speed)} left in all"
-        done_of_epoch = (self.done - 1) % self.steps + 1
+        done_of_epoch = (self.before + self.done - 1) % self.steps + 1
         self.progress.show(f"Epoch {epoch + 1}/{self.epochs}", done_of_epoch, self.steps, text)
 
     def finish_epoch(self) -> None:

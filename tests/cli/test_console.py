@@ -124,7 +124,10 @@ shard = types.SimpleNamespace(steps=40, full_steps=40, total=480)
 worker = types.SimpleNamespace(shard=shard)
 settings = types.SimpleNamespace(epochs=200)
 progress = TrainingProgress(sys.stderr)
-progress.start(types.SimpleNamespace(workers=[worker], settings=settings, first_epoch=0))
+run = types.SimpleNamespace(first_step=0)
+progress.start(
+    types.SimpleNamespace(workers=[worker], settings=settings, first_epoch=0, run_files=run)
+)
 for epoch in range(2):
     for step in range(40):
         progress.step(epoch)

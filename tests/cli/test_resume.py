@@ -125,6 +125,30 @@ def test_a_run_that_was_killed_in_its_first_epoch_begins_once_more(place: Path) 
     assert load(place / "young/final.npz").digest() == load(place / "whole/final.npz").digest()
 
 
+@pytest.mark.mpi
+def test_ranks_finish_a_run_that_was_killed_after_its_last_epoch(place: Path) -> None:
+    options = (*TINY, "--data-dir", "images", "--epochs", "2", "--bn-eval", "recalibrated")
+    assert npnet_run("train", *options, "--out", "end", cwd=place, ranks=2).status == 0
+    before = content(place / "end")
+    for name in ("final.npz", "summary.json"):
+        (place / "end" / name).unlink()
+    outcome = npnet_run("train", "--resume", "end", "--no-progress", cwd=place, ranks=2)
+    assert outcome.status == 0, outcome.stderr
+    words = "Goes on from end/epoch-002.npz: all 2 epochs are done, its end is left"
+    assert info(outcome.stdout)[0] == words
+    after = content(place / "end")
+    names = {name for name in before if before[name] != after[name]}
+    assert names <= {"summary.json", "final.npz"}  # which may write 2 as 2.0
+    (place / "first.npz").write_bytes(before["final.npz"])
+    first, second = load(place / "first.npz"), load(place / "end/final.npz")
+    assert (first.header, first.digest()) == (second.header, second.digest())
+    summaries = [json.loads(each["summary.json"]) for each in (before, after)]
+    for name in ("train_loss", "train_acc", "test_loss", "test_acc", "recalibrated_test_acc"):
+        assert summaries[0][name] == summaries[1][name]
+    error = npnet_run("train", "--resume", "end", cwd=place, ranks=2).error
+    assert "nothing is left to train" in error
+
+
 def test_a_run_that_goes_on_elsewhere_leaves_its_folder_as_it_is(place: Path) -> None:
     before = content(place / "run")
     more = ("--out", "other", "--no-progress")

@@ -18,6 +18,7 @@ from npnet.parallel.hosts import machinefile
 from npnet.parallel.launch import Launcher
 from npnet.study import scale, sweep
 from npnet.study.cases import Case, Finished, Study, difference, medians
+from npnet.training.run_folder import RunFolder
 from tests.launch import SOURCES, clean_environment, npnet_run
 from tests.summaries import SUMMARY
 
@@ -296,6 +297,17 @@ def test_nodes_and_ranks_a_node_are_the_study_s(tmp_path):
         assert npnet_run(*command, cwd=tmp_path).status == 0
         outcome = npnet_run(*command, option, 3, cwd=tmp_path)
         assert f"instead of {option} 3" in outcome.error
+
+
+def test_a_run_that_goes_on_is_not_finished_until_it_is_again(tmp_path):
+    """Killed on its way, it must not be taken for finished by the summary that it had before."""
+    study = Study("sweep", tmp_path, [case("a")])
+    run = study.run_of(study.cases[0])
+    run.create()
+    run.write_summary({})
+    assert study.unfinished() == []
+    RunFolder(run.path, continued=True).create()
+    assert study.unfinished() == study.cases
 
 
 def test_an_accuracy_that_is_never_tested_cannot_be_a_target(tmp_path):
