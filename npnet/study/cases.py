@@ -32,7 +32,7 @@ Row = dict[str, Any]
 ERROR = "npnet: error: "  # begins a run's own line about what was wrong
 INTERRUPTED = (128 + signal.SIGINT, 75)  # the latter, where it could save itself before
 BAD_INPUT = 2  # the status of a run that was refused: all others would be, too
-SECONDS_TO_END = 3.0
+SECONDS_TO_SAVE = 60.0  # what a run may take until it has saved itself
 
 
 @dataclass(frozen=True)
@@ -299,11 +299,14 @@ def _started(command: Sequence[str]) -> Iterator["subprocess.Popen[str]"]:
     with process:
         try:
             yield process
-        except BaseException:  # Ctrl-C reached the run, too; a signal to this process did not
+        except KeyboardInterrupt:  # it has reached the run, too, for which a second would be one
             try:
-                process.wait(SECONDS_TO_END)
+                process.wait(SECONDS_TO_SAVE)
             except subprocess.TimeoutExpired:
                 process.terminate()
+            raise
+        except BaseException:
+            process.terminate()  # the run saves itself
             raise
 
 

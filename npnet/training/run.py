@@ -101,6 +101,8 @@ class Run:
                     f"the momenta of {header.world} workers are averaged: there are now "
                     f"{trainer.world}, with `sync` {trainer.recipe.sync}"
                 )
+        if "velocities" in own and "velocities" not in saved and trainer.world > 1:
+            self.said.append("all workers begin with the same momentum: no other was saved")
         if header.world != trainer.world:
             self.said.append(
                 f"the images are dealt to {trainer.world} workers instead of {header.world}"

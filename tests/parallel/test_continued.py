@@ -58,3 +58,13 @@ def test_another_number_of_workers_goes_on_with_the_mean_of_momenta(world, sync,
     assert said[-1] == f"the images are dealt to 2 workers instead of {saved.header.world}"
     if sync != "gradients":
         assert np.allclose(saved.velocity, saved.rows["velocities"].mean(axis=0), atol=1e-7)
+
+
+@pytest.mark.compiled
+def test_a_change_to_local_updates_begins_with_one_momentum(world, tmp_path):
+    _, place, _ = world
+    file = place / "gradients-3" / "epoch-002.npz"
+    saved = load(file)
+    each = train(SerialCommunicator(), tmp_path, "weights", file, workers_per_rank=2, epochs=3)
+    assert each.run_files.said[0] == "all workers begin with the same momentum: no other was saved"
+    assert np.array_equal(each.run_files.checkpoint.velocity, saved.velocity)
