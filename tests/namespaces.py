@@ -49,20 +49,25 @@ class Hosts:
         _run("tc", "-n", f"{self.prefix}bridge", "qdisc", "add", "dev", name, *rate)
 
     def run(
-        self, *command: str | Path, environment: Mapping[str, str] | None = None
+        self,
+        *command: str | Path,
+        ranks_per_host: int = 1,
+        environment: Mapping[str, str] | None = None,
+        timeout: float = 120,
     ) -> subprocess.CompletedProcess[str]:
-        """`mpiexec COMMAND` on the first host, one rank a host."""
+        """`mpiexec COMMAND` on the first host."""
+        ranks = ranks_per_host * len(self.names)
         machines = self.folder / "machines"
-        machines.write_text("".join(f"{name}:1\n" for name in self.names))
+        machines.write_text("".join(f"{name}:{ranks_per_host}\n" for name in self.names))
         by_tcp = {"UCX_TLS": "tcp,self", "FI_PROVIDER": "tcp", "PYTHONPATH": str(SOURCES)}
         how = ("-launcher", "ssh", "-launcher-exec", self.enter, "-f", machines)
         return subprocess.run(
-            [self.enter, self.names[0], *launcher(), *how, "-n", str(len(self.names)), *command],
+            [self.enter, self.names[0], *launcher(), *how, "-n", str(ranks), *command],
             cwd=self.folder,
             env=clean_environment() | by_tcp | dict(environment or {}),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=timeout,
         )
 
 

@@ -15,6 +15,7 @@ of the work at its start, so that is little. (Li et al. 2020, PyTorch's Distribu
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import SimpleQueue
 from typing import NamedTuple
 
@@ -112,7 +113,9 @@ class Buckets:
         ]
         self._handed = 0
         self._complete: SimpleQueue[int] = SimpleQueue()
-        self._all_arrived, self._done = threading.Event(), threading.Event()
+        self._done = threading.Event()
+        # What the thread does, and whether the rank has nothing else to do but wait for it.
+        self._lock, self._phase, self._idle = threading.Lock(), "wait", False
         self._error: BaseException | None = None
         if len(self.buckets) > 1:
             threading.Thread(target=self._exchange, name="exchange", daemon=True).start()
@@ -133,15 +136,15 @@ class Buckets:
             return
         while self._handed < len(self.buckets):
             self._hand()
-        before = self.clock.enter("wait")
-        self._all_arrived.wait()
-        self.clock.enter("transfer")
+        with self._lock:
+            before, self._idle = self.clock.enter(self._phase), True
         self._done.wait()
-        self.clock.enter(before)
+        with self._lock:
+            self._idle = False
+            self.clock.enter(before)
         if self._error is not None:
             raise self._error
         self._handed = 0
-        self._all_arrived.clear()
         self._done.clear()
 
     def forget(self) -> None:
@@ -159,14 +162,18 @@ class Buckets:
         try:
             while True:
                 number = self._complete.get()
-                all_arrived = self._all_arrived.set if number == last else _nothing
+                self._enter("wait")
+                all_arrived = partial(self._enter, "transfer")
                 self._exchanges[number].sum_aside(self._pieces[number], all_arrived)
                 if number == last:
                     self._done.set()
         except BaseException as error:
             self._error = error
-            self._all_arrived.set()
             self._done.set()
 
-
-def _nothing() -> None: ...
+    def _enter(self, phase: str) -> None:
+        """The thread's phase, which is the rank's too while that is idle."""
+        with self._lock:
+            self._phase = phase
+            if self._idle:
+                self.clock.enter(phase)

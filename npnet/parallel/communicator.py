@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 from npnet.errors import NpnetError
 from npnet.kernels.arrays import Floats
 from npnet.machine.clock import Clock
-from npnet.parallel.exchange import Exchange, HalfWidthLevel, Level
+from npnet.parallel.exchange import Exchange, HalfWidthLevel, Level, NetworkLevel
 
 T = TypeVar("T")
 
@@ -182,8 +182,10 @@ class MpiCommunicator:
             levels.append(Level(self._node, n, dtype, self._rails))
             n = len(levels[0].part)
         if self._rail != self._mpi.COMM_NULL and self._rail.Get_size() > 1:
-            between = HalfWidthLevel(self._rail, n) if half_width else Level(self._rail, n, dtype)
-            levels.append(between)
+            if half_width:
+                levels.append(HalfWidthLevel(self._rail, n))
+            else:
+                levels.append(NetworkLevel(self._rail, n, dtype))
         return Exchange(self._comm, levels, self._exchange)
 
     def sum_in_order(self, rows: Floats) -> Floats:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -203,6 +204,27 @@ class TestBuckets:
                 buckets.finish()
             found.append(mine)
         assert np.array_equal(*found)
+
+    def test_what_a_rank_waits_for_is_told_from_the_transfer(self):
+        """While it is idle: what others do meanwhile costs it nothing."""
+        comm = SerialCommunicator()
+        vector = np.zeros(100, np.float32)
+        buckets = Buckets(comm, vector, cut(100))
+
+        def exchange(piece, all_arrived):
+            while len(piece) == 43 and not buckets._idle:  # the first of them
+                pass
+            all_arrived()
+
+        for each in buckets._exchanges:
+            each.sum_aside = exchange
+        comm.clock.enter("update")
+        comm.clock.events = []
+        buckets.finish()
+        told = [phase for phase, _ in groupby(event.phase for event in comm.clock.events)]
+        assert told[:3] == ["update", "wait", "transfer"]
+        assert set(told) == {"update", "wait", "transfer"}
+        assert comm.clock.phase == "update"
 
     def test_an_error_of_the_thread_is_raised_by_finish(self, comm, monkeypatch):
         mine = np.zeros(100, np.float32)
