@@ -240,3 +240,29 @@ def test_a_missing_field_is_named(tmp_path):
     path = rewritten(tmp_path / "state.npz", lambda fields: fields["recipe"].pop("momentum"))
     with pytest.raises(NpnetError, match=r"state\.npz: recipe lacks the field 'momentum'"):
         checkpoint.load(path)
+
+
+def test_rows_of_workers_come_back(state, saved):
+    rows = {"velocities": np.stack([state.velocity, 2 * state.velocity])}
+    checkpoint.save(saved, replace(state, rows=rows))
+    assert np.array_equal(checkpoint.load(saved).rows["velocities"], rows["velocities"])
+    assert checkpoint.load(saved).digest() == state.digest()
+
+
+@pytest.mark.parametrize("name", checkpoint.ROWS)
+@pytest.mark.parametrize("fault", ["workers", "columns", "axes", "numbers", "kind"])
+def test_rows_that_do_not_fit_are_refused(state, saved, name, fault):
+    vector = getattr(state, checkpoint.ROWS[name], np.zeros(checkpoint.TALLIES))
+    rows = np.stack([vector, vector])
+    faults = {
+        "workers": np.concatenate([rows, rows]),
+        "columns": rows[:, 1:],
+        "axes": rows.ravel(),
+        "numbers": np.where(np.arange(len(vector)) == 1, np.nan, rows),
+        "kind": rows.astype(np.int32),
+    }
+    checkpoint.save(saved, replace(state, rows={name: rows}))
+    assert np.array_equal(checkpoint.load(saved).rows[name], rows)
+    checkpoint.save(saved, replace(state, rows={name: faults[fault]}))
+    with pytest.raises(NpnetError, match=r"state\.npz is "):
+        checkpoint.load(saved)
