@@ -1,7 +1,6 @@
 """`npnet study forecast`."""
 
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,9 +144,9 @@ def timed(arguments: Sequence[str], ranks_per_node: int) -> tuple[float, float]:
     import json
 
     from npnet.errors import NpnetError
+    from npnet.machine import program
 
-    words = [sys.executable, "-m", "npnet", "bench", "step", "--json", "--steps", str(STEPS)]
-    words += arguments
+    words = program.command("bench", "step", "--json", "--steps", str(STEPS), *arguments)
     ranks = [subprocess.Popen(words, stdout=subprocess.PIPE) for _ in range(ranks_per_node)]
     answers = [rank.communicate()[0] for rank in ranks]
     if any(rank.returncode for rank in ranks):

@@ -9,7 +9,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from typing import Any, Protocol
 
 from npnet.errors import NpnetError
 from npnet.files import write_atomically, write_table
-from npnet.machine import telemetry
+from npnet.machine import program, telemetry
 from npnet.machine.sensors import oom_kills
 from npnet.parallel.launch import environment_of_launcher, prepare
 from npnet.schema import checked_fields
@@ -183,13 +182,12 @@ class Study:
         if checkpoint is None and run.path.exists():
             Claim(run.path).release()  # refused while a run is under way there
             shutil.rmtree(run.path)  # of a start that left nothing to go on with
-        program = [sys.executable, "-m", "npnet", "train", *case.arguments, "--out", str(run.path)]
+        command = program.command("train", *case.arguments, "--out", str(run.path))
         if checkpoint is not None:
-            program += ["--resume", str(checkpoint)]
-        command = program
+            command += ["--resume", str(checkpoint)]
         if case.ranks > 1 or machinefile is not None:
             launcher, ranks = prepare(case.ranks, machinefile, case.ranks_per_node)
-            command = launcher.command(program, *ranks)
+            command = launcher.command(command, *ranks)
         reporter.started(case, checkpoint)
         begin, last, said = time.monotonic(), "", ""
         output = self.folder / f"{case.name}.txt"
