@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from npnet.machine.threads import limit_threads
+from npnet.untrusted import read_file
 
 if TYPE_CHECKING:
     from npnet.model.config import ModelConfig
@@ -24,6 +25,8 @@ BN_EVALUATIONS = ("moving", "recalibrated", "both")
 EVALUATIONS = ("each-epoch", "at-end", "never")
 DTYPES = ("float32", "float64")
 PADDINGS = ("symmetric", "tf_same")
+
+LONGEST_CONFIG = 2**16  # bytes
 
 
 def _set_threads(context: click.Context, parameter: click.Parameter, value: int | None) -> int:
@@ -187,10 +190,11 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
     if path is None:
         return
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_file(path, LONGEST_CONFIG).decode())
+        str(values)  # of a number of thousands of digits Python makes no text
     except OSError as error:
         raise click.BadParameter(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError, too
         raise click.BadParameter(f"{path} is not TOML: {error}") from error
     names = {
         flag.removeprefix("--"): option.name
