@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import os
-import signal
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
@@ -35,6 +34,7 @@ from npnet.study.report.reading import read
 from npnet.training import checkpoint
 from npnet.training.run_folder import LOG_COLUMNS, RunFolder
 from npnet.untrusted import Refused, open_file, parse_json, read_file
+from tests.in_time import in_time
 from tests.summaries import SUMMARY
 
 FIXTURE = Path(__file__).parent / "training" / "checkpoints" / "version-3.npz"
@@ -77,22 +77,6 @@ def at_most(megabytes: int) -> Iterator[None]:
     finally:
         tracemalloc.stop()
     assert peak < megabytes * MEGABYTES, f"{peak / MEGABYTES:.0f} MB"
-
-
-@contextmanager
-def in_time() -> Iterator[None]:
-    """The block ends, instead of waiting for ever."""
-
-    def late(*_: object) -> None:
-        raise TimeoutError("still waiting")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(10)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def refusal(path: Path) -> str:
