@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from npnet.machine.threads import MOST as MOST_THREADS
 from npnet.machine.threads import limit_threads
 from npnet.untrusted import read_file
 
@@ -36,7 +37,7 @@ def _set_threads(context: click.Context, parameter: click.Parameter, value: int 
 def threads(function: Function) -> Function:
     return click.option(
         "--threads",
-        type=click.IntRange(min=1),
+        type=click.IntRange(min=1, max=MOST_THREADS),
         callback=_set_threads,
         is_eager=True,
         help="Threads of BLAS and Numba for each rank.  [default: $OMP_NUM_THREADS, else 1]",
