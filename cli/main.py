@@ -27,6 +27,7 @@ from npnet.cli.help import GroupInOrder
 from npnet.cli.info import info
 from npnet.cli.launch import launch
 from npnet.cli.machinefile import machinefile
+from npnet.cli.options import expand_homes
 from npnet.cli.plot import plot
 from npnet.cli.predict import predict
 from npnet.cli.study import study
@@ -65,6 +66,7 @@ for command in (
     *(plot, info, data, bench, gradcheck, warmup, completion),
 ):
     cli.add_command(command)
+expand_homes(cli)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

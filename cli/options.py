@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import math
+import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +162,27 @@ def backend(function: Function) -> Function:
         show_default=True,
         help="Compiled kernels, or the plain NumPy ones to learn from.",
     )(function)
+
+
+class HomePath(click.Path):
+    """A path, whose ~ is the home folder also where no shell has seen it: --out=~/runs, a file."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = os.path.expanduser(value)
+        if str(path).startswith("~"):
+            self.fail(f"there is no home {value}; a file of that name is ./{value}", param, ctx)
+        return super().convert(path, param, ctx)
+
+
+def expand_homes(command: click.Command) -> None:
+    """Make every path of a command, and of those in it, a HomePath."""
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        expand_homes(inner)
+    for parameter in command.params:
+        if type(parameter.type) is click.Path:
+            home = HomePath()
+            vars(home).update(vars(parameter.type))
+            parameter.type = home
 
 
 class Finite(click.FloatRange):

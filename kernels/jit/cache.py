@@ -103,7 +103,9 @@ def fallbacks() -> tuple[Path, ...]:
 
 
 def home() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "npnet")
+    """~/.cache/npnet; $XDG_CACHE_HOME counts where it is absolute, as its specification says."""
+    chosen = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(chosen if os.path.isabs(chosen) else os.path.expanduser("~/.cache"), "npnet")
 
 
 def root() -> Path:

@@ -172,7 +172,7 @@ def find(name: str, data_dir: Path | None = None) -> Cifar:
 def _default_roots() -> list[Path]:
     home = os.environ.get("NPNET_DATA")
     return [
-        *([Path(home)] if home else []),
+        *([Path(os.path.expanduser(home))] if home else []),
         Path("data").absolute(),
         Path(os.path.expanduser("~/.keras/datasets")),
     ]
