@@ -19,7 +19,7 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 
 @click.command(short_help="How long training would take on more nodes than there are.")
 @common.counts("ranks")
-@click.option("--ranks-per-node", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--ranks-per-node", type=click.IntRange(1, 1024), default=2, show_default=True)
 @click.option("--batch-per-rank", type=click.IntRange(min=1), default=12, show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option(
