@@ -180,6 +180,7 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
 
     name = "sizes"
     UNITS: ClassVar = {"": 1, "K": 1024, "M": 1024**2}
+    LARGEST = 128 * 1024**2
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -188,8 +189,12 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
         for word in value.split(","):
             found = re.fullmatch(r"(\d{1,9})([KM]?)", word.strip().upper())
             size = int(found[1]) * self.UNITS[found[2]] if found else 0
-            if size <= 0 or size % 4:
-                self.fail(f"{word!r} is not a size such as 64K: a multiple of 4 bytes.", param, ctx)
+            if not 0 < size <= self.LARGEST or size % 4:
+                self.fail(
+                    f"{word!r:.40} is not a size such as 64K: a multiple of 4 bytes, 128M at most.",
+                    param,
+                    ctx,
+                )
             sizes.append(size)
         return sizes
 

@@ -7,6 +7,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import prod
 from statistics import mean
 from typing import TextIO
 
@@ -100,6 +101,16 @@ class Console:
         warning = threads.oversubscription(here, self.threads, telemetry.node_cores())
         if warning:
             say(f"[WARNING] {warning}")
+        images = settings.batch_per_rank * (self.comm.size if settings.sync_bn else 1)
+        blind = [
+            each for each in architecture.normalised if images * prod(each.output_shape[:-1]) < 2
+        ]
+        if blind and not settings.freeze_bn:
+            say(
+                f"[WARNING] the batch norm of {blind[0].name} sees a single number for each "
+                "channel, whose variance is 0, and learns nothing but its shift: give a larger "
+                "--batch-per-rank or --input-size, or --freeze-bn"
+            )
         left = trainer.initial_statistics_left
         if left > MOST_LEFT and settings.bn_eval != "recalibrated":
             say(

@@ -1,7 +1,6 @@
 """`npnet launch`."""
 
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +55,7 @@ def launch(
     cluster are bound to cores and kept to one network. With --run the status is the launcher's.
     """
     from npnet.errors import NpnetError
+    from npnet.machine import program
     from npnet.machine.network import interfaces
     from npnet.parallel.communicator import connect, launched_size, together
     from npnet.parallel.launch import become, prepare
@@ -69,8 +69,7 @@ def launch(
             f"there is no `interface` {interface} that is up: {', '.join(interfaces())} are"
         )
     launcher, ranks = prepare(count, machinefile, ranks_per_node, interface)
-    program = [sys.executable, "-m", "npnet", *command]
-    line = launcher.command(program, *ranks)
+    line = launcher.command(program.command(*command), *ranks)
     if run:
         become(line)
     for text in explanation(launcher, ranks):
@@ -89,11 +88,13 @@ def check(root: click.Context, command: Sequence[str]) -> None:
 
 def explanation(launcher: "Launcher", ranks: "Ranks") -> Iterator[str]:
     """What each part of the line is for."""
+    from npnet.machine import program
+
     needed = launcher.environment(ranks)
     if needed:
         yield f"{' '.join(needed)}: what Open MPI asks for before it starts as root or on few cores"
     for part in launcher.parts(ranks):
         yield f"{shlex.join(part.words)}: {part.reason}"
-    yield f"{sys.executable} -m npnet: this npnet, which every host has at the same path"
+    yield f"{shlex.join(program.command())}: this npnet, which every host has at the same path"
     if ranks.machinefile is not None and ranks.interface is None:
         yield "no network is named, as none is certain here: --interface does it"

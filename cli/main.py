@@ -3,6 +3,7 @@
 Nothing here or at the top of a command's file imports NumPy: thread counts must be set first.
 """
 
+import io
 import os
 import re
 import sys
@@ -26,12 +27,13 @@ from npnet.cli.help import GroupInOrder
 from npnet.cli.info import info
 from npnet.cli.launch import launch
 from npnet.cli.machinefile import machinefile
+from npnet.cli.options import expand_homes
 from npnet.cli.plot import plot
 from npnet.cli.predict import predict
 from npnet.cli.study import study
 from npnet.cli.train import train
 from npnet.cli.warmup import warmup
-from npnet.cli.words import hint
+from npnet.cli.words import hint, one_line
 from npnet.errors import NpnetError, Stopped
 from npnet.kernels import SettingError
 from npnet.machine.threads import limit_threads
@@ -64,6 +66,7 @@ for command in (
     *(plot, info, data, bench, gradcheck, warmup, completion),
 ):
     cli.add_command(command)
+expand_homes(cli)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -73,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     Bad input is one line on standard error. An error that only this rank knows of ends all ranks.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a test may have put something else there
+            stream.reconfigure(errors="backslashreplace")  # of a path whose bytes are no text
     limit_threads()
     warnings.showwarning = _warn
     try:
@@ -87,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         from npnet.parallel.communicator import launched_local_rank
 
         if launched_local_rank() == 0:
-            click.echo(f"npnet: error: {error}", err=True)
+            click.echo(f"npnet: error: {one_line(error)}", err=True)
         _leave(BAD_INPUT)
     except MemoryError as error:
         _end_run(NpnetError(f"not enough memory: {error}; give a smaller batch, width or input"))
@@ -131,7 +137,7 @@ def _warn(
     if not issubclass(category, UserWarning):
         click.echo(warnings.formatwarning(message, category, filename, lineno), err=True, nl=False)
     elif launched_local_rank() == 0:
-        click.echo(f"npnet: warning: {' '.join(str(message).split())}", err=True)
+        click.echo(f"npnet: warning: {one_line(message)}", err=True)
 
 
 def _interrupted(error: BaseException) -> NoReturn:
@@ -157,7 +163,7 @@ def _end_run(error: NpnetError) -> NoReturn:
 
     shared = isinstance(error, CollectiveError)
     if not shared or launched_rank() == 0:
-        click.echo(f"npnet: error: {as_options(' '.join(str(error).split()))}", err=True)
+        click.echo(f"npnet: error: {as_options(one_line(error))}", err=True)
     _leave(BAD_INPUT, end_others=not shared)
 
 

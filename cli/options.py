@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import math
+import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from npnet.machine.threads import MOST as MOST_THREADS
 from npnet.machine.threads import limit_threads
+from npnet.untrusted import read_file
 
 if TYPE_CHECKING:
     from npnet.model.config import ModelConfig
@@ -30,6 +33,8 @@ DTYPES = ("float32", "float64")
 PADDINGS = ("symmetric", "tf_same")
 WIRES = ("float32", "bfloat16")
 
+LONGEST_CONFIG = 2**16  # bytes
+
 
 def _set_threads(context: click.Context, parameter: click.Parameter, value: int | None) -> int:
     return limit_threads(value)
@@ -38,7 +43,7 @@ def _set_threads(context: click.Context, parameter: click.Parameter, value: int 
 def threads(function: Function) -> Function:
     return click.option(
         "--threads",
-        type=click.IntRange(min=1),
+        type=click.IntRange(min=1, max=MOST_THREADS),
         callback=_set_threads,
         is_eager=True,
         help="Threads of BLAS and Numba for each rank.  [default: $OMP_NUM_THREADS, else 1]",
@@ -164,6 +169,27 @@ def backend(function: Function) -> Function:
     )(function)
 
 
+class HomePath(click.Path):
+    """A path, whose ~ is the home folder also where no shell has seen it: --out=~/runs, a file."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = os.path.expanduser(value)
+        if str(path).startswith("~"):
+            self.fail(f"there is no home {value}; a file of that name is ./{value}", param, ctx)
+        return super().convert(path, param, ctx)
+
+
+def expand_homes(command: click.Command) -> None:
+    """Make every path of a command, and of those in it, a HomePath."""
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        expand_homes(inner)
+    for parameter in command.params:
+        if type(parameter.type) is click.Path:
+            home = HomePath()
+            vars(home).update(vars(parameter.type))
+            parameter.type = home
+
+
 class Finite(click.FloatRange):
     """A number in a range, and neither nan nor infinite."""
 
@@ -192,10 +218,11 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
     if path is None:
         return
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_file(path, LONGEST_CONFIG).decode())
+        str(values)  # of a number of thousands of digits Python makes no text
     except OSError as error:
         raise click.BadParameter(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError, too
         raise click.BadParameter(f"{path} is not TOML: {error}") from error
     names = {
         flag.removeprefix("--"): option.name

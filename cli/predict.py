@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from npnet.cli import options
+from npnet.cli.words import one_line, printable
 
 
 @click.command(short_help="Name what is in a picture.")
@@ -24,11 +25,12 @@ def predict(
 ) -> None:
     """The likeliest classes of each of PICTURES, by CHECKPOINT, such as runs/NAME/final.npz.
 
-    PICTURES are .npy files of uint8 (H,W,3) or (N,H,W,3), or, with the `images` extra, whatever
-    Pillow reads.
+    PICTURES are .npy files of uint8 (H,W,3) or (N,H,W,3) or, with the `images` extra, JPEG, PNG,
+    GIF, WebP, BMP, TIFF and PPM. Of several, those that cannot be read are named at the end.
     """
     import json
 
+    from npnet.errors import NpnetError
     from npnet.parallel.communicator import connect, together
     from npnet.training.predict import predict_pictures
 
@@ -36,12 +38,18 @@ def predict(
     with together(comm):
         if comm.rank > 0:
             return
-        for prediction in predict_pictures(checkpoint, pictures, top, backend):
+        refused: list[NpnetError] = []
+        for prediction in predict_pictures(checkpoint, pictures, top, backend, refused.append):
             if as_json:
                 ranking = [{"class": name, "probability": p} for name, p in prediction.ranking]
                 place = {"picture": str(prediction.path), "index": prediction.index}
                 click.echo(json.dumps(place | {"predictions": ranking}))
                 continue
-            click.echo(f"{prediction.path}" + f" [{prediction.index}]" * prediction.several)
+            index = f" [{prediction.index}]" * prediction.several
+            click.echo(f"{printable(prediction.path)}{index}")
             for name, probability in prediction.ranking:
-                click.echo(f"  {100 * probability:6.2f} %  {name}")
+                click.echo(f"  {100 * probability:6.2f} %  {printable(name)}")
+        for error in refused[:-1]:
+            click.echo(f"npnet: error: {one_line(error)}", err=True)
+        if refused:
+            raise refused[-1]

@@ -1,4 +1,4 @@
-"""Words that people know from other frameworks, and what does the same here."""
+"""Words for people: those of other frameworks and what does the same here; lines to be printed."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -6,6 +6,26 @@ from typing import TypeVar
 import click
 
 T = TypeVar("T")
+
+# Of a message, characters: what was wrong stands at its beginning, what to do at its end.
+LONGEST, BEGINNING, END = 1200, 800, 300
+
+
+def one_line(message: object) -> str:
+    """A message as it is printed: one line, printable, without the middle of a very long one."""
+    line = printable(" ".join(str(message).split()))
+    return line if len(line) <= LONGEST else f"{line[:BEGINNING]} ... {line[-END:]}"
+
+
+def printable(text: object) -> str:
+    """A text from a stranger's file, or a path: what steers a terminal is escaped, as in Python.
+
+    So are bytes of a path that are no text, which could not be printed.
+    """
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text)
+    )
+
 
 # Options of the same meaning: of several, the one that the command has. `npnet train` has the
 # first.

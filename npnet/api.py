@@ -54,7 +54,7 @@ def train(
     model = replace(model, stored_size=dataset.image_size)
     here = {"ranks_per_node": max(comm.nodes.count(node) for node in comm.nodes)} | settings
     chosen = Settings(epochs=epochs, batch_per_rank=batch_per_rank, seed=seed, **here)
-    folder = RunFolder(Path(out)) if out is not None else None
+    folder = RunFolder(Path(out).expanduser()) if out is not None else None
     trainer = Trainer(dataset, model, recipe, chosen, comm, reporter or Silence(), folder)
     if chosen.backend == "numba":
         prepare(
@@ -84,5 +84,5 @@ def predict(
     checkpoint: str | Path, pictures: Sequence[str | Path], top: int = 5, backend: str = "numba"
 ) -> list[Prediction]:
     """The likeliest classes of each picture in the files, by the checkpoint in a file."""
-    paths = [Path(picture) for picture in pictures]
-    return list(predict_pictures(Path(checkpoint), paths, top, backend))
+    paths = [Path(picture).expanduser() for picture in pictures]
+    return list(predict_pictures(Path(checkpoint).expanduser(), paths, top, backend))

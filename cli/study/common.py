@@ -119,7 +119,7 @@ def machinefile(function: Function) -> Function:
 def repeats(function: Function) -> Function:
     return click.option(
         "--repeats",
-        type=click.IntRange(min=1),
+        type=click.IntRange(1, 1000),
         default=1,
         show_default=True,
         help="Runs of each point, of which the table has the medians.",

@@ -1,7 +1,6 @@
 """`npnet study forecast`."""
 
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 
 @click.command(short_help="How long training would take on more nodes than there are.")
 @common.counts("ranks")
-@click.option("--ranks-per-node", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--ranks-per-node", type=click.IntRange(1, 1024), default=2, show_default=True)
 @click.option("--batch-per-rank", type=click.IntRange(min=1), default=12, show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option(
@@ -155,9 +154,9 @@ def timed(arguments: Sequence[str], ranks_per_node: int) -> tuple[float, float]:
     import json
 
     from npnet.errors import NpnetError
+    from npnet.machine import program
 
-    words = [sys.executable, "-m", "npnet", "bench", "step", "--json", "--steps", str(STEPS)]
-    words += arguments
+    words = program.command("bench", "step", "--json", "--steps", str(STEPS), *arguments)
     ranks = [subprocess.Popen(words, stdout=subprocess.PIPE) for _ in range(ranks_per_node)]
     answers = [rank.communicate()[0] for rank in ranks]
     if any(rank.returncode for rank in ranks):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Ranks that share a node, such as 1,2,4.",
 )
-@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--nodes", type=click.IntRange(1, 100_000), default=1, show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option(
     "--max-steps",

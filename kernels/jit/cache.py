@@ -1,16 +1,20 @@
 """Where machine code lies on disk; what is lost or damaged there is compiled again.
 
-Whoever can write machine code decides what runs. So its folder is the user's own, never one that
-all users share, such as /tmp; and its files are sealed, because Numba takes them as it finds them.
+Whoever can write machine code decides what runs, and Numba unpickles what it finds. So its folder
+is the user's own or root's, and so is every folder above it; no other user can write in one of
+them, or replace what lies there. Its files are sealed against damage.
 """
 
 import errno
+import grp
 import hashlib
 import os
+import pwd
 import stat
 import tempfile
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,27 +37,85 @@ class CacheWarning(UserWarning):
     """Machine code cannot be kept, or not be read: nothing is lost but the time to compile it."""
 
 
+class UntrustedError(PermissionError):
+    """Another user could have put machine code there."""
+
+
 def open_folder(name: str) -> str | None:
-    """The folder `name` for machine code, made if it is missing; None, and a warning, without."""
+    """The folder `name` for machine code, made if it is missing; None, and a warning, without.
+
+    Where another user could write, a private folder elsewhere is taken, and a warning tells which.
+    What lies in one that cannot be written is used.
+    """
     folder = root() / name
     try:
-        own(folder)
-        with tempfile.TemporaryFile(dir=folder):
-            return str(folder)
+        return str(usable(folder))
+    except UntrustedError as error:
+        for other in fallbacks():
+            with suppress(OSError):
+                found = usable(other / name)
+                warn_once(
+                    f"compiled kernels are kept in {found}, not in {folder} ({error.strerror}): "
+                    "name a folder of your own in NPNET_CACHE"
+                )
+                return str(found)
+        warn_not_kept(folder, error)
     except OSError as error:
         warn_not_kept(folder, error)
-        return None
+    return None
+
+
+def usable(folder: Path) -> Path:
+    """`folder`, if it is or can be made the user's own. Raises OSError else."""
+    own(folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES) or not any(folder.glob("*.nbi")):
+            raise
+        return folder
+
+
+@contextmanager
+def for_numba(folder: str) -> Iterator[str]:
+    """A folder that Numba can write in while it decorates, for it takes no other.
+
+    That is `folder` unless it can be read alone; GuardedCache then reads there.
+    """
+    if is_writable(folder):
+        yield folder
+    else:
+        with tempfile.TemporaryDirectory() as passing:
+            yield passing
+
+
+@cache
+def is_writable(folder: str) -> bool:
+    with suppress(OSError), tempfile.TemporaryFile(dir=folder):
+        return True
+    return False
+
+
+def fallbacks() -> tuple[Path, ...]:
+    """Where machine code is kept if others can write in the place that was meant."""
+    return home(), NODE_LOCAL / f"npnet-{os.geteuid()}"
+
+
+def home() -> Path:
+    """~/.cache/npnet; $XDG_CACHE_HOME counts where it is absolute, as its specification says."""
+    chosen = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(chosen if os.path.isabs(chosen) else os.path.expanduser("~/.cache"), "npnet")
 
 
 def root() -> Path:
     """$NPNET_CACHE, else ~/.cache/npnet; a folder on this node if that lies on another machine."""
     if chosen := os.environ.get("NPNET_CACHE"):
-        return Path(chosen)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "npnet")
-    if on_network(home) and not on_network(NODE_LOCAL):
+        return Path(os.path.expanduser(chosen))
+    if on_network(home()) and not on_network(NODE_LOCAL):
         with suppress(OSError):
             return own(NODE_LOCAL / f"npnet-{os.geteuid()}")
-    return home
+    return home()
 
 
 def on_network(folder: Path) -> bool:
@@ -67,14 +129,56 @@ def on_network(folder: Path) -> bool:
 
 
 def own(folder: Path) -> Path:
-    """Make `folder` if it is missing. Raises OSError unless it is this user's, and only theirs."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make `folder`, private, if it is missing.
+
+    Raises OSError if that fails, and UntrustedError unless it, and each folder above, is safe.
+    """
+    for place in reversed((folder, *folder.parents)):
+        if not place.is_dir():
+            check_above(place)
+            with suppress(FileExistsError):
+                place.mkdir(mode=0o700)
+    check_above(folder)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, "not a folder but a link")
-    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise PermissionError(errno.EPERM, "others can write there")
+    check(folder, status)
     return folder
+
+
+def check_above(place: Path) -> None:
+    """Raise UntrustedError if another user could replace `place`, or what lies on the way."""
+    for path in (place.absolute(), place.resolve()):
+        for parent in path.parents:
+            status = parent.lstat()
+            if status.st_mode & stat.S_ISVTX and status.st_uid in trusted():
+                continue  # as in /tmp, each user has only their own things there to replace
+            check(parent, status)
+
+
+def check(path: Path, status: os.stat_result) -> None:
+    """Raise UntrustedError if another user owns `path` or, but for a link, can write it."""
+    if status.st_uid not in trusted():
+        raise UntrustedError(errno.EPERM, f"{path} belongs to another user")
+    writers = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if stat.S_ISLNK(status.st_mode) or not writers:
+        return
+    if writers & stat.S_IWOTH or not is_private(status.st_gid):
+        raise UntrustedError(errno.EPERM, f"others can write there: {path}")
+
+
+def trusted() -> set[int]:
+    """This user and root; the owner of / stands for root where root has another number."""
+    return {0, os.geteuid(), os.stat("/").st_uid}
+
+
+@cache
+def is_private(group: int) -> bool:
+    """Whether a group is that of this user alone, as many systems make one for each user."""
+    with suppress(KeyError):
+        user, known = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
+        return group == user.pw_gid and known.gr_name == user.pw_name and not known.gr_mem
+    return False
 
 
 def warn_not_kept(folder: Path | str, error: Exception) -> None:
@@ -107,6 +211,7 @@ class GuardedCache:
         self._files = numbas_own._cache_file = files
         self._pickle, self._unpickle = files._dump, files._load_data
         files._dump, files._load_data = self._sealed, self._unsealed
+        self._index, files._load_index = files._load_index, self._own_index
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cache, name)
@@ -131,8 +236,20 @@ class GuardedCache:
         data: bytes = self._pickle(content)
         return data + hashlib.sha256(data).digest()
 
+    def _own_index(self) -> Any:
+        """The index, whose names Numba unpickles."""
+        path = Path(self._files._index_path)
+        with suppress(FileNotFoundError):
+            check(path, path.lstat())
+        return self._index()
+
     def _unsealed(self, name: str) -> Any:
-        data = Path(self._files._data_path(name)).read_bytes()
+        path = Path(self._files._data_path(name))
+        try:
+            check(path, path.lstat())
+        except UntrustedError as error:  # Numba would take an OSError for a missing file
+            raise ValueError(error.strerror) from error
+        data = path.read_bytes()
         if hashlib.sha256(data[:-SEAL_BYTES]).digest() != data[-SEAL_BYTES:]:
             raise ValueError(f"{name} is damaged")
         return self._unpickle(name)

@@ -5,6 +5,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -13,7 +14,7 @@ import llvmlite
 import llvmlite.binding as llvm
 import numba
 
-from npnet.kernels.jit.cache import GuardedCache, open_folder
+from npnet.kernels.jit.cache import GuardedCache, for_numba, open_folder
 from npnet.kernels.jit.helper import HelperCompiler
 from npnet.kernels.jit.target import TARGET
 
@@ -47,11 +48,13 @@ def kernel(function: Function) -> Function:
         no_cfunc_wrapper=True,
     )
     # Numba reads the folder's name when it decorates; other users of Numba keep their own.
-    before, config.CACHE_DIR = config.CACHE_DIR, directory or ""
-    try:
-        dispatcher = compiled(function)
-    finally:
-        config.CACHE_DIR = before
+    before = config.CACHE_DIR
+    with for_numba(directory) if directory is not None else nullcontext("") as folder:
+        config.CACHE_DIR = folder
+        try:
+            dispatcher = compiled(function)
+        finally:
+            config.CACHE_DIR = before
     if directory is not None:
         dispatcher._cache = GuardedCache(dispatcher._cache, directory)
     return cast(Function, dispatcher)

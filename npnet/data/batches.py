@@ -100,13 +100,7 @@ class TrainingShard:
         self.dataset, self.recipe, self.seed = dataset, recipe, seed
         self.worker, self.workers = worker, workers
         self.total = dataset.size("train")
-        smallest = self.total // workers
-        if not 1 <= batch <= smallest:
-            raise NpnetError(
-                f"batch of {batch} images a rank does not fit a shard of {smallest}: "
-                f"{dataset.name} has {self.total} training images for {workers} "
-                "ranks; give a smaller `batch_per_rank` or start fewer ranks"
-            )
+        check_batch(dataset, batch, workers)
         self.full_steps = ceil(ceil(self.total / workers) / batch)
         self.steps = min(self.full_steps, max_steps or self.full_steps)
         self.indices: Ints = np.arange(worker, self.total, workers)
@@ -155,6 +149,17 @@ class TrainingShard:
         return flip[self.indices], shift_yx[self.indices]
 
 
+def check_batch(dataset: Dataset, batch: int, workers: int) -> None:
+    """Raise NpnetError unless each worker has images for a batch."""
+    smallest = dataset.size("train") // workers
+    if not 1 <= batch <= smallest:
+        raise NpnetError(
+            f"batch of {batch} images a rank does not fit a shard of {smallest}: "
+            f"{dataset.name} has {dataset.size('train')} training images for {workers} "
+            "ranks; give a smaller `batch_per_rank` or start fewer ranks"
+        )
+
+
 def training_shards(
     dataset: Dataset,
     recipe: Variation,
@@ -165,6 +170,7 @@ def training_shards(
     max_steps: int | None = None,
 ) -> list[TrainingShard]:
     """The shards of the workers `mine`, read at once."""
+    check_batch(dataset, batch, workers)
     shares = [np.arange(worker, dataset.size("train"), workers) for worker in mine]
     images = dataset.read("train", np.concatenate(shares))
     ends = np.cumsum([len(share) for share in shares])[:-1]

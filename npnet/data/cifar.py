@@ -31,6 +31,7 @@ class Variant:
     classes_key: str
     classes: int
     url: str
+    size: int  # bytes of the archive there
     md5: str
 
     @property
@@ -49,6 +50,7 @@ VARIANTS = {
         classes_key="label_names",
         classes=10,
         url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        size=170_498_071,
         md5="c58f30108f718f92721af3b95e74349a",
     ),
     "cifar100": Variant(
@@ -60,6 +62,7 @@ VARIANTS = {
         classes_key="fine_label_names",
         classes=100,
         url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        size=169_001_437,
         md5="eb9058c3a382ffc7106e4002c42a8d85",
     ),
 }
@@ -169,7 +172,7 @@ def find(name: str, data_dir: Path | None = None) -> Cifar:
 def _default_roots() -> list[Path]:
     home = os.environ.get("NPNET_DATA")
     return [
-        *([Path(home)] if home else []),
+        *([Path(os.path.expanduser(home))] if home else []),
         Path("data").absolute(),
         Path(os.path.expanduser("~/.keras/datasets")),
     ]

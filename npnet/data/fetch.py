@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from typing import NoReturn
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -27,6 +28,9 @@ Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if th
 _TRIES = 5
 _PAUSE = 1.0  # between tries, seconds
 _BLOCK = 1 << 18  # bytes
+_LEAST_RATE = 1000  # bytes/s, below which a try is given up
+_RATED_SECONDS = 60.0  # over which it is measured
+_MOST_UNPACKED = 2  # times the archive, which CIFAR's files are not
 
 
 class _Interrupted(Exception):
@@ -51,8 +55,9 @@ def fetch(
 
     A complete folder is returned as it is. `url` and `md5`, a hex digest, stand in for the official
     address and sum; another address must serve the same archive unless `md5` is given too.
-    `timeout`: seconds without a byte before a try is given up. Raises NpnetError if the download,
-    the check or the unpacking fails; then no folder appears, and of the rest only `.part` is kept.
+    `timeout`: seconds without a byte before a try is given up; so is one that is slower than
+    _LEAST_RATE. Raises NpnetError if the download, the check or the unpacking fails; then no folder
+    appears. `.part` is kept only where network or disk failed, and never grows beyond the archive.
     """
     expected = variant(name)
     folder = destination / expected.folder
@@ -62,9 +67,13 @@ def fetch(
         raise NpnetError(f"{folder} is there but lacks files of {name}; move it away, then repeat")
     part = destination / f"{expected.url.rpartition('/')[2]}.part"
     try:
-        _download(url or expected.url, part, progress, timeout)
+        _download(url or expected.url, part, expected.size, progress, timeout)
         _check_md5(part, md5 or expected.md5)
-        _unpack(part, expected, folder)
+        try:
+            _unpack(part, expected, folder)
+        except NpnetError:  # it is whole, but the wrong one
+            part.unlink()
+            raise
         part.unlink()
     except OSError as error:  # those of the network have become _Interrupted
         raise NpnetError(
@@ -74,22 +83,28 @@ def fetch(
     return folder
 
 
-def _download(url: str, part: Path, progress: Progress | None, timeout: float) -> None:
+def _download(url: str, part: Path, most: int, progress: Progress | None, timeout: float) -> None:
     for attempt in range(1, _TRIES + 1):
         try:
-            _receive(url, part, progress, timeout)
+            _receive(url, part, most, progress, timeout)
             return
         except _Interrupted as error:
             if attempt == _TRIES:
+                kept = part.exists() and part.stat().st_size > 0
+                if not kept:
+                    part.unlink(missing_ok=True)
                 raise NpnetError(
-                    f"{url}: {error}, at the last of {_TRIES} tries; check the network and repeat: "
-                    f"what came is kept in {part}"
+                    f"{url}: {error}, at the last of {_TRIES} tries; check the network and repeat"
+                    + f": what came is kept in {part}" * kept
                 ) from error
         time.sleep(_PAUSE)
 
 
-def _receive(url: str, part: Path, progress: Progress | None, timeout: float) -> None:
-    """One try: append to `part` what it lacks. Raises _Interrupted if that is not all of it."""
+def _receive(url: str, part: Path, most: int, progress: Progress | None, timeout: float) -> None:
+    """One try: append to `part` what it lacks. Raises _Interrupted if that is not all of it.
+
+    More than `most` bytes in all are not taken: NpnetError, and `part` is removed.
+    """
     start = part.stat().st_size if part.exists() else 0
     response = _open(url, start, timeout)
     if response is None:
@@ -100,16 +115,25 @@ def _receive(url: str, part: Path, progress: Progress | None, timeout: float) ->
             start = 0
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdecimal() else None
+        if total is not None and total > most:
+            _refuse_size(url, part, most)
         part.parent.mkdir(parents=True, exist_ok=True)
         received = start
         with open(part, "ab" if resumed else "wb") as file:
             for block in _blocks(response):
-                file.write(block)
                 received += len(block)
+                if received > most:
+                    _refuse_size(url, part, most)
+                file.write(block)
                 if progress:
                     progress(received, total)
     if total is not None and received < total:
         raise _Interrupted(f"the connection closed after {received} of {total} bytes")
+
+
+def _refuse_size(url: str, part: Path, most: int) -> NoReturn:
+    part.unlink(missing_ok=True)
+    raise NpnetError(f"{url}: it is larger than the {most:,} bytes of the archive; fetch another")
 
 
 def _open(url: str, start: int, timeout: float) -> HTTPResponse | None:
@@ -141,8 +165,15 @@ def _words(reason: object) -> str:
 
 def _blocks(response: HTTPResponse) -> Iterator[bytes]:
     try:
-        while block := response.read(_BLOCK):
+        began, came = time.monotonic(), 0
+        while block := response.read1(_BLOCK):  # what has come, be it a byte
             yield block
+            came += len(block)
+            seconds = time.monotonic() - began
+            if seconds >= _RATED_SECONDS:
+                if came < _LEAST_RATE * seconds:
+                    raise _Interrupted(f"only {came:,} bytes came in {seconds:.0f} s")
+                began, came = time.monotonic(), 0
     except (OSError, HTTPException) as error:
         raise _Interrupted(f"the connection broke ({_words(error)})") from error
 
@@ -172,7 +203,8 @@ def _unpack(part: Path, expected: Variant, folder: Path) -> None:
         with tarfile.open(part, "r:gz") as archive:
             for name in expected.files:
                 member = archive.getmember(f"{expected.folder}/{name}")
-                source = archive.extractfile(member) if member.isreg() else None
+                whole = member.isreg() and member.size <= _MOST_UNPACKED * expected.size
+                source = archive.extractfile(member) if whole else None
                 if source is None:
                     raise NpnetError(f"{part}: {name} is not a file in it; fetch another archive")
                 with source, open(unpacked / name, "wb") as target:

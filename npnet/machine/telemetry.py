@@ -1,11 +1,14 @@
 """What a run costs: memory, processor time, machine."""
 
 import hashlib
+import math
 import os
 import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import psutil
 
 import npnet
+from npnet.machine.memory import group_folders
 
 
 def peak_rss_bytes() -> int:
@@ -86,6 +90,28 @@ def _processor_name() -> str:
     return named.get("model name") or named.get("model") or platform.processor() or "unknown"
 
 
-def node_cores() -> int:
-    """The cores that the ranks of this node share."""
-    return psutil.cpu_count(logical=True) or os.cpu_count() or 1
+def node_cores(root: Path = Path("/")) -> int:
+    """The cores that the ranks of this node share.
+
+    Those that this process, or the one that started it, may run on: a launcher binds each rank to
+    cores of its own. No more than the time of a control group buys. Sources: sched_getaffinity(2);
+    cpu.max of cgroup v2, cpu.cfs_quota_us and cpu.cfs_period_us of v1.
+    """
+    cores = psutil.cpu_count(logical=True) or os.cpu_count() or 1
+    allowed: set[int] = set()
+    for process in (0, os.getppid()):
+        with suppress(AttributeError, OSError):  # not every system has affinities
+            allowed |= os.sched_getaffinity(process)
+    quotas = [math.ceil(each) for each in _cpu_quotas(root) if each > 0]
+    return max(1, min([cores, len(allowed) or cores, *quotas]))
+
+
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    """Seconds of processor time in a second that the control groups of this process may take."""
+    for folder in group_folders(root, "cpu"):
+        with suppress(OSError, ValueError, ZeroDivisionError):
+            quota, period = (folder / "cpu.max").read_text().split()
+            yield int(quota) / int(period)  # "max" is no number
+        with suppress(OSError, ValueError, ZeroDivisionError):
+            quota = (folder / "cpu.cfs_quota_us").read_text()
+            yield int(quota) / int((folder / "cpu.cfs_period_us").read_text())

@@ -5,6 +5,7 @@ more than half of the speed. So a rank gets one thread unless told otherwise.
 """
 
 import os
+import re
 import sys
 
 VARIABLES = (
@@ -14,6 +15,8 @@ VARIABLES = (
     "BLIS_NUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
+
+MOST = 1024  # threads of a rank: BLAS and Numba end a process that asks for many more
 
 
 def limit_threads(threads: int | None = None) -> int:
@@ -25,8 +28,9 @@ def limit_threads(threads: int | None = None) -> int:
     if "numpy" in sys.modules:
         raise RuntimeError("limit_threads must run before NumPy is imported")
     if threads is None:
-        given = [os.environ[name] for name in VARIABLES if os.environ.get(name, "").isdigit()]
-        threads = max(1, int(given[0])) if given else 1
+        words = [os.environ.get(name, "") for name in VARIABLES]
+        given = [int(word) for word in words if re.fullmatch("[0-9]{1,18}", word)]
+        threads = min(max(1, given[0]), MOST) if given else 1
     for name in VARIABLES:
         os.environ[name] = str(threads)
     return threads

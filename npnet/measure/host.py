@@ -10,7 +10,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -217,12 +216,11 @@ def governors(root: Path = ROOT) -> tuple[str, ...]:
 
 
 def cache_problem() -> str:
-    """Why compiled kernels cannot be kept; "" if they can."""
+    """Why compiled kernels cannot be kept where they are meant to be; "" if they can."""
     folder = cache.root()
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return ""
+        cache.usable(folder)
+        return ""
     except OSError as error:
         return f"{folder}: {error.strerror}"
 

@@ -11,6 +11,7 @@ Color = tuple[float, float, float]
 Padding = Literal["symmetric", "tf_same"]
 
 LARGEST = 2**16  # pixels across: anything beyond is a mistake
+LEAST_DIVISOR, LARGEST_COLOR = 1e-12, 1e6  # float32 can divide by the one and square the other
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
@@ -54,14 +55,18 @@ class ModelConfig:
             raise NpnetError(f"{self.classes} classes cannot be told apart: give 2 or more")
         if not 0 <= self.dropout < 1:
             raise NpnetError(f"`dropout` rate {self.dropout} is not usable: give 0 <= rate < 1")
-        if not self.bn_epsilon > 0:
-            raise NpnetError(f"`bn_epsilon` {self.bn_epsilon} is not usable: give a number above 0")
+        if not LEAST_DIVISOR <= self.bn_epsilon <= LARGEST_COLOR:
+            raise NpnetError(
+                f"`bn_epsilon` {self.bn_epsilon} is not usable: give a number above 0, such as 1e-5"
+            )
         if self.padding not in get_args(Padding):
             raise NpnetError(
                 f"`padding` {self.padding} is not usable: give {' or '.join(get_args(Padding))}"
             )
-        if not min(self.std) > 0:
+        if not all(LEAST_DIVISOR <= each <= LARGEST_COLOR for each in self.std):
             raise NpnetError(f"std {self.std} is not usable: give three numbers above 0")
+        if not all(abs(each) <= LARGEST_COLOR for each in self.mean):
+            raise NpnetError(f"mean {self.mean} is not usable: give three numbers from 0 to 255")
 
     def check_classes(self, names: Sequence[str], dataset: str, who: str = "the model") -> None:
         """Raise NpnetError unless a dataset has as many classes: kernels trust its labels."""

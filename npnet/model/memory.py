@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from npnet.kernels.arrays import Floats
+from npnet.machine.memory import check_bytes
 from npnet.model.architecture import Architecture
 from npnet.model.fusion import for_inference
 from npnet.model.operations import Concat
@@ -97,7 +98,8 @@ class MemoryPlan:
 
 
 def aligned_bytes(count: int) -> NDArray[np.uint8]:
-    """Zeros that start with a line of the cache."""
+    """Zeros that start with a line of the cache. Raises MemoryError if there are not as many."""
+    check_bytes(count)
     memory = np.zeros(count + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + count]

@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike
 
 from npnet.data.seeds import INITIAL_VALUES, generator
 from npnet.kernels.arrays import Floats
+from npnet.machine.memory import check_bytes
 
 Initialiser = Literal["glorot_uniform", "he_fan_out"]
 Shape = tuple[int, ...]
@@ -65,6 +66,7 @@ class Parameters:
     `gradients_and_loss` (P+1,): the gradients and, behind them, the loss. So one exchange sums
     both over the ranks.
     `statistics` (2C,): the running means of every batch norm, then the running variances.
+    Raises MemoryError if the host can never have as much memory.
     """
 
     def __init__(self, architecture: Listed, dtype: DTypeLike = np.float32) -> None:
@@ -74,6 +76,7 @@ class Parameters:
         self.specs: list[ParameterSpec] = sorted(specs, key=lambda spec: spec.role != "weight")
         self.decayed = sum(prod(spec.shape) for spec in specs if spec.role == "weight")
         total = sum(prod(spec.shape) for spec in specs)
+        check_bytes(3 * total * np.dtype(dtype).itemsize)  # with the momenta that training adds
         self.values: Floats = np.zeros(total, dtype)
         self.gradients_and_loss: Floats = np.zeros(total + 1, dtype)
         self.gradients: Floats = self.gradients_and_loss[:total]

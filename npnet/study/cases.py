@@ -6,33 +6,43 @@ never holds two studies, and later the rows of the study's table.
 """
 
 import json
+import math
+import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
 from npnet.errors import NpnetError
 from npnet.files import write_atomically, write_table
-from npnet.machine import telemetry
+from npnet.machine import program, telemetry
 from npnet.machine.sensors import oom_kills
 from npnet.parallel.launch import environment_of_launcher, prepare
 from npnet.schema import checked_fields
 from npnet.training.claim import Claim
 from npnet.training.results import Summary
 from npnet.training.run_folder import RunFolder
+from npnet.untrusted import Refused, parse_json, read_file
 
 Row = dict[str, Any]
 ERROR = "npnet: error: "  # begins a run's own line about what was wrong
 INTERRUPTED = (128 + signal.SIGINT, 75)  # the latter, where it could save itself before
 BAD_INPUT = 2  # the status of a run that was refused: all others would be, too
 SECONDS_TO_SAVE = 60.0  # what a run may take until it has saved itself
+LARGEST_FILE = 16 * 2**20  # bytes, of study.json and of a run's files but its log
+AGAIN = "; remove its folder to run again"
+SCALAR = str | int | float  # True is an int
+# Numbers of a summary that others are divided by.
+POSITIVE = (
+    *("world", "epochs", "batch_per_node", "batch_per_rank", "wall_seconds", "train_seconds"),
+    *("images_per_second", "steps"),
+)
 
 
 @dataclass(frozen=True)
@@ -81,25 +91,24 @@ class Study:
         self.settings = dict(settings or {})
         self.groups = {case.name: case.group for case in cases}
         self.file = folder / "study.json"
-        found = read_json(self.file) if self.file.exists() else {}
-        known, rows = found.get("cases"), found.get("rows")
-        self.known: dict[str, Any] = known if isinstance(known, dict) else {}
-        self.rows: Sequence[Row] = rows if isinstance(rows, list) else []
-        if not found:
+        found = StudyFile.read(self.file) if self.file.exists() else None
+        self.known = found.arguments(self.file) if found else {}
+        self.rows: Sequence[Row] = found.rows if found else []
+        if found is None:
             if any((folder / case.name).exists() for case in cases):
                 raise NpnetError(f"{folder} holds runs of no study: choose another `out`")
             return
-        if found.get("kind") != kind:
+        if found.kind != kind:
             raise NpnetError(
-                f"{folder} holds a study of another kind, {found.get('kind')}: choose another `out`"
+                f"{folder} holds a study of another kind, {found.kind!s:.40}: choose another `out`"
             )
-        self._check(folder, found.get("shared"), self.shared)
+        self._check(folder, found.shared, self.shared)
         for case in cases:
             if case.name in self.known:
                 self._check(folder / case.name, self.known[case.name], case.arguments)
 
-    def _check(self, path: Path, before: object, now: Sequence[str]) -> None:
-        if before != list(now):
+    def _check(self, path: Path, before: Sequence[str], now: Sequence[str]) -> None:
+        if list(before) != list(now):
             raise NpnetError(
                 f"{path} was run with other options, {difference(before, now)}: choose another "
                 f"`out`, or remove {self.folder}"
@@ -183,13 +192,12 @@ class Study:
         if checkpoint is None and run.path.exists():
             Claim(run.path).release()  # refused while a run is under way there
             shutil.rmtree(run.path)  # of a start that left nothing to go on with
-        program = [sys.executable, "-m", "npnet", "train", *case.arguments, "--out", str(run.path)]
+        command = program.command("train", *case.arguments, "--out", str(run.path))
         if checkpoint is not None:
-            program += ["--resume", str(run.path)]
-        command = program
+            command += ["--resume", str(run.path)]
         if case.ranks > 1 or machinefile is not None:
             launcher, ranks = prepare(case.ranks, machinefile, case.ranks_per_node)
-            command = launcher.command(program, *ranks)
+            command = launcher.command(command, *ranks)
         reporter.started(case, checkpoint)
         begin, last, said = time.monotonic(), "", ""
         output = self.folder / f"{case.name}.txt"
@@ -238,12 +246,48 @@ class Study:
             write_table(self.folder / f"{self.kind}.csv", list(rows[0]), rows)
 
 
+@dataclass(frozen=True)
+class StudyFile:
+    """What is read of study.json: the arguments of its cases, and its rows."""
+
+    kind: str
+    shared: tuple[str, ...]
+    cases: dict[str, Any]
+    rows: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def read(cls, path: Path) -> "StudyFile":
+        found = cls(**checked_fields(cls, _chosen(cls, read_json(path)), str(path)))
+        for row in found.rows:
+            plain = all(value is None or isinstance(value, SCALAR) for value in row.values())
+            if row.keys() != found.rows[0].keys() or not plain:
+                raise NpnetError(f"{path}: its rows are those of no table{AGAIN}")
+        return found
+
+    def arguments(self, path: Path) -> dict[str, list[str]]:
+        """Of each case, whose name is that of a folder in the study's."""
+        for name, words in self.cases.items():
+            if not re.fullmatch(r"\w[\w.+-]{0,100}", name):
+                raise NpnetError(f"{path}: {name!r:.80} is no case's name{AGAIN}")
+            if not (isinstance(words, list) and all(isinstance(each, str) for each in words)):
+                raise NpnetError(f"{path}: the arguments of {name} are not a list of texts{AGAIN}")
+        return self.cases
+
+
 class RunFailed(NpnetError):
     """A run that ended without a summary, and its status."""
 
     def __init__(self, words: str, status: int) -> None:
         super().__init__(words)
         self.status = status
+
+
+@dataclass(frozen=True)
+class Configured:
+    """What is read of config.json."""
+
+    hosts: tuple[str, ...]
+    machine: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -257,10 +301,26 @@ class Finished:
 
     @classmethod
     def read(cls, run: RunFolder) -> "Finished":
+        """Raises NpnetError if a file is damaged, or holds what no run leaves."""
         summary = Summary(**checked_fields(Summary, read_json(run.summary), str(run.summary)))
+        for name in POSITIVE:
+            if not getattr(summary, name) > 0:
+                raise NpnetError(f"{run.summary}: {name} is {getattr(summary, name)}{AGAIN}")
+        config = read_json(run.newest_config)
+        known = Configured(
+            **checked_fields(Configured, _chosen(Configured, config), str(run.config))
+        )
+        memory = known.machine.get("memory_bytes")
+        if not known.hosts or not (memory is None or (type(memory) is int and memory > 0)):
+            raise NpnetError(f"{run.config} names no host, or a memory of {memory!r:.40}{AGAIN}")
         texts = run.read_log()
         log = [{name: number(value) for name, value in row.items()} for row in texts]
-        return cls(summary, read_json(run.newest_config), log, texts)
+        for row in log:
+            if not all((row.get(name) or 0) > 0 for name in ("epoch", "seconds")):
+                raise NpnetError(f"{run.log} has a row without epoch or seconds{AGAIN}")
+        if not any(row.get("cpu_percent") is not None for row in log):
+            raise NpnetError(f"{run.log} has no column cpu_percent{AGAIN}")
+        return cls(summary, config, log, texts)
 
     def column(self, name: str) -> list[float]:
         """The known numbers of a column of the log."""
@@ -336,25 +396,34 @@ def medians(rows: Sequence[Row]) -> Row:
 def number(text: str | None) -> float | None:
     """A cell of a table, None where it holds no number."""
     try:
-        return float(text) if text else None
+        value = float(text) if text else math.nan
     except ValueError:
         return None
+    return value if math.isfinite(value) else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """An object in a file. Raises NpnetError for anything else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise NpnetError(f"cannot read {path}: {error}; remove its folder to run again") from error
+        content = parse_json(read_file(path, LARGEST_FILE))
+    except OSError as error:
+        raise NpnetError(f"cannot read {path}: {error.strerror}{AGAIN}") from error
+    except Refused as error:
+        raise NpnetError(f"cannot read {path}: {error}{AGAIN}") from error
     if not isinstance(content, dict):
-        raise NpnetError(f"{path} holds no object of named values: remove its folder to run again")
+        raise NpnetError(f"{path} holds no object of named values{AGAIN}")
     return content
 
 
-def difference(before: object, now: Sequence[str]) -> str:
+def _chosen(record: type, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that the record has a field for."""
+    names = {each.name for each in fields(record)}
+    return {name: value for name, value in found.items() if name in names}
+
+
+def difference(before: Sequence[str], now: Sequence[str]) -> str:
     """What tells two command lines apart, option by option."""
-    theirs = _options([str(word) for word in before] if isinstance(before, list) else [])
+    theirs = _options([f"{word:.200}" for word in before])
     mine = _options(now)
     gone = " ".join(option for option in theirs if option not in mine)
     new = " ".join(option for option in mine if option not in theirs)

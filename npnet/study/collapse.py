@@ -6,6 +6,7 @@ norm's moving statistics as they came about and with recalibrated ones, and trai
 it. Workers that outnumber the ranks take turns, so two cores can show what 48 processes learn.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -99,7 +100,8 @@ def cases(
 def table(study: Study) -> list[Row]:
     """All results that lie in the study's folder, beside the paper's if they are of CIFAR-10."""
     rows = []
-    for count in sorted({int(name.rsplit("-np", 1)[1]) for name in study.known}):
+    counts = (re.search(r"-np([0-9]{1,9})$", name) for name in study.known)
+    for count in sorted({int(found[1]) for found in counts if found}):
         paper, modern = (study.finished(name_of(recipe, count)) for recipe in ("paper", "modern"))
         found = [run.summary for run in (*paper, *modern)]
         if found:

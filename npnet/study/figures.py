@@ -5,6 +5,7 @@ a figure of its own and the table beside it, and a study's picture a corner of a
 """
 
 import io
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -358,11 +359,19 @@ def _any_script() -> Iterator[None]:
 
 
 def blank(**options: Any) -> Any:
-    """A matplotlib figure that needs no display."""
+    """A matplotlib figure that needs no display.
+
+    matplotlib reads a matplotlibrc of the current folder, which may have it run LaTeX: where npnet
+    is the first to load it, its own defaults count. A notebook that has loaded it keeps its look.
+    """
+    first = "matplotlib" not in sys.modules
     try:
+        import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
         raise NpnetError("pictures need matplotlib: pip install 'npnet[plots]'") from error
+    if first:
+        matplotlib.rcdefaults()
     figure: Any = Figure(layout="constrained", **options)
     figure.get_layout_engine().set(h_pad=0.08, w_pad=0.06)
     return figure

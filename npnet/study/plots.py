@@ -1,7 +1,6 @@
 """Pictures of data and runs. Needs the `plots` extra."""
 
-import csv
-import json
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain, pairwise
@@ -17,6 +16,8 @@ from npnet.measure.roofline import Roof
 from npnet.study.collapse import Row
 from npnet.study.figures import blank, save
 from npnet.study.paper import TABLE_3
+from npnet.study.report.log import Log, read_log
+from npnet.study.report.values import plain, read_json
 from npnet.training.run_folder import RunFolder
 
 CURVES = ("loss", "acc", "test_loss", "test_acc")
@@ -243,10 +244,10 @@ DETAILS = ("batch", "lr", "epochs", "seed")  # told only of runs that are else t
 def _facts(run: Path) -> dict[str, str]:
     """What tells a run from others, in the order of a sentence; empty if it does not say."""
     try:
-        config = json.loads(RunFolder(run).newest_config.read_text(encoding="utf-8"))
+        config = read_json(RunFolder(run).newest_config)
         model, recipe, settings = config["model"], config["recipe"], config["settings"]
         width = {} if model["width"] is None else {"width": f"width {model['width']}"}
-        return {
+        told = {
             "model": model["architecture"],
             **width,
             "input": f"{model['input_size']}x{model['input_size']}",
@@ -259,19 +260,21 @@ def _facts(run: Path) -> dict[str, str]:
             "epochs": f"epochs={settings['epochs']}",
             "seed": f"seed {settings['seed']}",
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (NpnetError, ValueError, KeyError, TypeError):
         return {}
+    return {name: plain(str(words), 40) for name, words in told.items()}
 
 
 def _read_log(folder: RunFolder) -> tuple[list[int], dict[str, list[float]]]:
     """Epochs, and for each column its mean over ranks, NaN where nothing was measured."""
     values: dict[str, dict[int, list[float]]] = {name: defaultdict(list) for name in CURVES}
     try:
-        with folder.log.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                for name in CURVES:
-                    values[name][int(row["epoch"])].append(float(row[name] or "nan"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        rows = Log(read_log(folder.log)).rows
+    except NpnetError as error:
         raise NpnetError(f"{folder.path} is no run folder with a log.csv: {error}") from error
+    for row in rows:
+        for name in CURVES:
+            known = row[name] is not None
+            values[name][row["epoch"]].append(row[name] if known else math.nan)
     epochs = sorted(values["loss"])
     return epochs, {name: [float(np.mean(values[name][e])) for e in epochs] for name in CURVES}

@@ -11,16 +11,17 @@ Version 4 has all of a run's settings, and a row for each worker of what is a wo
 import hashlib
 import io
 import json
-import lzma
+import os
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from npnet.archive import ArrayArchive
 from npnet.errors import NpnetError
 from npnet.files import write_atomically
 from npnet.kernels.arrays import Floats
@@ -33,6 +34,7 @@ from npnet.model.parameters import Parameters
 from npnet.model.zoo import build, entry
 from npnet.schema import checked_fields
 from npnet.training.recipe import Recipe
+from npnet.untrusted import Refused, open_file, parse_json
 
 VERSION = 4
 OLDER = (2, 3)  # which are read, too
@@ -42,11 +44,9 @@ ROWS = {"velocities": "velocity", "running": "statistics", "weights": "values", 
 # Of the epoch under way: loss, hits, images; the run's seconds; those of each phase, wall and cpu.
 TALLIES = 4 + 2 * len(PHASES)
 _SEAL = 64  # hexadecimal digits
-# What NumPy, zipfile and json raise for a sealed file that somebody has made up.
-_BROKEN = (
-    *(KeyError, TypeError, AttributeError, ValueError, ArithmeticError, OSError, EOFError),
-    *(RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
-)
+_END_AND_SEAL = 22 + _SEAL  # bytes: the record that ends a zip file, and its comment
+LONGEST_HEADER = 1 << 20  # bytes
+LARGEST = 2**128  # of a seed, which NumPy makes of as many bits
 
 
 @dataclass(frozen=True)
@@ -142,40 +142,89 @@ def load(path: str | Path) -> Checkpoint:
     """Read and verify `path`.
 
     Raises NpnetError if it is missing, damaged or of another version, or if its header does not fit
-    its vectors.
+    its vectors. No more is read than the seal, a header of LONGEST_HEADER and the vectors of the
+    model that it names.
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        with open_file(path) as file:
+            return _read(file, path)
     except OSError as error:
         raise NpnetError(f"cannot read checkpoint {path}: {error.strerror}") from error
-    body, seal = data[:-_SEAL], data[-_SEAL:]
-    if not zipfile.is_zipfile(io.BytesIO(data)) or len(body) == 0:
-        raise NpnetError(f"{path} is not a checkpoint, or was cut short: use another one")
-    if hashlib.sha256(body).hexdigest().encode() != seal:
-        raise NpnetError(f"{path} is damaged (its checksum does not fit): use another checkpoint")
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            found = json.loads(archive["header"].tobytes())
-            vectors = [np.asanyarray(archive[name]) for name in VECTORS]
-            rows = {name: np.asanyarray(archive[name]) for name in ROWS if name in archive}
-    except _BROKEN as error:
+    except Refused as error:
         raise NpnetError(f"{path} is no npnet checkpoint: {error}") from error
+
+
+def _read(file: BinaryIO, path: Path) -> Checkpoint:
+    size = os.fstat(file.fileno()).st_size
+    _check_seal(file, size, path)
+    archive = ArrayArchive(
+        file, size, _SEAL, _members("header", *VECTORS), optional=_members(*ROWS)
+    )
+    text = archive.read("header.npy", ("|u1",), None, LONGEST_HEADER)
+    found = parse_json(text.tobytes())
     header = _of_fields(found, str(path))
-    if any(vector.dtype.kind != "f" or vector.ndim != 1 for vector in vectors):
-        raise NpnetError(f"{path} is no npnet checkpoint: its vectors are not flat floats")
+    architecture = header.build()
+    parameters = architecture.parameter_count
+    statistics = 2 * sum(operation.statistics_channels for operation in architecture.operations)
+    expected = (parameters, statistics, parameters)
+    lengths = tuple(prod(archive.header(f"{name}.npy").shape) for name in VECTORS)
+    if lengths != expected:
+        raise NpnetError(
+            f"{path} holds {lengths[0]:,} parameters, {lengths[1]:,} statistics and "
+            f"{lengths[2]:,} momenta, where its model, {architecture.name}, has {parameters:,}, "
+            f"{statistics:,} and {parameters:,}: use another checkpoint"
+        )
+    vectors = {
+        name: archive.read(f"{name}.npy", ("<f4", "<f8"), (length,))
+        for name, length in zip(VECTORS, expected, strict=True)
+    }
+    columns = {name: len(vectors.get(vector, ())) or TALLIES for name, vector in ROWS.items()}
+    rows = {
+        name: archive.read(f"{name}.npy", ("<f4", "<f8"), (header.world, columns[name]))
+        for name in ROWS
+        if f"{name}.npy" in archive.members
+    }
+    loaded = Checkpoint(header, **vectors, path=path, rows=rows)
+    if found["version"] == 2:
+        loaded = _with_velocity_of_groups(loaded)
+    _check_numbers(loaded)
+    return loaded
+
+
+def _members(*names: str) -> list[str]:
+    return [f"{name}.npy" for name in names]
+
+
+def _check_seal(file: BinaryIO, size: int, path: Path) -> None:
+    file.seek(max(0, size - _END_AND_SEAL))
+    end = file.read()
+    if len(end) < _END_AND_SEAL or not end.startswith(b"PK\5\6"):
+        raise NpnetError(f"{path} is not a checkpoint, or was cut short: use another one")
+    file.seek(0)
+    digest, left = hashlib.sha256(), size - _SEAL
+    while block := file.read(min(left, 1 << 20)):
+        digest.update(block)
+        left -= len(block)
+    if digest.hexdigest().encode() != end[-_SEAL:]:
+        raise NpnetError(f"{path} is damaged (its checksum does not fit): use another checkpoint")
+
+
+def _check_numbers(checkpoint: Checkpoint) -> None:
+    vectors = (checkpoint.values, checkpoint.statistics, checkpoint.velocity)
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
         finite = all(np.isfinite(vector.astype(np.float32)).all() for vector in vectors)
-    values, statistics, velocity = vectors
-    if not finite or np.any(statistics[len(statistics) // 2 :] < 0):
+    if not finite or np.any(np.split(checkpoint.statistics, 2)[1] < 0):
         raise NpnetError(
-            f"{path} is of no use: not all of its numbers are finite, or a variance is negative; "
-            "use another checkpoint"
+            f"{checkpoint.path} is of no use: not all of its numbers are finite, or a variance is "
+            "negative; use another checkpoint"
         )
-    loaded = Checkpoint(header, values, statistics, velocity, path, rows)
-    _check_sizes(loaded)
-    _check_rows(loaded)
-    return _with_velocity_of_groups(loaded) if found["version"] == 2 else loaded
+    for name, rows in checkpoint.rows.items():
+        if not np.isfinite(rows).all():
+            raise NpnetError(
+                f"{checkpoint.path} is of no use: not all of its {name} are finite; use another "
+                "checkpoint"
+            )
 
 
 def _of_fields(found: Any, where: str) -> Header:
@@ -203,8 +252,13 @@ def _of_fields(found: Any, where: str) -> Header:
             f"{where} names {len(header.classes)} classes, its model has {header.model.classes}"
         )
     for name in ("seed", "epoch", "epochs", "world", "step", "steps"):
-        if getattr(header, name) < 0:
-            raise NpnetError(f"{where}: {name} is {getattr(header, name)}: use another checkpoint")
+        if not 0 <= getattr(header, name) <= LARGEST:
+            value = f"{getattr(header, name)!r:.40}"
+            raise NpnetError(f"{where}: {name} is {value}: use another checkpoint")
+    if header.epoch > header.epochs:
+        raise NpnetError(
+            f"{where}: epoch is {header.epoch} of {header.epochs}: use another checkpoint"
+        )
     return header
 
 
@@ -218,36 +272,6 @@ _PlainHeader = make_dataclass(
         if each.name not in _RECORDS
     ],
 )
-
-
-def _check_sizes(checkpoint: Checkpoint) -> None:
-    """The vectors must be those of the model that the header names."""
-    architecture = checkpoint.header.build()
-    parameters = architecture.parameter_count
-    channels = sum(operation.statistics_channels for operation in architecture.operations)
-    found = tuple(map(len, (checkpoint.values, checkpoint.statistics, checkpoint.velocity)))
-    if found != (parameters, 2 * channels, parameters):
-        raise NpnetError(
-            f"{checkpoint.path} holds {found[0]:,} parameters, {found[1]:,} statistics and "
-            f"{found[2]:,} momenta, where its model, {architecture.name}, has {parameters:,}, "
-            f"{2 * channels:,} and {parameters:,}: use another checkpoint"
-        )
-
-
-def _check_rows(checkpoint: Checkpoint) -> None:
-    """Matrices of finite numbers, a row for each worker."""
-    for name, rows in checkpoint.rows.items():
-        columns = len(getattr(checkpoint, ROWS[name], ())) or TALLIES
-        if rows.dtype.kind != "f" or rows.shape != (checkpoint.header.world, columns):
-            raise NpnetError(
-                f"{checkpoint.path} is no npnet checkpoint: its {name} are not {columns:,} numbers "
-                f"for each of {checkpoint.header.world} workers"
-            )
-        if not np.isfinite(rows).all():
-            raise NpnetError(
-                f"{checkpoint.path} is of no use: not all of its {name} are finite; use another "
-                "checkpoint"
-            )
 
 
 # Of a recipe of version 2, what is now a field of the model; and the stored size of its datasets.

@@ -1,5 +1,6 @@
 """Loss and accuracy on a split, shared out over the ranks; statistics recomputed for them."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
@@ -73,10 +74,19 @@ class Evaluator:
     ) -> "Evaluator":
         """Scores a checkpoint's weights, `batch` images at a time.
 
-        Raises NpnetError if the dataset has not as many classes.
+        Raises NpnetError if the dataset has not as many classes; warns if they are called
+        otherwise, for then its labels mean something else.
         """
         who = str(checkpoint.path or "the checkpoint")
         checkpoint.header.model.check_classes(dataset.classes, dataset.name, who)
+        names = list(zip(checkpoint.header.classes, dataset.classes, strict=True))
+        other = [f"{mine!r:.40} for {theirs!r:.40}" for mine, theirs in names if mine != theirs]
+        if other:
+            warnings.warn(
+                f"{who} calls {len(other)} classes otherwise than {dataset.name} does, such as "
+                f"{other[0]}: its score means little unless they are the same things",
+                stacklevel=2,
+            )
         network = partial(checkpoint.network, batch, backend)
         image_input = ImageInput(checkpoint.header.model, kernels_of(backend))
         return cls(checkpoint.inference(batch, backend), network, dataset, image_input, comm)

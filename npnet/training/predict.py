@@ -1,6 +1,6 @@
 """What a trained network sees in a user's pictures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from npnet.data.batches import ImageInput, not_augmented
 from npnet.data.pictures import read_pictures
+from npnet.errors import NpnetError
 from npnet.kernels import backend as kernels_of
 from npnet.training.checkpoint import load
 
@@ -25,17 +26,28 @@ class Prediction:
 
 
 def predict_pictures(
-    checkpoint: Path, paths: Sequence[Path], top: int, backend: str = "numba"
+    checkpoint: Path,
+    paths: Sequence[Path],
+    top: int,
+    backend: str = "numba",
+    refused: Callable[[NpnetError], object] | None = None,
 ) -> Iterator[Prediction]:
     """Predict each picture of each file, file by file.
 
-    Raises NpnetError if the checkpoint or a picture cannot be read.
+    Raises NpnetError if the checkpoint or a file cannot be read; but where there is `refused`, it
+    is called with the error of each file that cannot be, and the others are predicted.
     """
     saved = load(checkpoint)
     inference = saved.inference(BATCH, backend)
     image_input = ImageInput(saved.header.model, kernels_of(backend))
     for path in paths:
-        pixels = read_pictures(path, saved.header.model.stored_size)
+        try:
+            pixels = read_pictures(path, saved.header.model.stored_size)
+        except NpnetError as error:
+            if refused is None:
+                raise
+            refused(error)
+            continue
         for start in range(0, len(pixels), BATCH):
             rows = np.arange(start, min(start + BATCH, len(pixels)))
             batch = not_augmented(rows, np.zeros(len(rows), np.int64))

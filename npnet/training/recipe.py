@@ -3,19 +3,36 @@
 What a network is, is another record: npnet.model.config.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from npnet.errors import NpnetError
 from npnet.model.parameters import Initialiser
+from npnet.parallel.strategies import STRATEGIES
 from npnet.schema import checked_fields
 
 BATCH_PER_RANK = 12  # images a rank and step, in the paper's runs and here
 
+# The least and the largest value of each number; some may be None instead.
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "sync_steps": (1, math.inf),
+    "lr": (0, math.inf),
+    "lr_base": (0, math.inf),
+    "classifier_gradient": (0, math.inf),
+    "warmup_epochs": (0, math.inf),
+    "momentum": (0, 1),
+    "weight_decay": (0, math.inf),
+    "label_smoothing": (0, 1),
+    "bn_momentum": (0, 1),
+    "crop_padding": (0, 16),
+}
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way to train."""
+    """A way to train. Raises NpnetError where a value is not usable."""
 
     name: str
     sync: str  # see npnet.parallel.strategies
@@ -38,6 +55,16 @@ class Recipe:
     freeze: tuple[str, ...] = ()  # operations that are not trained, by name or pattern
     independent_init: bool = False  # each worker draws its own weights, until the first average
 
+    def __post_init__(self) -> None:
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                limits = f"{least} or more" if most == math.inf else f"{least} to {most}"
+                raise NpnetError(f"`{name}` {value!r:.40} is not usable: give {limits}")
+        if self.sync not in STRATEGIES:
+            names = ", ".join(STRATEGIES)
+            raise NpnetError(f"`sync` {self.sync!r:.40} is not usable: give one of {names}")
+
     def peak_lr(self, global_batch: int) -> float:
         """The linear scaling rule (Goyal et al. 2017, section 2.1), unless `lr` is given."""
         return self.lr if self.lr is not None else self.lr_base * global_batch / 256
@@ -58,7 +85,11 @@ class Recipe:
     @classmethod
     def from_dict(cls, fields: Any, where: str) -> "Recipe":
         """The recipe that a file holds. Raises NpnetError, naming `where`, for anything else."""
-        return cls(**checked_fields(cls, fields, where))
+        found = checked_fields(cls, fields, where)
+        try:
+            return cls(**found)
+        except NpnetError as error:
+            raise NpnetError(f"{where}: {error}") from error
 
 
 # Section 3.2 of the paper, which gives batch, rate, momentum, decay and synchronisation. It trains

@@ -311,3 +311,21 @@ def test_frozen_statistics_are_no_cause_for_a_warning(tmp_path: Path) -> None:
     outcome = npnet_run(*frozen, cwd=tmp_path, timeout=300)
     assert outcome.status == 0, outcome.stderr
     assert "[WARNING]" not in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--batch-per-rank", 1), True),
+        (("--batch-per-rank", 2), False),
+        (("--batch-per-rank", 1, "--freeze-bn"), False),
+    ],
+)
+def test_a_batch_norm_that_sees_one_number_is_told(
+    tmp_path: Path, options: tuple[object, ...], told: bool
+) -> None:
+    """At 32 pixels the last maps have one pixel."""
+    more = ("--backend", "reference", "--epochs", 1, "--evaluate", "never", "--out", "run")
+    outcome = npnet_run("train", *TINY, *map(str, (*options, *more)), cwd=tmp_path)
+    assert outcome.status == 0, outcome.stderr
+    assert ("sees a single number for each channel" in " ".join(outcome.stdout.split())) == told

@@ -58,7 +58,7 @@ def test_what_is_printed_can_be_pasted(tmp_path):
     assert len(comments) > 2
     assert all(comment.startswith("# ") and ": " in comment for comment in comments)
     words = shlex.split(line)
-    assert words[-6:] == [sys.executable, "-m", "npnet", "info", "--data-dir", "my data"]
+    assert words[-7:] == [sys.executable, "-P", "-m", "npnet", "info", "--data-dir", "my data"]
     assert any("$HOME it's" in word for word in words)
     assert words[words.index("-n") + 1] == "2"
 
@@ -119,7 +119,7 @@ def test_in_an_allocation_of_slurm_it_is_srun(tmp_path):
     )
     assert outcome.status == 7
     assert outcome.stdout.split()[:2] == ["-n", "4"]
-    assert outcome.stdout.split()[-4:] == [sys.executable, "-m", "npnet", "info"]
+    assert outcome.stdout.split()[-5:] == [sys.executable, "-P", "-m", "npnet", "info"]
 
 
 @pytest.mark.mpi

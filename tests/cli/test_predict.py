@@ -97,3 +97,29 @@ def test_what_is_no_picture_is_said_in_one_line(place, name, content, says) -> N
     assert line.startswith("npnet: error: ")
     assert name in line
     assert says in line
+
+
+def test_what_cannot_be_read_does_not_keep_the_others(place: Path) -> None:
+    names = ("missing.npy", "one.npy", "grey.npy", "many.npy")
+    np.save(place / "grey.npy", np.zeros((4, 4), np.uint8))
+    outcome = npnet_run("predict", "run/final.npz", *names, "--json", cwd=place)
+    assert outcome.status == 2
+    assert [error.split(":")[0] for error in outcome.errors] == [
+        "cannot read the picture missing.npy",
+        "grey.npy holds uint8 (4, 4)",
+    ]
+    assert outcome.stderr.count("\n") == 2
+    found = [json.loads(line)["picture"] for line in outcome.stdout.splitlines()]
+    assert found == ["one.npy"] + 40 * ["many.npy"]
+
+
+def test_a_name_that_steers_a_terminal_is_not_printed_as_it_is(place: Path) -> None:
+    """Nor does one of bytes that are no text end the command."""
+    names = ("\x1b[2J.npy", "\udcff\u202e.npy", "\x1b]0;none.npy")
+    for name in names[:2]:
+        (place / name).write_bytes((place / "one.npy").read_bytes())
+    outcome = npnet_run("predict", "run/final.npz", *names, "--top", 1, cwd=place)
+    assert outcome.status == 2
+    assert outcome.stdout.splitlines()[0] == r"\x1b[2J.npy"
+    assert outcome.stdout.splitlines()[2] == r"\udcff\u202e.npy"
+    assert r"\x1b]0;none.npy" in outcome.error

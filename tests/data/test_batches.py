@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npnet.data.batches import Batch, ImageInput, TrainingShard, plain_batches
+from npnet.data.batches import Batch, ImageInput, TrainingShard, plain_batches, training_shards
 from npnet.errors import NpnetError
 from npnet.kernels import reference
 from npnet.training.recipe import MODERN, PAPER
@@ -105,6 +105,13 @@ def test_modern_augments():
 def test_a_batch_must_fit_the_smallest_shard(total, world, batch):
     with pytest.raises(NpnetError, match=f"batch of {batch} images a rank does not fit a shard"):
         shards(total, world, batch)
+
+
+def test_workers_beyond_all_number_are_refused_at_once():
+    """Before anything is made for each of them."""
+    workers = 10**12
+    with pytest.raises(NpnetError, match="a shard of 0: toy has 30 training images"):
+        training_shards(Toy(), MODERN, 12, 3, range(workers), workers)
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])

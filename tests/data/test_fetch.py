@@ -1,12 +1,13 @@
 """Fetching from a server that serves as it should, or in one of the ways that servers fail."""
 
+import contextlib
 import hashlib
 import io
 import os
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ class Server:
     status: int = 200
     honours_range: bool = True
     says_length: bool = True
+    chunks: bytes | None = None  # sent as they are, as Transfer-Encoding: chunked
+    drips: bool = False  # a byte now and then
     failing: int = 0  # so many answers end early
     stalls: bool = False  # then the connection stays open, with nothing coming
     ranges: list[str | None] = field(default_factory=list)
@@ -78,12 +81,23 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
                 return
             body = state.archive[start:]
             self.send_response(206 if start else 200)
+            self.send_header("Connection", "close")
             if start:
                 last = len(state.archive) - 1
                 self.send_header("Content-Range", f"bytes {start}-{last}/{last + 1}")
+            if state.chunks is not None:
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                self.wfile.write(state.chunks)
+                return
             if state.says_length:
                 self.send_header("Content-Length", str(len(body)))
             self.end_headers()
+            if state.drips:
+                with contextlib.suppress(OSError):
+                    while not state.closing.wait(0.02):
+                        self.wfile.write(b"x")
+                return
             if state.failing:
                 state.failing -= 1
                 self.wfile.write(body[: len(body) // 2])
@@ -303,7 +317,7 @@ def test_archives_that_are_not_right(
     message = fails(server, tmp_path, md5=hashlib.md5(archive).hexdigest())
     assert reason in message
     assert str(tmp_path / PART) in message
-    assert [path.name for path in tmp_path.iterdir()] == [PART]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_members_outside_of_the_folder_are_not_written(server: Server, tmp_path: Path) -> None:
@@ -382,3 +396,60 @@ def test_command_default_folder(run: Run, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(fetching, "fetch", record)
     assert run("cifar100").exit_code == 0
     assert seen == ["cifar100", Path("data"), None]
+
+
+# --- servers that want to keep us, or to fill the disk
+
+
+def files(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*")]
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [b"zz\r\n", b"-5\r\n", b"1" * 70_000, b"\r\n", b"", b"8\r\nabc", b"7" * 15 + b"\r\nabc"],
+)
+def test_chunks_that_are_none(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunks: bytes
+) -> None:
+    monkeypatch.setattr(BaseHTTPRequestHandler, "protocol_version", "HTTP/1.1")  # has chunks
+    server.chunks = chunks
+    line = fails(server, tmp_path)
+    assert "at the last of 5 tries" in line or "MD5" in line
+    assert len(line.splitlines()) == 1
+    assert [name for name in files(tmp_path) if (tmp_path / name).stat().st_size == 0] == []
+
+
+def test_a_server_that_drips(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte now and then is no reason to wait for months."""
+    monkeypatch.setattr(fetching, "_RATED_SECONDS", 0.1)
+    server.drips = True
+    line = fails(server, tmp_path)
+    assert "bytes came in 0 s, at the last of 5 tries" in line
+
+
+@pytest.mark.parametrize("says_length", [True, False])
+def test_more_than_the_archive_is_not_taken(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says_length: bool
+) -> None:
+    monkeypatch.setitem(VARIANTS, "cifar10", replace(CIFAR10, size=len(ARCHIVE) - 1))
+    server.says_length = says_length
+    assert "larger than the" in fails(server, tmp_path)
+    assert files(tmp_path) == []
+    assert len(server.ranges) == 1
+
+
+def test_a_device_is_not_read_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VARIANTS, "cifar10", replace(CIFAR10, size=10**6))
+    with pytest.raises(NpnetError, match="larger than the 1,000,000 bytes"):
+        fetching.fetch("cifar10", tmp_path, url="file:///dev/zero")
+    assert files(tmp_path) == []
+
+
+def test_an_archive_of_other_files_is_not_kept(server: Server, tmp_path: Path) -> None:
+    server.archive = tar_gz({"readme": b"nothing else"})
+    sum_of_it = hashlib.md5(server.archive).hexdigest()
+    assert "fetch another archive" in fails(server, tmp_path, md5=sum_of_it)
+    assert files(tmp_path) == []

@@ -123,13 +123,50 @@ class TestMachineCode:
         assert result.stdout == "None " + COMPILED
         assert result.stderr.count("name a folder of your own in NPNET_CACHE") == 1
 
-    def test_a_folder_that_others_can_write_is_not_trusted(self, compiled, tmp_path):
-        root = shutil.copytree(compiled[0], tmp_path / "copy")
+    @pytest.mark.parametrize("place", [".", "..", "../.."])
+    def test_a_folder_that_others_can_write_is_not_trusted(
+        self, compiled, tmp_path, monkeypatch, place
+    ):
+        """Nor one below such a folder, where they could put another in its place."""
+        root = shutil.copytree(compiled[0], tmp_path / "above" / "root")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "private"))
         (folder,) = root.iterdir()
-        folder.chmod(0o777)
+        os.chmod(folder / place, 0o777)
         result = run(root)
-        assert result.stdout == "None " + COMPILED
-        assert "others can write there" in result.stderr
+        assert result.stdout.startswith(f"{tmp_path}/private/npnet/{folder.name} [")
+        assert result.stdout.endswith(COMPILED)
+        (line,) = [line for line in result.stderr.splitlines() if "CacheWarning: " in line]
+        assert f"others can write there: {(folder / place).resolve()}" in line
+        assert run(root).stdout.endswith(LOADED)
+
+    @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+    def test_a_file_that_others_can_write_is_not_read(self, compiled, tmp_path, suffix):
+        root = shutil.copytree(compiled[0], tmp_path / "copy")
+        for file in root.glob(f"*/*{suffix}"):
+            file.chmod(0o666)
+        result = run(root)
+        assert result.stdout.endswith(COMPILED)
+        assert "were damaged" in result.stderr
+        assert run(root).stdout.endswith(LOADED)
+
+    def test_a_folder_that_cannot_be_written_is_used(self, compiled, tmp_path):
+        """As of an image that is mounted to be read."""
+        root = shutil.copytree(compiled[0], tmp_path / "copy")
+        read_only = """
+import errno, os, tempfile
+make = tempfile.TemporaryFile
+def refuse(*arguments, dir=None, **options):
+    if str(dir).startswith(os.environ["NPNET_CACHE"]):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    return make(*arguments, dir=dir, **options)
+tempfile.TemporaryFile = refuse
+"""
+        result = run(root, read_only)
+        assert result.stdout.endswith(LOADED)
+        assert result.stderr == ""
+        empty = run(tmp_path / "empty", read_only)
+        assert empty.stdout == "None " + COMPILED
+        assert "(Read-only file system)" in empty.stderr
 
     @pytest.mark.parametrize("kind", ["nbc", "nbi"])
     @pytest.mark.parametrize("damage", ["cut off", "one bit", "zeros", "empty"])
@@ -161,18 +198,58 @@ class TestFolder:
     @pytest.fixture(autouse=True)
     def place(self, tmp_path, monkeypatch):
         monkeypatch.setenv("NPNET_CACHE", str(tmp_path / "root"))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "private"))
 
     def test_it_is_private(self, tmp_path):
         folder = cache.open_folder("name")
         assert folder == str(tmp_path / "root" / "name")
         assert Path(folder).stat().st_mode & 0o777 == 0o700
 
-    def test_it_is_refused_if_it_belongs_to_another(self, monkeypatch):
+    def test_another_s_is_not_taken(self, monkeypatch, tmp_path):
+        """By root neither: a user whose folder it is could put code there that root would run."""
         assert cache.open_folder("name") is not None
-        owner = os.geteuid()
-        monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
-        with pytest.warns(cache.CacheWarning, match="others can write there"):
+        monkeypatch.setattr(cache, "trusted", lambda: {os.stat("/").st_uid + 1})
+        monkeypatch.setattr(cache, "NODE_LOCAL", tmp_path)
+        with pytest.warns(cache.CacheWarning, match="belongs to another user"):
             assert cache.open_folder("name") is None
+
+    def test_a_link_of_another_user_is_not_followed(self, monkeypatch, tmp_path):
+        (tmp_path / "mine").mkdir(mode=0o700)
+        (tmp_path / "link").symlink_to(tmp_path / "mine")
+        cache.own(tmp_path / "link" / "name")
+        if os.geteuid() == 0:
+            os.lchown(tmp_path / "link", 12345, 12345)
+            with pytest.raises(cache.UntrustedError, match="link belongs to another user"):
+                cache.own(tmp_path / "link" / "name")
+
+    def test_what_is_made_is_private_all_the_way(self, tmp_path):
+        before = os.umask(0)
+        try:
+            cache.own(tmp_path / "a" / "b" / "c")
+        finally:
+            os.umask(before)
+        for place in ("a", "a/b", "a/b/c"):
+            assert (tmp_path / place).stat().st_mode & 0o777 == 0o700
+
+    def test_a_sticky_folder_is_one_for_all(self, tmp_path):
+        """As /tmp and /var/tmp are: there nobody can replace what is another's."""
+        (tmp_path / "tmp").mkdir()
+        (tmp_path / "tmp").chmod(0o1777)
+        cache.own(tmp_path / "tmp" / "name")
+        (tmp_path / "tmp").chmod(0o777)
+        with pytest.raises(cache.UntrustedError, match="others can write there"):
+            cache.own(tmp_path / "tmp" / "name")
+
+    def test_a_group_of_one_user_is_that_user(self, monkeypatch, tmp_path):
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache").chmod(0o775)
+        for private in (True, False):
+            monkeypatch.setattr(cache, "is_private", lambda group, private=private: private)
+            if private:
+                cache.own(tmp_path / "cache" / "name")
+            else:
+                with pytest.raises(cache.UntrustedError):
+                    cache.own(tmp_path / "cache" / "name")
 
     def test_it_is_refused_if_it_is_a_link(self, tmp_path):
         (tmp_path / "root").mkdir()

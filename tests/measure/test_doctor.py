@@ -296,6 +296,10 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("NPNET_CACHE", str(tmp_path / "file/cache"))
     assert facts.cache_problem() == f"{tmp_path}/file/cache: Not a directory"
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all").chmod(0o777)
+    monkeypatch.setenv("NPNET_CACHE", str(tmp_path / "all/cache"))
+    assert facts.cache_problem().endswith(f"others can write there: {tmp_path}/all")
 
 
 def test_a_disk_is_measured_where_the_run_folder_will_be(tmp_path):

@@ -702,7 +702,7 @@ def test_a_file_that_is_no_text_or_far_too_large(tmp_path: Path) -> None:
     assert "cannot read" in refusal(tmp_path, out=tmp_path)
     with (tmp_path / "log.csv").open("wb") as file:
         file.truncate(2**40)  # of holes
-    assert "log.csv is larger than 64 MB" in refusal(tmp_path, out=tmp_path)
+    assert "larger than 67,108,864 bytes" in refusal(tmp_path, out=tmp_path)
 
 
 def test_unknown_keys_and_columns_are_left_aside(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ import pytest
 from npnet.data.batches import ImageInput, not_augmented
 from npnet.kernels import backend
 from npnet.model.network import BatchNorm, Network
-from npnet.model.parameters import initialise
+from npnet.model.parameters import Parameters, initialise
 from npnet.model.zoo.mobilenet_v2 import mobilenet_v2
 from npnet.parallel.communicator import SerialCommunicator
 from npnet.training import evaluate
-from npnet.training.evaluate import recalibrate
-from npnet.training.recipe import MODEL_FIELDS, PAPER
+from npnet.training.checkpoint import VERSION, Checkpoint, Header
+from npnet.training.evaluate import Evaluator, recalibrate
+from npnet.training.recipe import MODEL_FIELDS, MODERN, PAPER
 from npnet.training.settings import Settings
 from npnet.training.trainer import Trainer
 from npnet.training.warmup import Silence
@@ -86,3 +87,19 @@ def test_a_collapse_and_its_cause():
     assert trainer.initial_statistics_left == pytest.approx(0.999**108)
     assert summary.test_acc <= 0.4
     assert summary.recalibrated_test_acc > 0.8
+
+
+def checkpoint_of(classes):
+    parameters = Parameters(mobilenet_v2(0.1, 32, 3))
+    initialise(parameters, "he_fan_out", 0)
+    header = Header(VERSION, "0", MODEL, classes, "toy", MODERN, 1, 4, 10, 2)
+    return Checkpoint(header, parameters.values, parameters.statistics, parameters.values)
+
+
+def test_classes_that_are_called_otherwise_are_told():
+    """As many, so that nothing else would tell: the labels are those of other things."""
+    where = (Toy(8), SerialCommunicator(), 4, "reference")
+    Evaluator.of_checkpoint(checkpoint_of(Toy.classes), *where)  # and a warning is an error
+    other = ("dark", "light", "bright")
+    with pytest.warns(UserWarning, match="calls 1 classes otherwise than toy does, such as 'light"):
+        Evaluator.of_checkpoint(checkpoint_of(other), *where)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from npnet.errors import NpnetError
+from npnet.untrusted import check_levels, read_file
 
 LARGEST_FILE = 64 * 2**20  # bytes; the log of 1000 epochs of 96 workers has 40 million
 LARGEST_NUMBER = 1e20  # larger ones count as not known
@@ -22,10 +23,10 @@ def read_text(path: Path) -> str:
     Raises NpnetError if it is too large, or no text.
     """
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise NpnetError(f"{path} is larger than {LARGEST_FILE >> 20} MB: this is no such file")
-        return path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_file(path, LARGEST_FILE).decode("utf-8-sig")
+    except OSError as error:
+        raise NpnetError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise NpnetError(f"cannot read {path}: {error}") from error
 
 
@@ -37,13 +38,14 @@ def read_json(path: Path) -> Any:
 
     text = read_text(path)
     try:
+        check_levels(text.encode())
         return json.loads(
             text,
             parse_constant=lambda name: None,  # NaN, Infinity
             parse_float=lambda digits: number(float(digits)),
             parse_int=whole,
         )
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:  # Refused is one
         raise NpnetError(f"cannot read {path}: {error}") from error
 
 

@@ -1,0 +1,208 @@
+"""Arrays from files that somebody else may have made: .npy, and .npz as `numpy.savez` writes them.
+
+A header says how much memory its array wants. Here it must want just what lies behind it, and of an
+.npz each member is stored as it is, once, where its directory says, and of the shape that the
+caller expects: so a small file cannot ask for much. Nothing of it is evaluated.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npnet.untrusted import Refused
+
+# --- .npy: magic, version, length of the header, and the header, a line of Python that says dtype,
+# order and shape. Source: numpy.lib.format.
+_MAGIC = re.compile(rb"\x93NUMPY([\x01-\x03])\x00")
+_HEADER = re.compile(
+    r"\{'descr': '([^']{1,40})', 'fortran_order': (True|False), 'shape': \(([0-9, ]*)\), ?\} *\n"
+)
+_LONGEST_HEADER = 4096  # bytes; NumPy writes 128
+_MOST_AXES = 32
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """What the header of a .npy says, and how long it is, bytes."""
+
+    dtype: str  # as NumPy writes it, such as <f4
+    fortran: bool
+    shape: tuple[int, ...]
+    start: int
+
+    def read(self, file: BinaryIO) -> NDArray[Any]:
+        """The array, from a file that stands at its first byte. `dtype` must be a number's."""
+        array: NDArray[Any] = np.empty(prod(self.shape), self.dtype)
+        if _fill(file, array.view(np.uint8).data) < array.nbytes:
+            raise Refused("it was cut short")
+        return array.reshape(self.shape, order="F" if self.fortran else "C")
+
+
+def _fill(file: BinaryIO, view: memoryview) -> int:
+    """Read until `view` is full or the file ends; how many bytes that were."""
+    done = 0
+    while done < len(view) and (count := file.readinto(view[done:])):  # type: ignore[attr-defined]
+        done += count
+    return done
+
+
+def array_header(file: BinaryIO, size: int) -> ArrayFile:
+    """The header of a .npy of numbers that is `size` bytes in all and begins here.
+
+    Raises Refused unless its array takes just the bytes that are there.
+    """
+    magic = _MAGIC.fullmatch(file.read(8))
+    if magic is None:
+        raise Refused("it is no array of NumPy's")
+    width = 2 if magic[1] == b"\1" else 4
+    length = int.from_bytes(file.read(width), "little")
+    if length > _LONGEST_HEADER:
+        raise Refused(f"its header has {length} bytes")
+    found = _HEADER.fullmatch(file.read(length).decode("latin-1"))
+    if found is None:
+        raise Refused("its header is not as NumPy writes it")
+    dtype, fortran, axes = found.groups()
+    if not re.fullmatch("[<>|=]?[biufc][0-9]{1,2}", dtype):
+        raise Refused(f"it is no array of numbers but of {dtype!r}")
+    try:
+        itemsize = np.dtype(dtype).itemsize
+    except TypeError as error:
+        raise Refused(f"there are no numbers called {dtype!r}") from error
+    words = axes.removesuffix(",").split(", ") if axes else []
+    if len(words) > _MOST_AXES or not all(re.fullmatch("[0-9]{1,18}", word) for word in words):
+        raise Refused(f"its shape is ({axes:.40})")
+    shape, start = tuple(map(int, words)), 8 + width + length
+    if start + prod(shape) * itemsize != size:
+        raise Refused(f"its shape {_short(shape)} does not fit the {size:,} bytes that it has")
+    return ArrayFile(dtype, fortran == "True", shape, start)
+
+
+def _short(shape: tuple[int, ...]) -> str:
+    text = str(shape)
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+# --- .npz: a zip file of .npy files. Source: PKWARE's APPNOTE.TXT, sections 4.3.7, 4.3.12, 4.3.16.
+_LOCAL, _CENTRAL, _END = "<4s5H3L2H", "<4s6H3L5H2L", "<4s4H2LH"
+_UTF8 = 0x800  # the one flag that a name may have
+_NEWEST = 45  # version 4.5 of the format, which numpy.savez writes
+_BLOCK = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where the bytes of a member lie, and their checksum."""
+
+    start: int
+    size: int
+    crc: int
+
+
+class ArrayArchive:
+    """The members of an .npz that is `size` bytes long, its comment of `comment` bytes included.
+
+    They must be the `names`, perhaps with some of the `optional` ones, each once, and stored as
+    they are. Raises Refused for anything else.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        size: int,
+        comment: int,
+        names: Collection[str],
+        optional: Collection[str] = (),
+    ) -> None:
+        self.file, self.size = file, size
+        end = size - comment - struct.calcsize(_END)
+        fields = self._unpack(_END, end)
+        mark, disk, first, here, entries, length, start, note = fields
+        if mark != b"PK\5\6" or note != comment:
+            raise Refused("it is no archive, or was cut short")
+        if disk or first or here != entries:
+            raise Refused("its directory is in parts")
+        if not len(names) <= entries <= len(names) + len(optional):
+            raise Refused(f"it has {entries} members, where {len(names)} were expected")
+        if start + length != end:
+            raise Refused("its directory is not where it should be")
+        self.members: dict[str, Member] = {}
+        for _ in range(entries):
+            name, member, start = self._entry(start, end)
+            if name not in (*names, *optional) or name in self.members:
+                raise Refused(f"it has a member {name!r:.40}, or has it twice")
+            self.members[name] = member
+        for name in names:
+            if name not in self.members:
+                raise Refused(f"it lacks the member {name!r}")
+        taken = sorted((each.start, each.start + each.size) for each in self.members.values())
+        if any(before[1] > after[0] for before, after in pairwise(taken)):
+            raise Refused("its members lie over each other")
+
+    def _unpack(self, layout: str, at: int) -> Any:
+        length = struct.calcsize(layout)
+        if not 0 <= at <= self.size - length:
+            raise Refused("it is no archive, or was cut short")
+        self.file.seek(at)
+        return struct.unpack(layout, self.file.read(length))
+
+    def _entry(self, at: int, end: int) -> tuple[str, Member, int]:
+        """An entry of the directory, which begins at `at`: its name, and where the next begins."""
+        fields = self._unpack(_CENTRAL, at)
+        mark, flags, method = fields[0], fields[3], fields[4]
+        crc, packed, size, letters, extra, note = fields[7:13]
+        name = self.file.read(letters).decode("latin-1")
+        after = at + struct.calcsize(_CENTRAL) + letters + extra + note
+        if mark != b"PK\1\2" or after > end:
+            raise Refused("its directory is broken")
+        if fields[2] & 0xFF > _NEWEST or method or flags & ~_UTF8 or packed != size:
+            raise Refused(f"its member {name!r:.40} is packed, encrypted or of a newer zip")
+        local = fields[-1]
+        mark, _, flags, method, *_, letters, extra = self._unpack(_LOCAL, local)
+        start = local + struct.calcsize(_LOCAL) + letters + extra
+        if mark != b"PK\3\4" or method or flags & ~_UTF8 or start + size > self.size:
+            raise Refused(f"its member {name!r:.40} is not where its directory says")
+        return name, Member(start, size, crc), after
+
+    def header(self, name: str) -> ArrayFile:
+        """What a member says of itself."""
+        member = self.members[name]
+        self.file.seek(member.start)
+        return array_header(self.file, member.size)
+
+    def read(
+        self,
+        name: str,
+        dtypes: Collection[str],
+        shape: tuple[int, ...] | None,
+        most: int | None = None,
+    ) -> NDArray[Any]:
+        """A member's array: of one of `dtypes`, of `shape` and of `most` bytes, unless None."""
+        member, found = self.members[name], self.header(name)
+        if most is not None and member.size > most:
+            raise Refused(f"{name} has {member.size:,} bytes, {most:,} at most were expected")
+        if found.dtype not in dtypes:
+            raise Refused(f"{name} holds {found.dtype}, where {' or '.join(dtypes)} was expected")
+        if shape is not None and found.shape != shape:
+            raise Refused(f"{name} has the shape {_short(found.shape)}, where {shape} was expected")
+        self._check_sum(name, member)
+        self.file.seek(member.start + found.start)
+        return found.read(self.file)
+
+    def _check_sum(self, name: str, member: Member) -> None:
+        self.file.seek(member.start)
+        crc, left = 0, member.size
+        while left:
+            block = self.file.read(min(left, _BLOCK))
+            if not block:
+                raise Refused("it was cut short")
+            crc, left = zlib.crc32(block, crc), left - len(block)
+        if crc != member.crc:
+            raise Refused(f"the checksum of {name} does not fit")
