@@ -99,7 +99,7 @@ def test_the_choices_are_the_engines_own() -> None:
         (["--sync", "none"], ["'none'", *STRATEGIES]),
         (["--backend", "cuda"], ["'cuda'", *BACKENDS]),
         (["--epochs", "0"], ["--epochs", ">=1"]),
-        (["--threads", "0"], ["--threads", ">=1"]),
+        (["--threads", "0"], ["--threads", "1<=x<=1024"]),
         (["--lr", "nan"], ["--lr", "nan", "finite"]),
         (["--weight-decay", "inf"], ["--weight-decay", "inf", "finite"]),
         (["--width", "nan"], ["--width", "nan"]),
