@@ -184,4 +184,5 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, 
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(path.resolve(), text.getvalue().encode())  # a link stays one
+    # A path's bytes that are no text stand in it as Python escapes them. A link stays one.
+    write_atomically(path.resolve(), text.getvalue().encode(errors="backslashreplace"))

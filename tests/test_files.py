@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from npnet.errors import NpnetError
-from npnet.files import append_rows, locked, read_table, sweep, write_atomically
+from npnet.files import append_rows, locked, read_table, sweep, write_atomically, write_table
 from tests.launch import SOURCES, clean_environment
 
 # Adds the rows of 50 runs to the table of all runs, each as a run does at its end.
@@ -97,6 +97,11 @@ def umask() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("umask")
+def test_a_path_whose_bytes_are_no_text_stands_in_a_table(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.csv", ["run"], [{"run": os.fsdecode(b"run\xff")}])
+    assert read_table(tmp_path / "t.csv") == [{"run": "run\\udcff"}]
+
+
 def test_a_new_file_has_the_rights_that_the_umask_leaves(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"new")

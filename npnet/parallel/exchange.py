@@ -31,8 +31,9 @@ from numpy.typing import DTypeLike, NDArray
 from npnet.kernels.arrays import Floats
 from npnet.parallel.bfloat16 import from_bfloat16, to_bfloat16
 
-SECONDS_BETWEEN_POLLS = 2e-4  # 25 KB at 1 Gbit/s: a socket's buffer holds more
-SECONDS_AWAKE = 2e-3  # before: in a node an exchange takes less, if it is not interrupted
+SECONDS_AWAKE = 2e-3  # in a node an exchange takes less, if it is not interrupted
+ASLEEP = 0.05  # then: of the time that it has taken so far, between two looks
+LONGEST_SLEEP = 1e-3  # seconds: 12 KB at 100 Mbit/s, much less than a socket's buffer holds
 
 Complete = Callable[[Any], object]  # takes a request of MPI, returns when it is done
 
@@ -187,5 +188,6 @@ def _sum(vector: Floats, levels: Sequence[Level], complete: Complete) -> None:
 def _poll(request: Any) -> None:
     started = time.monotonic()
     while not request.Test():
-        if time.monotonic() - started > SECONDS_AWAKE:
-            time.sleep(SECONDS_BETWEEN_POLLS)
+        taken = time.monotonic() - started
+        if taken > SECONDS_AWAKE:
+            time.sleep(min(ASLEEP * taken, LONGEST_SLEEP))

@@ -17,6 +17,7 @@ import numpy as np
 
 from npnet.data.batches import Batch, TrainingShard
 from npnet.kernels.arrays import Floats
+from npnet.machine.memory import check_bytes
 from npnet.model.parameters import Parameters
 from npnet.parallel.buckets import Buckets
 from npnet.parallel.communicator import Communicator
@@ -83,6 +84,8 @@ class Workers(Sequence[Worker]):
         self._workers = [Worker(row, shard) for row, shard in enumerate(shards)]
         self.everywhere = shards[0].workers
         count = len(shards)
+        each = (parameters.statistics, *((parameters.values, velocity) if own_weights else ()))
+        check_bytes(count * sum(vector.nbytes for vector in each))
         self.shares = np.array([shard.share for shard in shards])
         self.statistics = _rows(parameters.statistics, count)
         self.values = _rows(parameters.values, count if own_weights else 1)

@@ -76,6 +76,14 @@ def test_memory_grows_by_weights_not_by_activations():
     assert together == 6 * parameters.statistics.nbytes + parameters.gradients_and_loss.nbytes
 
 
+def test_workers_that_no_memory_holds_are_refused_before_it_is_taken(monkeypatch):
+    kept = trainer(PAPER, workers_per_rank=2).planned_bytes["rows of workers"] // 2
+    monkeypatch.setattr("npnet.machine.memory.limit_bytes", lambda: 20 * kept)
+    trainer(PAPER, workers_per_rank=20)
+    with pytest.raises(MemoryError, match="are wanted, this host has"):
+        trainer(PAPER, workers_per_rank=21)
+
+
 def test_each_worker_keeps_its_own_momentum_and_statistics():
     each = trainer(replace(PAPER, lr=0.01), workers_per_rank=3)
     each.train_epoch(0)
