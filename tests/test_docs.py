@@ -29,6 +29,7 @@ HEADING = re.compile(r"^#+ (.*)$", re.M)
 CODE = re.compile(r"`([^`\n]+)`")
 SCRIPT = re.compile(r"# (\w+\.py)\n")  # begins a block that is a file of its own
 
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 LAUNCHERS = {"mpiexec", "nohup", "salloc"}
 # Options of rsync, Open MPI and Slurm.
 OF_OTHERS = {"--exclude", "--hostfile", "--report-bindings", "--mpi=list"}
@@ -278,3 +279,13 @@ def test_the_script_for_mpi_runs_as_written(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("2 ranks, test accuracy 0.")
     assert (tmp_path / "runs/ranks/final.npz").exists()
+
+
+def test_each_promise_has_its_test():
+    """The table of faults in docs/trust.md names tests that there are."""
+    text = (DOCS / "trust.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    named = TEST.findall(text)
+    assert len(named) == len(rows) > 20
+    for file, test in named:
+        assert f"def {test}(" in (SOURCES / file).read_text(), f"{file} has no {test}"
