@@ -1,6 +1,7 @@
 """`npnet train`."""
 
 import shlex
+import signal
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -214,6 +215,7 @@ def train(
     from npnet.training.trainer import Trainer
     from npnet.training.warmup import Rehearsal, prepare
 
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # there is nothing to save yet
     comm = connect()
     with together(comm):
         # Rank 0 alone reads and writes the run: no other node needs its files.
@@ -294,6 +296,7 @@ def choose_folder(out: Path | None, origin: "Origin | None", default: Path) -> "
     if out is not None and out.resolve() != there.resolve():
         return RunFolder(out)
     folder = RunFolder(out or there, continued=True)
+    folder.expected = origin.stamp
     later = folder.later_than(origin.checkpoint) if origin.path.is_file() else []
     if out is None and later:
         raise NpnetError(

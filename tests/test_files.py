@@ -96,12 +96,12 @@ def umask() -> Iterator[None]:
     os.umask(before)
 
 
-@pytest.mark.usefixtures("umask")
 def test_a_path_whose_bytes_are_no_text_stands_in_a_table(tmp_path: Path) -> None:
     write_table(tmp_path / "t.csv", ["run"], [{"run": os.fsdecode(b"run\xff")}])
     assert read_table(tmp_path / "t.csv") == [{"run": "run\\udcff"}]
 
 
+@pytest.mark.usefixtures("umask")
 def test_a_new_file_has_the_rights_that_the_umask_leaves(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"new")

@@ -11,7 +11,7 @@ from npnet.model.config import ModelConfig
 from npnet.schema import checked_fields
 from npnet.training.checkpoint import Checkpoint, load
 from npnet.training.recipe import BATCH_PER_RANK, Recipe
-from npnet.training.run_folder import RunFolder
+from npnet.training.run_folder import RunFolder, Stamp
 from npnet.training.settings import Settings
 
 
@@ -32,6 +32,7 @@ class Origin:
     world: int
     checkpoint: Checkpoint | None
     said: tuple[str, ...] = ()
+    stamp: Stamp | None = None  # of the run's folder, before any of it was read
 
     @property
     def folder(self) -> Path | None:
@@ -56,6 +57,11 @@ def find(path: Path) -> Origin:
     Of a folder it is the newest checkpoint that counts and is not damaged.
     Raises NpnetError if there is nothing to go on from.
     """
+    stamp = RunFolder(path if path.is_dir() else path.parent).stamp()
+    return replace(_find(path), stamp=stamp)
+
+
+def _find(path: Path) -> Origin:
     if not path.is_dir():
         return _of_checkpoint(path, load(path))
     folder = RunFolder(path)
@@ -66,12 +72,23 @@ def find(path: Path) -> Origin:
         return _of_checkpoint(path, checkpoint, said)
     before = _read(folder.config).get("resumed_from")
     if checkpoint is None and isinstance(before, str):
-        checkpoint = load(before)  # the run has not come to one of its own
+        checkpoint = _first(path, before)
     origin = replace(_of_config(path, folder.newest_config), checkpoint=checkpoint, said=said)
     if checkpoint is None:
         return origin
     header = checkpoint.header
     return replace(origin, model=header.model, dataset=header.dataset, world=header.world)
+
+
+def _first(path: Path, before: str) -> Checkpoint:
+    """That from which a run began that has not come to one of its own."""
+    try:
+        return load(before)
+    except NpnetError as error:
+        raise NpnetError(
+            f"{path} has no checkpoint of its own yet and began from another run's: {error}; "
+            f"`resume` that one, wherever it is now, with another `out`"
+        ) from error
 
 
 def _newest(folder: RunFolder) -> tuple[Checkpoint | None, tuple[str, ...]]:

@@ -150,7 +150,10 @@ class Run:
         with together(self.comm):
             if self.comm.rank == 0:
                 self.folder.create(self.checkpoint)
-                self.folder.write_config(self.config() | {"resumed_from": self.resumed_from})
+                origin = self.checkpoint.path if self.checkpoint is not None else None
+                # By a path that holds wherever the next start is made.
+                place = str(origin.absolute()) if origin is not None else None
+                self.folder.write_config(self.config() | {"resumed_from": place})
         self.folder.path = self.comm.broadcast(self.folder.path)  # another, if its name was taken
 
     def config(self) -> dict[str, Any]:

@@ -45,6 +45,10 @@ class Done(NamedTuple):
     steps: int = 0
 
 
+# Of each file of a run: its name, when it was written, its size.
+Stamp = tuple[tuple[str, int, int], ...]
+
+
 class RunFolder:
     """What is on disk of a run: written by rank 0 alone, and by one run at a time.
 
@@ -73,6 +77,7 @@ class RunFolder:
 
     def __init__(self, path: Path, proposed: bool = False, continued: bool = False) -> None:
         self.path, self.proposed, self.continued = path, proposed, continued
+        self.expected: Stamp | None = None  # what was read of it before it was claimed
         self._claim: Claim | None = None
 
     @property
@@ -105,12 +110,12 @@ class RunFolder:
 
     @property
     def scaling_results(self) -> Path:
-        return self.path.parent / "scaling_results.csv"
+        return self.path.absolute().parent / "scaling_results.csv"
 
     @property
     def trial_results(self) -> Path:
         """The same of runs that were cut short by `max_steps`."""
-        return self.path.parent / "trial_results.csv"
+        return self.path.absolute().parent / "trial_results.csv"
 
     @property
     def final(self) -> Path:
@@ -140,6 +145,11 @@ class RunFolder:
             return [path for path in self.path.iterdir() if OF_A_RUN.fullmatch(path.name)]
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def stamp(self) -> Stamp:
+        """What tells whether a run has written anything meanwhile."""
+        found = [(path.name, path.stat()) for path in self._files()]
+        return tuple(sorted((name, each.st_mtime_ns, each.st_size) for name, each in found))
 
     def valid_checkpoints(self) -> list[Path]:
         """Those to go on from, the newest first.
@@ -183,6 +193,11 @@ class RunFolder:
         try:
             if not self.continued:
                 self._refuse_a_run()  # it may have come and gone since
+            elif self.expected is not None and self.expected != self.stamp():
+                raise NpnetError(
+                    f"the run in {self.path} has gone on meanwhile, in another process: start this "
+                    "one again if it is still wanted"
+                )
             (self.path / PROBE).unlink(missing_ok=True)
             sweep(self.path, f"{OF_A_RUN.pattern}|{re.escape(PROBE)}")
             self._prove_writable()

@@ -71,8 +71,8 @@ class Settings:
             )
         if self.overlap and not self.can_overlap(recipe):
             raise NpnetError(
-                "`overlap` is for `sync` gradients with one worker a rank, whose sum needs no "
-                "order of workers: leave out `overlap`, `workers_per_rank` and `deterministic`"
+                "`overlap` is for `sync` gradients, alone on the network, of one worker a rank: "
+                "leave out `overlap`, or `workers_per_rank`, `deterministic` and `sync_bn`"
             )
         if self.wire != "float32" and (recipe.sync != "gradients" or self.deterministic):
             raise NpnetError(
@@ -97,6 +97,9 @@ class Settings:
             raise NpnetError("`sync_bn` needs a `batch_per_rank` of 2 or more")
 
     def can_overlap(self, recipe: Recipe) -> bool:
-        """Whether a gradient is this rank's share of the sum as soon as backward has left it."""
-        gradients = recipe.sync == "gradients"
-        return gradients and self.workers_per_rank == 1 and not self.deterministic
+        """Whether a gradient is this rank's share of the sum as soon as backward has left it.
+
+        And whether nobody else exchanges anything then, as batch norms do with `sync_bn`.
+        """
+        alone = self.workers_per_rank == 1 and not self.deterministic and not self.sync_bn
+        return recipe.sync == "gradients" and alone

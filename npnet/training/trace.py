@@ -32,6 +32,7 @@ class Trace:
         self.path, self.comm, self.begin = path, comm, time.perf_counter()
         with together(comm):
             if comm.rank == 0:
+                self._check_file()
                 self._write("", "a")
 
     def start(self) -> None:
@@ -80,6 +81,16 @@ class Trace:
         with together(self.comm):
             if self.comm.rank == 0:
                 self._write("\n]\n", "a")
+
+    def _check_file(self) -> None:
+        """Another file is not overwritten: a slip would cost a run its log."""
+        try:
+            with self.path.open("rb") as file:
+                begin = file.read(1)
+        except OSError:
+            return
+        if begin not in (b"", b"["):
+            raise NpnetError(f"{self.path} is no trace but another file: give another to `trace`")
 
     def _write(self, text: str, mode: str) -> None:
         try:

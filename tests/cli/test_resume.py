@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from npnet.errors import NpnetError
 from npnet.training.checkpoint import load
 from npnet.training.recipe import BATCH_PER_RANK
 from npnet.training.resume import find
+from npnet.training.run_folder import RunFolder
 from tests.cifar_files import write_cifar
 from tests.launch import TINY, killed_in, npnet_run
 
@@ -57,6 +59,47 @@ def test_the_folder_alone_is_enough(place: Path) -> None:
     assert load(place / "run/final.npz").header == load(place / "whole/final.npz").header
 
 
+def test_a_run_that_went_on_since_it_was_read_is_left_alone(place: Path) -> None:
+    """As when it is started twice, and the first start ends before the second has the lock."""
+    origin = find(place / "run")
+    folder = RunFolder(place / "run", continued=True)
+    folder.expected = origin.stamp
+    outcome = npnet_run("train", "--resume", "run", "--no-progress", cwd=place)
+    assert outcome.status == 0, outcome.stderr
+    before = content(place / "run")
+    with pytest.raises(NpnetError, match="has gone on meanwhile, in another process"):
+        folder.create(origin.checkpoint)
+    assert content(place / "run") == before
+
+
+def test_from_within_its_folder_it_keeps_its_row_in_the_table_beside(place: Path) -> None:
+    more = ("--data-dir", "../images", "--no-progress")
+    outcome = npnet_run("train", "--resume", ".", *more, cwd=place / "run")
+    assert outcome.status == 0, outcome.stderr
+    assert not list((place / "run").glob("*_results.csv"))
+    (table,) = place.glob("*_results.csv")
+    assert ",run\n" in table.read_text()
+
+
+def test_what_a_run_began_from_is_found_from_any_folder_or_missed_by_name(place: Path) -> None:
+    """One that has no checkpoint of its own yet, as it was killed in its first epoch."""
+    branch = ("--resume", "run/epoch-001.npz", "--out", "branch", "--no-progress")
+    assert npnet_run("train", *branch, cwd=place, patches=killed_in(1)).status == -9
+    assert find(place / "branch").checkpoint is not None
+    (place / "run").rename(place / "elsewhere")
+    with pytest.raises(NpnetError, match="has no checkpoint of its own yet and began from another"):
+        find(place / "branch")
+
+
+def test_a_trace_does_not_replace_another_file(place: Path) -> None:
+    before = (place / "run/log.csv").read_bytes()
+    more = ("--trace", "run/log.csv", "--no-progress")
+    outcome = npnet_run("train", "--resume", "run", *more, cwd=place)
+    assert outcome.status == 2
+    assert "run/log.csv is no trace but another file: give another to --trace" in outcome.stderr
+    assert (place / "run/log.csv").read_bytes() == before
+
+
 def test_what_the_command_line_changes_is_told_and_kept_apart(place: Path) -> None:
     before = (place / "run/config.json").read_bytes()
     more = ("--lr", "0.05", "--no-nesterov", "--epochs", "4", "--no-progress")
@@ -66,7 +109,10 @@ def test_what_the_command_line_changes_is_told_and_kept_apart(place: Path) -> No
     assert info(outcome.stdout)[1] == changed
     assert (place / "run/config.json").read_bytes() == before
     config = json.loads((place / "run/config-2.json").read_text())
-    assert (config["recipe"]["lr"], config["resumed_from"]) == (0.05, "run/epoch-002.npz")
+    assert (config["recipe"]["lr"], config["resumed_from"]) == (
+        0.05,
+        str(place / "run/epoch-002.npz"),
+    )
     again = npnet_run("train", "--resume", "run", "--epochs", 5, "--no-progress", cwd=place)
     assert info(again.stdout)[1] == "Changed: epochs 4 -> 5"  # since the last start
 
@@ -156,7 +202,8 @@ def test_a_run_that_goes_on_elsewhere_leaves_its_folder_as_it_is(place: Path) ->
     assert killed.status == -9  # before a checkpoint of its own
     outcome = npnet_run("train", "--resume", "other", "--no-progress", cwd=place)
     assert outcome.status == 0, outcome.stderr
-    assert info(outcome.stdout)[0] == "Goes on from run/epoch-002.npz with epoch 3 of 3"
+    begin = f"Goes on from {place / 'run/epoch-002.npz'} with epoch 3 of 3"
+    assert info(outcome.stdout)[0] == begin
     assert content(place / "run") == before
     assert load(place / "other/final.npz").digest() == load(place / "whole/final.npz").digest()
 

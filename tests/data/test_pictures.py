@@ -269,7 +269,7 @@ def test_mutants(
     tmp_path_factory: pytest.TempPathFactory, name: str, changes: list[tuple[int, int]]
 ) -> None:
     """A broken picture is a picture or one NpnetError. (TIFF's library prints by itself.)"""
-    path = tmp_path_factory.getbasetemp() / "mutant"
+    path = tmp_path_factory.getbasetemp() / "mutant.picture"
     picture = Image.fromarray(ALPHA[..., :3]).resize((24, 24))
     exif = picture.getexif()
     exif[0x0112] = 6

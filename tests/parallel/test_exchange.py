@@ -13,6 +13,7 @@ from itertools import groupby
 import numpy as np
 import pytest
 
+from npnet.errors import NpnetError
 from npnet.model.network import Network
 from npnet.model.parameters import Parameters, initialise
 from npnet.model.zoo import build, configure, models
@@ -237,6 +238,18 @@ class TestBuckets:
             monkeypatch.setattr(exchange, "sum_aside", fail)
         with pytest.raises(RuntimeError, match="no network"):
             buckets.finish()
+
+
+def test_nobody_else_exchanges_meanwhile():
+    """Batch norms that do so in backward: MPI is called by one thread at a time."""
+    settings = Settings(epochs=1, batch_per_rank=4, seed=5, ranks_per_node=1)
+    assert settings.can_overlap(MODERN)
+    for other in ({"sync_bn": True}, {"deterministic": True}, {"workers_per_rank": 2}):
+        alone = replace(settings, **other)
+        assert not alone.can_overlap(MODERN)
+        with pytest.raises(NpnetError, match="alone on the network"):
+            replace(alone, overlap=True).check(MODERN)
+    assert not settings.can_overlap(replace(MODERN, sync="weights"))
 
 
 @pytest.mark.compiled

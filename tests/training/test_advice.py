@@ -31,6 +31,7 @@ def test_shares_and_favourite(exchange, gradients, rounded, favoured):
     assert min(share for how, share in shares.items() if "weights" in how) > 0.8999
 
 
+@pytest.mark.mpi
 def test_a_run_over_two_hosts_says_it_once(tmp_path):
     with hosts(tmp_path, "one", "two") as cluster:
         for name in cluster.names:
