@@ -110,12 +110,17 @@ class RunFolder:
 
     @property
     def scaling_results(self) -> Path:
-        return self.path.absolute().parent / "scaling_results.csv"
+        return self._beside / "scaling_results.csv"
 
     @property
     def trial_results(self) -> Path:
         """The same of runs that were cut short by `max_steps`."""
-        return self.path.absolute().parent / "trial_results.csv"
+        return self._beside / "trial_results.csv"
+
+    @property
+    def _beside(self) -> Path:
+        """The folder of this one, also where that is called `.`"""
+        return Path(os.path.normpath(self.path / os.pardir))
 
     @property
     def final(self) -> Path:
@@ -344,14 +349,13 @@ class RunFolder:
 
         Those are all but the newest `keep`, and the best in a test.
         """
-        self._remove_steps(before=Done(max(self._epochs_in_log(), default=0)))
+        log = self.read_log()
+        self._remove_steps(before=Done(max(map(self._epoch_of, log), default=0)))
         if keep is None:
             return
         epochs = [(done.epochs, path) for done, path in self.checkpoints() if not done.steps]
         scores = [
-            (float(row["test_acc"]), self._epoch_of(row))
-            for row in self.read_log()
-            if row.get("test_acc")
+            (float(row["test_acc"]), self._epoch_of(row)) for row in log if row.get("test_acc")
         ]
         best = max(scores, default=(0.0, 0))[1]
         for number, path in epochs[keep:]:
