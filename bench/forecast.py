@@ -8,11 +8,7 @@ npnet/study/forecast.py foretells; beside it those of a run, the second of two e
 this machine's cores, so no more ranks are started than it has.
 """
 
-import csv
-import json
-import subprocess
 import sys
-from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -21,12 +17,13 @@ from typing import NamedTuple
 
 import click
 
+from npnet.cli.study.forecast import timed
+from npnet.files import read_table
 from npnet.machine.telemetry import node_cores
 from npnet.model.parameters import Parameters
 from npnet.model.zoo import build, configure
 from npnet.parallel.buckets import pieces_of
 from npnet.study.forecast import Network, Work, run_seconds
-from tests.launch import SOURCES
 from tests.namespaces import Hosts, hosts
 
 LATENCY = 60e-6  # of a message between two namespaces, `npnet bench sync --pairs`
@@ -55,7 +52,7 @@ class Case(NamedTuple):
 def main(ranks: int, mbits: str, batches: str, rounds: int) -> None:
     sharing = sorted({1, 2 if ranks >= 4 else 1})
     rates, sizes = ([int(each) for each in text.split(",")] for text in (mbits, batches))
-    steps = {batch: step_seconds(ranks, batch) for batch in sizes}
+    steps = {batch: timed(["--batch", str(batch)], ranks)[0] / 1e3 for batch in sizes}
     click.echo("hosts ranks  Mbit/s  batch  how                 step, ms  foretold  error")
     errors = []
     for case in (Case(*each) for each in product(sharing, rates, sizes)):
@@ -78,18 +75,6 @@ def main(ranks: int, mbits: str, batches: str, rounds: int) -> None:
     click.echo(f"error: {middle:.0f} % in the median, {most:.0f} % at most")
 
 
-def step_seconds(ranks: int, batch: int) -> float:
-    """Of a step, all ranks at once; the slowest's."""
-    command = [sys.executable, "-m", "npnet", "bench", "step", "--json", "--batch", str(batch)]
-    with ExitStack() as stack:
-        running = [
-            stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, cwd=SOURCES))
-            for _ in range(ranks)
-        ]
-        answers = [json.loads(each.communicate()[0]) for each in running]
-    return max(answer["wall_ms_median"] for answer in answers) / 1e3
-
-
 def measured(cluster: Hosts, case: Case, how: str) -> float:
     """Seconds of a step in the second epoch, the slowest rank's."""
     out = cluster.folder / f"run-{len(list(cluster.folder.iterdir()))}"
@@ -103,24 +88,24 @@ def measured(cluster: Hosts, case: Case, how: str) -> float:
     )
     if done.returncode:
         raise click.ClickException(done.stdout + done.stderr)
-    with (out / "log.csv").open() as log:
-        rows = [row for row in csv.DictReader(log) if row["epoch"] == "2"]
-    return max(float(row["seconds"]) - float(row["test_seconds"]) for row in rows) / STEPS
+    rows = [row for row in read_table(out / "log.csv") if row["epoch"] == "2"]
+    return max(float(row["seconds"]) for row in rows) / STEPS
 
 
 def foretold(case: Case, ranks: int, how: str, step: float) -> float:
     """Seconds of a step."""
     architecture = build(configure("mobilenet_v2", classes=10, input_size=128))
+    parameters = Parameters(architecture)
     work = Work(
         images=STEPS * ranks * case.batch,
         test_images=0,
         batch_per_rank=case.batch,
         epochs=1,
-        message_bytes=Parameters(architecture).gradients_and_loss.nbytes,
+        message_bytes=parameters.gradients_and_loss.nbytes,
         step_seconds=step,
         step_deviation=0.0,
         test_seconds_per_image=0.0,
-        pieces=pieces_of(architecture) if "during" in how else (),
+        pieces=pieces_of(architecture, parameters) if "during" in how else (),
     )
     network = Network(LATENCY, case.mbits * 1e6 / 8, half_width="bfloat16" in how)
     strategy, sync_steps = "gradients", None

@@ -2,7 +2,7 @@
 
 import shlex
 import signal
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import click
 
 from npnet.cli import options
 from npnet.cli.help import CommandWithHeadings, heading
+from npnet.schema import known_fields
 
 if TYPE_CHECKING:
     from npnet.parallel.communicator import Communicator
@@ -278,8 +279,8 @@ def given_options() -> dict[str, Any]:
 
 def of_record(record: Any, values: dict[str, Any]) -> dict[str, Any]:
     """Those of the values that are fields of a dataclass, but for those that are None."""
-    names = {each.name for each in fields(record)}
-    return {name: value for name, value in values.items() if name in names and value is not None}
+    known = known_fields(type(record), values)
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def choose_folder(out: Path | None, origin: "Origin | None", default: Path) -> "RunFolder":

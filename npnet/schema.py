@@ -9,6 +9,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from npnet.errors import NpnetError
 
 
+def known_fields(record: type, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that the dataclass `record` has a field for."""
+    names = {each.name for each in fields(record)}
+    return {name: value for name, value in found.items() if name in names}
+
+
 def checked_fields(record: type, found: Any, where: str) -> dict[str, Any]:
     """`found` as arguments of the dataclass `record`: lists as tuples, whole numbers as floats.
 

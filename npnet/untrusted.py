@@ -13,6 +13,9 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from npnet.errors import NpnetError
+
+LARGEST_OBJECT = 16 * 2**20  # bytes, of what npnet writes of a run or a study, but for logs
 MOST_LEVELS = 32  # of lists and objects in each other
 
 
@@ -56,6 +59,19 @@ def parse_json(data: bytes) -> Any:
         return json.loads(data.decode(), object_pairs_hook=_each_once, parse_constant=_not_finite)
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are some
         raise Refused(f"it is not JSON: {error}") from error
+
+
+def read_object(path: Path, advice: str) -> dict[str, Any]:
+    """A JSON object in a file. Raises NpnetError, which ends with the advice, for anything else."""
+    try:
+        content = parse_json(read_file(path, LARGEST_OBJECT))
+    except OSError as error:
+        raise NpnetError(f"cannot read {path}: {error.strerror}; {advice}") from error
+    except Refused as error:
+        raise NpnetError(f"cannot read {path}: {error}; {advice}") from error
+    if not isinstance(content, dict):
+        raise NpnetError(f"{path} holds no object of named values; {advice}")
+    return content
 
 
 def check_levels(data: bytes) -> None:

@@ -93,6 +93,11 @@ class Outcome:
         return self.errors[0]
 
 
+SERIAL_AND_MPI = pytest.mark.parametrize(
+    "ranks", [None, pytest.param(2, marks=pytest.mark.mpi)], ids=["serial", "mpi"]
+)
+
+
 def npnet_run(
     *arguments: str | Path,
     cwd: Path,

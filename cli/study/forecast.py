@@ -104,7 +104,8 @@ def forecast(
     from npnet.study.cases import Study
 
     architecture = build(options.model_config(values, classes))
-    size = Parameters(architecture).gradients_and_loss.nbytes
+    parameters = Parameters(architecture)
+    size = parameters.gradients_and_loss.nbytes
     deviation, given = 0.0, [name for name, ms in (("step", step_ms), ("test", test_ms)) if ms]
     if len(given) < 2:
         step = ["--batch", str(batch_per_rank), *model_arguments(context)]
@@ -124,7 +125,7 @@ def forecast(
         step_seconds=step_ms / 1e3,
         step_deviation=deviation / 1e3,
         test_seconds_per_image=test_ms / 1e3 / batch_per_rank,
-        pieces=pieces_of(architecture) if overlap else (),
+        pieces=pieces_of(architecture, parameters) if overlap else (),
     )
     network = studies.Network(latency_us / 1e6, mbits * 1e6 / 8, local_ms / 1e3, wire == "bfloat16")
     click.echo(

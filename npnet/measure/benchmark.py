@@ -24,6 +24,7 @@ from npnet.model.memory import aligned_bytes
 from npnet.model.network import Network
 from npnet.model.parameters import Parameters, initialise
 from npnet.parallel.communicator import Communicator
+from npnet.parallel.timing import exchange_seconds
 from npnet.training.optimiser import Optimiser, groups_of
 from npnet.training.recipe import MODERN
 
@@ -340,7 +341,7 @@ def measure_exchanges(comm: Communicator, size: int, repeats: int) -> list[Excha
     """Time what each strategy does between ranks, on vectors of `size` bytes, a multiple of 4."""
     vector = np.zeros(size // 4, np.float32)
     rounded = comm.exchange(len(vector), vector.dtype, half_width=True)
-    mean, rows, together = np.empty_like(vector), vector[None], np.zeros(1, np.float32)
+    mean, rows = np.empty_like(vector), vector[None]
     exchanges: dict[str, Callable[[], object]] = {
         "gradients, weights": lambda: comm.sum(vector),
         "gradients as bfloat16": lambda: rounded.sum(vector),
@@ -350,13 +351,7 @@ def measure_exchanges(comm: Communicator, size: int, repeats: int) -> list[Excha
     }
     timings = []
     for name, exchange in exchanges.items():
-        times = []
-        for _ in range(repeats + 1):
-            comm.sum(together)  # ranks leave `barrier` up to 10 ms apart, and would wait in here
-            start = time.perf_counter()
-            exchange()
-            times.append(1e3 * (time.perf_counter() - start))
-        slowest = np.max(comm.gather(times[1:]), axis=0)
-        low, middle, high = np.percentile(slowest, (25, 50, 75)).tolist()
+        milliseconds = 1e3 * exchange_seconds(comm, exchange, repeats)
+        low, middle, high = np.percentile(milliseconds, (25, 50, 75)).tolist()
         timings.append(Exchange(name, vector.nbytes, middle, high - low))
     return timings

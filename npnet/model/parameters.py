@@ -35,6 +35,11 @@ class ParameterSpec(NamedTuple):
     normalised: bool = False
     start: float = 0.0
 
+    @property
+    def operation(self) -> str:
+        """The operation that it belongs to."""
+        return self.name.rpartition(".")[0]
+
 
 class Described(Protocol):
     """What an operation says of its numbers, see model/operations/base.py."""

@@ -40,12 +40,12 @@ def buckets_of(parameters: Parameters, backward: Sequence[str]) -> list[Bucket]:
     `backward`: the operations in the order in which their gradients become complete.
     """
     itemsize, end = parameters.gradients.itemsize, parameters.decayed
-    first = {spec.name.rpartition(".")[0]: spec.name for spec in parameters.specs[::-1]}
+    starts = {
+        spec.operation: parameters.where(spec.name).start for spec in reversed(parameters.specs)
+    }
     found = []
     for operation in backward:
-        if operation not in first:
-            continue
-        start = parameters.where(first[operation]).start
+        start = starts.get(operation, end)
         if start < end and (end - start) * itemsize >= max(LEAST_BYTES, end * itemsize // 2):
             found.append(Bucket(slice(start, end), operation))
             end = start
@@ -60,13 +60,12 @@ class Piece(NamedTuple):
     step_share: float = 0.0
 
 
-def pieces_of(architecture: Architecture) -> tuple[Piece, ...]:
+def pieces_of(architecture: Architecture, parameters: Parameters) -> tuple[Piece, ...]:
     """The gradient's buckets in the order of backward.
 
     Backward is taken for two thirds of a step, and each of its operations to last in proportion to
     its multiplications.
     """
-    parameters = Parameters(architecture)
     backward = architecture.operations[::-1]
     left, passed = {}, 0
     for operation in backward:

@@ -153,8 +153,10 @@ class MpiCommunicator:
         self.size: int = self._comm.Get_size()
         self.hosts: list[str] = self._comm.allgather(platform.node())
         # Not by host name: Raspberry Pis out of the box are all called the same.
-        own = self._comm.Split_type(mpi.COMM_TYPE_SHARED) if node is None else None
-        self._node = own if own is not None else self._comm.Split(node)
+        if node is None:
+            self._node = self._comm.Split_type(mpi.COMM_TYPE_SHARED)
+        else:
+            self._node = self._comm.Split(node)
         self.nodes: list[int] = self._comm.allgather(self._node.bcast(self.rank))
         self.first_of_node = self.nodes[self.rank] == self.rank
         # Rank i of each node, for those i that every node has: where nodes exchange part i.
@@ -203,19 +205,20 @@ class MpiCommunicator:
         return total
 
     def mean_by_root(self, rows: Floats, mean: Floats) -> None:
-        count, n = rows.shape
-        gathered = np.empty((self.size * count, n), rows.dtype) if self.rank == 0 else None
         with self._exchange():
-            self._comm.Gather(rows, gathered)
+            gathered = self._gathered(rows)
             if gathered is not None:
                 mean[:] = add_in_order(gathered) / len(gathered)
             self._comm.Bcast(mean)
 
     def gather_rows(self, rows: Floats) -> Floats | None:
+        with self._exchange():
+            return self._gathered(rows)
+
+    def _gathered(self, rows: Floats) -> Floats | None:
         count, n = rows.shape
         gathered = np.empty((self.size * count, n), rows.dtype) if self.rank == 0 else None
-        with self._exchange():
-            self._comm.Gather(rows, gathered)
+        self._comm.Gather(rows, gathered)
         return gathered
 
     def scatter_rows(self, rows: Floats | None, mine: Floats) -> None:

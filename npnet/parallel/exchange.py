@@ -48,8 +48,9 @@ class Level:
         self.comm, size = comm, comm.Get_size()
         parts = parts or size
         self.ends = [n * min(part, parts) // parts for part in range(size + 1)]
-        self.counts = np.diff(self.ends)
-        self.part: Floats = np.empty(int(self.counts[comm.Get_rank()]), dtype)
+        self.counts, rank = np.diff(self.ends), comm.Get_rank()
+        self.own = slice(self.ends[rank], self.ends[rank + 1])
+        self.part: Floats = np.empty(self.own.stop - self.own.start, dtype)
         self._arriving = np.empty((size, len(self.part)), self.on_the_wire(dtype))
 
     def on_the_wire(self, dtype: DTypeLike) -> DTypeLike:
@@ -84,8 +85,7 @@ class NetworkLevel(Level):
     """The same among nodes, where the way of messages matters."""
 
     def all_gather(self, vector: Floats, complete: Complete) -> None:
-        own = slice(*self.ends[self.comm.Get_rank() :][:2])
-        vector[own] = self.part
+        vector[self.own] = self.part
         self._pass_round(vector, complete)
 
     def _pass_round(self, array: NDArray[Any], complete: Complete) -> None:
@@ -109,7 +109,7 @@ class HalfWidthLevel(NetworkLevel):
     def __init__(self, comm: Any, n: int) -> None:
         super().__init__(comm, n, np.float32)
         self._halves, self._carry = np.empty(n, np.uint16), np.zeros(n, np.float32)
-        self._part_halves = self._halves[slice(*self.ends[comm.Get_rank() :][:2])]
+        self._part_halves = self._halves[self.own]
         self._part_carry = np.zeros_like(self.part)
 
     def on_the_wire(self, dtype: DTypeLike) -> DTypeLike:

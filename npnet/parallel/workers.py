@@ -9,8 +9,9 @@ which only the worker whose turn it is needs.
     workers 0 1 2     workers 3 4 5          load row k -> train -> store row k, k = 0 1 2
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import overload
 
 import numpy as np
@@ -146,22 +147,13 @@ class Workers(Sequence[Worker]):
 
     def sum_gradients(self) -> None:
         """Leave the sum of all workers' gradients and losses in `parameters.gradients_and_loss`."""
-        if self.deterministic:
-            self.parameters.gradients_and_loss[:] = self.comm.sum_in_order(self.gradients)
-            return
-        if len(self) > 1:
-            np.sum(self.gradients, axis=0, out=self.parameters.gradients_and_loss)
-        self.buckets.finish()
+        self._sum(self.gradients, self.parameters.gradients_and_loss, self.buckets.finish)
 
     def average_values(self) -> None:
         """Give all workers the mean of their weights, each counted by its share of the images."""
         self.values *= self.shares[:, None].astype(self.values.dtype)
         total = self.parameters.values
-        if self.deterministic:
-            total[:] = self.comm.sum_in_order(self.values)
-        else:
-            np.sum(self.values, axis=0, out=total)
-            self.comm.sum(total)
+        self._sum(self.values, total, partial(self.comm.sum, total))
         self.values[:] = total
 
     def average_by_root(self) -> None:
@@ -183,6 +175,15 @@ class Workers(Sequence[Worker]):
         moments = self.shares[:, None] * np.concatenate((mean, variance + mean**2), axis=1)
         self.parameters.statistics[:] = statistics_of(self.comm.sum_in_order(moments))
         self.statistics[:] = self.parameters.statistics
+
+    def _sum(self, rows: Floats, total: Floats, over_ranks: Callable[[], None]) -> None:
+        """Leave the sum of all workers' rows in `total`, which `over_ranks` sums over the ranks."""
+        if self.deterministic:
+            total[:] = self.comm.sum_in_order(rows)
+            return
+        if len(self) > 1:
+            np.sum(rows, axis=0, out=total)
+        over_ranks()
 
 
 def workers_of(comm: Communicator, workers_per_rank: int) -> tuple[range, int]:

@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
@@ -24,19 +24,19 @@ from npnet.files import write_atomically, write_table
 from npnet.machine import program, telemetry
 from npnet.machine.sensors import oom_kills
 from npnet.parallel.launch import environment_of_launcher, prepare
-from npnet.schema import checked_fields
+from npnet.schema import checked_fields, known_fields
 from npnet.training.claim import Claim
 from npnet.training.results import Summary
 from npnet.training.run_folder import RunFolder
-from npnet.untrusted import Refused, parse_json, read_file
+from npnet.untrusted import read_object
 
 Row = dict[str, Any]
 ERROR = "npnet: error: "  # begins a run's own line about what was wrong
 INTERRUPTED = (128 + signal.SIGINT, 75)  # the latter, where it could save itself before
 BAD_INPUT = 2  # the status of a run that was refused: all others would be, too
 SECONDS_TO_SAVE = 60.0  # what a run may take until it has saved itself
-LARGEST_FILE = 16 * 2**20  # bytes, of study.json and of a run's files but its log
-AGAIN = "; remove its folder to run again"
+ADVICE = "remove its folder to run again"
+AGAIN = f"; {ADVICE}"
 SCALAR = str | int | float  # True is an int
 # Numbers of a summary that others are divided by.
 POSITIVE = (
@@ -257,7 +257,7 @@ class StudyFile:
 
     @classmethod
     def read(cls, path: Path) -> "StudyFile":
-        found = cls(**checked_fields(cls, _chosen(cls, read_json(path)), str(path)))
+        found = cls(**checked_fields(cls, known_fields(cls, read_json(path)), str(path)))
         for row in found.rows:
             plain = all(value is None or isinstance(value, SCALAR) for value in row.values())
             if row.keys() != found.rows[0].keys() or not plain:
@@ -308,7 +308,7 @@ class Finished:
                 raise NpnetError(f"{run.summary}: {name} is {getattr(summary, name)}{AGAIN}")
         config = read_json(run.newest_config)
         known = Configured(
-            **checked_fields(Configured, _chosen(Configured, config), str(run.config))
+            **checked_fields(Configured, known_fields(Configured, config), str(run.config))
         )
         memory = known.machine.get("memory_bytes")
         if not known.hosts or not (memory is None or (type(memory) is int and memory > 0)):
@@ -404,21 +404,7 @@ def number(text: str | None) -> float | None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """An object in a file. Raises NpnetError for anything else."""
-    try:
-        content = parse_json(read_file(path, LARGEST_FILE))
-    except OSError as error:
-        raise NpnetError(f"cannot read {path}: {error.strerror}{AGAIN}") from error
-    except Refused as error:
-        raise NpnetError(f"cannot read {path}: {error}{AGAIN}") from error
-    if not isinstance(content, dict):
-        raise NpnetError(f"{path} holds no object of named values{AGAIN}")
-    return content
-
-
-def _chosen(record: type, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the values that the record has a field for."""
-    names = {each.name for each in fields(record)}
-    return {name: value for name, value in found.items() if name in names}
+    return read_object(path, ADVICE)
 
 
 def difference(before: Sequence[str], now: Sequence[str]) -> str:

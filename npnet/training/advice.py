@@ -5,9 +5,8 @@ gradients can be exchanged at each step, whether they had better travel in half 
 whether ranks should meet more rarely, which costs accuracy.
 """
 
-import time
+from functools import partial
 from math import ceil
-from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,7 @@ from npnet.kernels.arrays import Floats
 from npnet.machine.clock import STEP
 from npnet.parallel.buckets import Piece, pieces_of, seconds_left
 from npnet.parallel.communicator import Communicator
+from npnet.parallel.timing import exchange_seconds
 
 if TYPE_CHECKING:
     from npnet.training.trainer import Trainer
@@ -25,21 +25,15 @@ TIMES = 3  # that an exchange is timed, after once
 ENOUGH = 0.9  # of the time computing: more would be bought too dearly
 
 
-def exchange_seconds(comm: Communicator, vector: Floats) -> float | None:
+def network_seconds(comm: Communicator, vector: Floats) -> float | None:
     """The sum of such a vector over the ranks, timed; None where no network is between them.
 
-    The same on every rank: the slowest one's.
+    The same on every rank. Its buffers are not kept.
     """
     if len(set(comm.nodes)) == 1:
         return None
-    copy, times = np.zeros_like(vector), []
-    for _ in range(TIMES + 1):
-        comm.barrier()
-        comm.allreduce(copy[:1])  # ranks leave a barrier one after the other
-        start = time.perf_counter()
-        comm.sum(copy)
-        times.append(time.perf_counter() - start)
-    return max(comm.gather(median(times[1:])))
+    copy, exchange = np.zeros_like(vector), comm.exchange(len(vector), vector.dtype)
+    return float(np.median(exchange_seconds(comm, partial(exchange.sum, copy), TIMES)))
 
 
 def sentence(trainer: "Trainer") -> str | None:
@@ -47,14 +41,16 @@ def sentence(trainer: "Trainer") -> str | None:
     exchange = trainer.exchange_seconds
     if exchange is None or trainer.settings.workers_per_rank > 1:
         return None
-    wall = trainer.clock.times.wall
+    wall, parameters = trainer.clock.times.wall, trainer.parameters
     step = sum(wall[phase] for phase in STEP) / STEPS
-    shares = shares_of_computing(step, exchange, pieces_of(trainer.network.architecture))
+    shares = shares_of_computing(
+        step, exchange, pieces_of(trainer.network.architecture, parameters)
+    )
     favoured = favourite(shares)
     told = ", ".join(f"{100 * share:.0f} % with {how}" for how, share in shares.items())
     return (
         f"{len(set(trainer.comm.nodes))} hosts exchange "
-        f"{trainer.parameters.gradients_and_loss.nbytes / 1e6:.1f} MB in {1e3 * exchange:.0f} ms; "
+        f"{parameters.gradients_and_loss.nbytes / 1e6:.1f} MB in {1e3 * exchange:.0f} ms; "
         f"a step computes {1e3 * step:.0f} ms. Part of the time computing: {told}. "
         f"This network favours {favoured}"
     )

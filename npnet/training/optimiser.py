@@ -47,15 +47,10 @@ def groups_of(parameters: Parameters, recipe: Recipe) -> list[Group]:
 
 
 def _group(spec: ParameterSpec, where: slice, recipe: Recipe) -> Group:
-    name = operation_of(spec)
+    name = spec.operation
     rate = recipe.classifier_gradient if name == "classifier" else 1.0
     decay = recipe.weight_decay if spec.role == "weight" else 0.0
     return Group(where, rate, decay / rate if rate else 0.0, rate > 0 and not frozen(name, recipe))
-
-
-def operation_of(spec: ParameterSpec) -> str:
-    """The operation that a parameter belongs to."""
-    return spec.name.rpartition(".")[0]
 
 
 def frozen(name: str, recipe: Recipe) -> bool:

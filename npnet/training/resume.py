@@ -1,18 +1,18 @@
 """What a run goes on from: a checkpoint, or the folder of a run, and what that run was."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from npnet.errors import NpnetError
 from npnet.model.config import ModelConfig
-from npnet.schema import checked_fields
+from npnet.schema import checked_fields, known_fields
 from npnet.training.checkpoint import Checkpoint, load
 from npnet.training.recipe import BATCH_PER_RANK, Recipe
 from npnet.training.run_folder import RunFolder, Stamp
 from npnet.training.settings import Settings
+from npnet.untrusted import read_object
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,7 @@ def _of_config(path: Path, file: Path) -> Origin:
 
 def _settings(found: Mapping[str, Any], where: str) -> Settings:
     """Without what was a setting once."""
-    known = {each.name for each in fields(Settings)}
-    kept = {name: value for name, value in found.items() if name in known}
+    kept = known_fields(Settings, found)
     return Settings(**checked_fields(Settings, kept, f"{where}: settings"))
 
 
@@ -159,13 +158,7 @@ def _place(config: Mapping[str, Any]) -> Path | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise NpnetError(f"cannot read {path}: {error}; mend it, or move it away") from error
-    if not isinstance(found, dict):
-        raise NpnetError(f"{path} holds no object of named values: mend it, or move it away")
-    return found
+    return read_object(path, "mend it, or move it away")
 
 
 def changes(origin: Origin, recipe: Recipe, settings: Settings, world: int) -> list[str]:

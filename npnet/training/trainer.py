@@ -22,7 +22,7 @@ from npnet.parallel.buckets import Buckets, buckets_of
 from npnet.parallel.communicator import Communicator, agree, together
 from npnet.parallel.strategies import STRATEGIES
 from npnet.parallel.workers import Worker, Workers, workers_of
-from npnet.training.advice import exchange_seconds
+from npnet.training.advice import network_seconds
 from npnet.training.checkpoint import Checkpoint
 from npnet.training.costs import Meter
 from npnet.training.evaluate import Evaluator, Scores
@@ -165,7 +165,7 @@ class Trainer:
     def run(self) -> Summary:
         """Train from the first epoch to the last, then test. Returns the same on every rank."""
         self.reporter.started(self)
-        self.exchange_seconds = exchange_seconds(self.comm, self.parameters.gradients_and_loss)
+        self.exchange_seconds = network_seconds(self.comm, self.parameters.gradients_and_loss)
         self.meter.start()
         test: Scores | None = None
         history: list[list[EpochResult]] = []

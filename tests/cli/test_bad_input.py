@@ -18,7 +18,7 @@ from npnet.training.recipe import RECIPES
 from npnet.training.run_folder import RunFolder
 from npnet.training.warmup import DTYPES
 from tests.cifar_files import IMAGES, change, write, write_cifar
-from tests.launch import TINY, killed_in, npnet_run
+from tests.launch import SERIAL_AND_MPI, TINY, killed_in, npnet_run
 
 ROWS = IMAGES // 5  # of each file of CIFAR-10
 
@@ -42,17 +42,6 @@ def spoil(self, epoch):
     return results
 Trainer.train_epoch = spoil
 """
-
-SERIAL_AND_MPI = pytest.mark.parametrize(
-    "ranks", [None, pytest.param(2, marks=pytest.mark.mpi)], ids=["serial", "mpi"]
-)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A folder to run in: its data/ holds a tiny CIFAR-10, and nothing else is there."""
-    write_cifar(tmp_path / "data")
-    return tmp_path
 
 
 @pytest.fixture(scope="module")

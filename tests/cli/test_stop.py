@@ -9,8 +9,7 @@ from npnet.parallel.communicator import SerialCommunicator
 from npnet.training.checkpoint import load
 from npnet.training.pauses import Pauses
 from npnet.training.run_folder import RunFolder
-from tests.cifar_files import write_cifar
-from tests.launch import TINY, npnet_run
+from tests.launch import SERIAL_AND_MPI, TINY, npnet_run
 
 LONG = (*TINY, "--epochs", "2", "--max-steps", "10", "--batch-per-rank", "1", "--out")
 LEFT = 75
@@ -44,16 +43,6 @@ import npnet.training.run as run
 scores, columns = iter([0.1, 0.9, 0.2, 0.9, 0.3]), run._columns
 run._columns = lambda test: columns(test) | {"test_acc": next(scores)}
 """
-
-SERIAL_AND_MPI = pytest.mark.parametrize(
-    "ranks", [None, pytest.param(2, marks=pytest.mark.mpi)], ids=["serial", "mpi"]
-)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    write_cifar(tmp_path / "data")
-    return tmp_path
 
 
 def signalled(*signals: signal.Signals, who: int = 0, epoch: int = 1) -> str:

@@ -6,6 +6,7 @@ from math import log, sqrt
 
 import pytest
 
+from npnet.model.parameters import Parameters
 from npnet.model.zoo import build, configure
 from npnet.parallel.buckets import Piece, pieces_of
 from npnet.study.forecast import (
@@ -79,7 +80,7 @@ def test_what_is_exchanged_during_backward_is_not_waited_for():
 
 def test_the_pieces_of_a_network_are_its_gradient():
     architecture = build(configure("mobilenet_v2", classes=10))
-    pieces = pieces_of(architecture)
+    pieces = pieces_of(architecture, Parameters(architecture))
     assert sum(piece.bytes for piece in pieces) == 4 * (architecture.parameter_count + 1)
     shares = [piece.step_share for piece in pieces]
     assert shares == sorted(shares, reverse=True)
