@@ -258,11 +258,17 @@ def say(line: str, err: bool = False) -> None:
 
 
 def folded(begin: str, text: str) -> list[str]:
-    """Lines of at most COLUMNS characters, each of which begins with `begin`, for grep."""
+    """Lines of at most COLUMNS characters, each of which begins with `begin`, for grep.
+
+    A number stays with its %.
+    """
     lines = textwrap.wrap(
-        text, COLUMNS - len(begin), break_long_words=False, break_on_hyphens=False
+        text.replace(" %", "\0%"),
+        COLUMNS - len(begin),
+        break_long_words=False,
+        break_on_hyphens=False,
     )
-    return [begin + line for line in lines]
+    return [begin + line.replace("\0", " ") for line in lines]
 
 
 def plain(value: object) -> str:

@@ -51,8 +51,8 @@ def doctor(
     """Look for what would stop or slow a run: on this host or, under mpiexec, on all at once.
 
     \b
-    npnet doctor --machinefile hosts.txt      on the first host, before anything is started
-    mpiexec -f hosts.txt npnet doctor         all hosts, and the links between them
+    npnet doctor --machinefile hosts.txt                  on the first host, before any is started
+    npnet launch --machinefile hosts.txt --run -- doctor  all hosts, and the links between them
 
     For each finding: on which hosts, why it matters, what mends it. The status is 0 if nothing is
     found or nothing but warnings, 1 if there are faults (with --strict, warnings too).

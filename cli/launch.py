@@ -1,16 +1,23 @@
 """`npnet launch`."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from npnet.cli import options
+from npnet.status import BAD_INPUT, INTERRUPTED, STOPPED
 
 if TYPE_CHECKING:
     from npnet.parallel.launch import Launcher, Ranks
+    from npnet.parallel.supervisor import Restart
+
+SECONDS_TO_LEAVE = 30.0
+FINAL = (BAD_INPUT, STOPPED, INTERRUPTED)  # after these a job is not started once more
 
 
 @click.command(
@@ -31,8 +38,20 @@ if TYPE_CHECKING:
 @click.option(
     "--interface", help="Network between the hosts.  [default: the wired one, if that is certain]"
 )
+@click.option(
+    "--binding/--no-binding",
+    default=True,
+    help="Whether each rank keeps a core; hosts that are one machine share its cores.",
+)
 @options.threads  # which sets them for this process, and so for the ranks
 @click.option("--run", is_flag=True, help="Start it, instead of printing how.")
+@click.option(
+    "--restarts",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="TIMES",
+    help="With --run: go on with a training whose rank or host died, so many times at most.",
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
 def launch(
@@ -42,8 +61,10 @@ def launch(
     machinefile: Path | None,
     ranks_per_node: int | None,
     interface: str | None,
+    binding: bool,
     threads: int,
     run: bool,
+    restarts: int,
     command: Sequence[str],
 ) -> None:
     """Print the line that starts COMMAND, one of npnet's, on several ranks; or start it.
@@ -53,23 +74,34 @@ def launch(
 
     The launcher is mpiexec, MPICH's or Open MPI's, or srun in an allocation of Slurm. Ranks on a
     cluster are bound to cores and kept to one network. With --run the status is the launcher's.
+    With --restarts, too, the training goes on from its last checkpoint, on the hosts that answer.
     """
     from npnet.errors import NpnetError
+
+    found, words = resolve(context.find_root(), command)
+    if restarts:
+        if not run or found.info_name != "train":
+            raise NpnetError("`restarts` is for `run` and npnet train: leave it out")
+        found = found.command.make_context("train", list(words))  # before NumPy is loaded
+
     from npnet.machine import program
     from npnet.machine.network import interfaces
     from npnet.parallel.communicator import connect, launched_size, together
     from npnet.parallel.launch import become, prepare
+    from npnet.parallel.supervisor import supervise
 
     if launched_size() is not None:
         with together(connect()):
             raise NpnetError("npnet launch starts mpiexec by itself: start it without")
-    check(context.find_root(), command)
     if interface is not None and interface not in interfaces():
         raise NpnetError(
             f"there is no `interface` {interface} that is up: {', '.join(interfaces())} are"
         )
-    launcher, ranks = prepare(count, machinefile, ranks_per_node, interface)
+    launcher, ranks = prepare(count, machinefile, ranks_per_node, interface, binding)
     line = launcher.command(program.command(*command), *ranks)
+    if restarts:
+        training = Training.of(found.params, words, ranks.number)
+        sys.exit(supervise(launcher, ranks, training.command, restarts, training.over, say))
     if run:
         become(line)
     for text in explanation(launcher, ranks):
@@ -78,12 +110,70 @@ def launch(
     click.echo(shlex.join([*(("env", *needed) if needed else ()), *line]))
 
 
-def check(root: click.Context, command: Sequence[str]) -> None:
-    """Raises click's own error for a command that npnet does not have."""
+def resolve(root: click.Context, command: Sequence[str]) -> tuple[click.Context, list[str]]:
+    """The command's own context, and its options. Raises click's error for what npnet lacks."""
     context, words = root, list(command)
     while words and isinstance(context.command, click.Group):
         name, found, words = context.command.resolve_command(context, words)
         context = click.Context(found or context.command, context, info_name=name)
+    return context, words
+
+
+@dataclass(frozen=True)
+class Training:
+    """An npnet train that may be started several times, always into one folder."""
+
+    words: tuple[str, ...]
+    folder: Path
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], words: Sequence[str], ranks: int) -> "Training":
+        """Of the options `words`, whose values are these. Without --out a folder is made."""
+        from npnet.cli.train import default_folder
+        from npnet.training.run_folder import RunFolder
+
+        if values["out"] is not None:
+            return cls(tuple(words), values["out"])
+        resumed = values["resume"]
+        if resumed is not None:
+            folder = resumed if resumed.is_dir() else resumed.parent
+            if RunFolder(folder).config.exists():
+                return cls(tuple(words), folder)
+        world = ranks * values["workers_per_rank"]
+        new = RunFolder(default_folder(values["dataset"], values["recipe_name"], world), True)
+        new.make()
+        return cls((*words, "--out", str(new.path)), new.path)
+
+    def command(self) -> list[str]:
+        """What starts it, or goes on with it."""
+        from npnet.machine import program
+        from npnet.training.claim import Claim
+        from npnet.training.run_folder import RunFolder
+
+        if not RunFolder(self.folder).config.exists():
+            return program.command("train", *self.words)
+        # Ranks outlive a launcher that was killed, for a moment.
+        Claim(self.folder, SECONDS_TO_LEAVE).release()
+        return program.command("train", *self.words, "--resume", str(self.folder))
+
+    def over(self, status: int) -> bool:
+        """Whether it came to its end. A rank may leave with 0 in the middle, and MPICH agrees."""
+        from npnet.training.run_folder import RunFolder
+
+        finished = RunFolder(self.folder).summary.exists()
+        return status in FINAL or (status == 0 and finished)
+
+
+def say(restart: "Restart") -> None:
+    """One line about a job that died and what comes now."""
+    from npnet.cli.console import clock
+
+    missing = f", without {', '.join(restart.missing)}: no answer" if restart.missing else ""
+    click.echo(
+        f"npnet: the job died after {clock(restart.seconds)} with status {restart.status}; "
+        f"restart {restart.number} on {restart.ranks.number} ranks{missing}",
+        err=True,
+    )
 
 
 def explanation(launcher: "Launcher", ranks: "Ranks") -> Iterator[str]:

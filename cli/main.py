@@ -37,8 +37,7 @@ from npnet.cli.words import hint, one_line
 from npnet.errors import NpnetError, Stopped
 from npnet.kernels import SettingError
 from npnet.machine.threads import limit_threads
-
-BAD_INPUT, FAILURE, INTERRUPTED, STOPPED = 2, 1, 130, 75  # 75: to be gone on with later
+from npnet.status import BAD_INPUT, FAILURE, INTERRUPTED, STOPPED
 
 # When a rank fails, mpiexec ends all and drops what they wrote but it has not passed on yet.
 SECONDS_TO_PASS_ON = 0.5

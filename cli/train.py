@@ -238,7 +238,7 @@ def train(
             model = origin.model
     world = comm.size * settings.workers_per_rank
     with together(comm):
-        folder = choose_folder(out, mine, default_folder(source.name, recipe, world))
+        folder = choose_folder(out, mine, default_folder(source.name, recipe.name, world))
     console = Console(comm, threads, progress)
     timeline = Trace(trace, comm) if trace is not None else None
     checkpoint = (mine or origin).checkpoint if origin is not None else None
@@ -320,6 +320,8 @@ def how_it_goes_on(origin: "Origin", trainer: "Trainer") -> list[str]:
         step = f", step {run.first_step + 1} of {trainer.steps}" if run.first_step else ""
         at = f"epoch {run.first_epoch + 1} of {epochs}{step}"
         lines = [f"Goes on from {run.resumed_from} with {at}"]
+    if lost := origin.steps_lost(trainer.steps):
+        lines.append(f"Lost: {lost} steps that were done after that")
     changed = changes(origin, trainer.recipe, trainer.settings, trainer.world)
     return [*lines, *([f"Changed: {', '.join(changed)}"] if changed else []), *run.said]
 
@@ -455,7 +457,7 @@ def option(name: str, value: object) -> str:
     return f"`{name}` {plain(value)}"
 
 
-def default_folder(dataset: str, recipe: "Recipe", world: int) -> Path:
+def default_folder(dataset: str, recipe: str, world: int) -> Path:
     """runs/<dataset>-<recipe>-np<ranks>-<date>-<time>; only rank 0's clock counts.
 
     Of runs that start in one second, all but one get a number behind it (RunFolder).
@@ -463,4 +465,4 @@ def default_folder(dataset: str, recipe: "Recipe", world: int) -> Path:
     from datetime import datetime
 
     time = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{dataset}-{recipe.name}-np{world}-{time}"
+    return Path("runs") / f"{dataset}-{recipe}-np{world}-{time}"

@@ -45,7 +45,7 @@ except SystemExit as leaving:
 """
 
 # The engine loads NumPy, before which `main` wants to set the thread counts.
-_ENGINE_FIRST = """
+ENGINE_FIRST = """
 import npnet.cli.main, npnet.cli.options
 npnet.cli.main.limit_threads = npnet.cli.options.limit_threads = lambda threads=None: 1
 from npnet.model.network import Network
@@ -112,7 +112,7 @@ def npnet_run(
     `environment` is added for all ranks, `of_rank[r]` for rank r. `patches` is Python that runs
     first, to plant a fault; it knows `rank`, `Network` and `Trainer`.
     """
-    script = _START.format(patches=_ENGINE_FIRST + patches if patches else "")
+    script = _START.format(patches=ENGINE_FIRST + patches if patches else "")
     command = [sys.executable, "-c", script, *map(str, arguments)]
     with tempfile.TemporaryDirectory(prefix="npnet-") as folder:
         added = {"STATUS_FOLDER": folder, "PYTHONPATH": str(SOURCES), **(environment or {})}

@@ -131,6 +131,16 @@ progress = click.option(
 )
 
 
+def refuse_ranks() -> None:
+    """Raises NpnetError, on every rank, under mpiexec."""
+    from npnet.errors import NpnetError
+    from npnet.parallel.communicator import connect, launched_size, together
+
+    if launched_size() is not None:
+        with together(connect()):
+            raise NpnetError("a study starts its ranks by itself: start it without mpiexec")
+
+
 def run_study(
     study: "Study",
     machinefile: Path | None,
@@ -142,11 +152,8 @@ def run_study(
     However it ends, the rows that `tabulate` makes of what is finished are the study's table.
     """
     from npnet.errors import NpnetError
-    from npnet.parallel.communicator import connect, launched_size, together
 
-    if launched_size() is not None:
-        with together(connect()):
-            raise NpnetError("a study starts mpiexec by itself: start it without")
+    refuse_ranks()
     if machinefile is not None and not machinefile.is_file():
         raise NpnetError(f"there is no machinefile {machinefile}: see machinefiles/ for examples")
     done = len(study.cases) - len(study.unfinished())

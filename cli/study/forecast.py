@@ -11,6 +11,7 @@ from npnet.cli import options
 from npnet.cli.study import common
 
 if TYPE_CHECKING:
+    from npnet.model.config import ModelConfig
     from npnet.study.cases import Row
 
 STEPS = 15  # that are timed, on all ranks of a node at once
@@ -103,11 +104,16 @@ def forecast(
     from npnet.study import forecast as studies
     from npnet.study.cases import Study
 
+    common.refuse_ranks()
     architecture = build(options.model_config(values, classes))
     parameters = Parameters(architecture)
     size = parameters.gradients_and_loss.nbytes
     deviation, given = 0.0, [name for name, ms in (("step", step_ms), ("test", test_ms)) if ms]
     if len(given) < 2:
+        click.echo(
+            f"[STUDY] Timing steps on {ranks_per_node} ranks at once; first, kernels are compiled "
+            "that are not kept yet"
+        )
         step = ["--batch", str(batch_per_rank), *model_arguments(context)]
         measured, deviation = timed(step, ranks_per_node)
         if test_ms is None:  # of a stated step's machine, not of this one
@@ -130,15 +136,15 @@ def forecast(
     network = studies.Network(latency_us / 1e6, mbits * 1e6 / 8, local_ms / 1e3, wire == "bfloat16")
     click.echo(
         f"[STUDY] A step {step_ms:.1f} ms (deviation {deviation:.1f}), a test {test_ms:.1f} ms, "
-        f"{size / 1e6:.2f} MB exchanged, ports of {mbits:g} Mbit/s and {latency_us:g} us; given: "
-        f"{' and '.join(given) or 'neither step nor test'}"
+        f"{size / 1e6:.2f} MB exchanged, ports of {mbits:g} Mbit/s and {latency_us:g} us; "
+        f"{' and '.join(f'the {each} is as given' for each in given) or 'both measured here'}"
     )
     rows = studies.table(counts, ranks_per_node, work, network, sync_steps, watts_per_node)
     settings = asdict(work) | asdict(network) | {"ranks_per_node": ranks_per_node}
     study = Study("forecast", out, [], settings=settings)
     study.make_folder()
     study.save(rows)
-    print_table(rows)
+    print_table(rows, beside_paper=architecture.config == of_paper(classes))
     click.echo(f"[STUDY] Table: {out / 'forecast.csv'}")
 
 
@@ -168,20 +174,28 @@ def timed(arguments: Sequence[str], ranks_per_node: int) -> tuple[float, float]:
     return slowest["wall_ms_median"], slowest["cpu_ms_spread"] / 1.35
 
 
-def print_table(rows: "Sequence[Row]") -> None:
-    """Beside the paper's efficiency, where it has as many processes."""
+def of_paper(classes: int) -> "ModelConfig":
+    """The model whose times the paper has: the default."""
+    from npnet.model.zoo import configure
+
+    return configure("mobilenet_v2", classes)
+
+
+def print_table(rows: "Sequence[Row]", beside_paper: bool) -> None:
+    """The paper's efficiency where it has as many processes; energy where watts are known."""
     from npnet.study.paper import BY_NP
 
-    plain = common.plain
-    click.echo(
-        "\n        sync   np  nodes     time s   images/s  speed-up  efficiency %  (paper) "
-        " images/J"
-    )
+    head = "        sync   np  nodes     time s   images/s  speed-up  efficiency %"
+    energy = any(row["images_per_joule"] is not None for row in rows)
+    click.echo(f"\n{head}{'  (paper)' * beside_paper}{'  images/J' * energy}")
     for row in rows:
-        theirs = BY_NP.get(row["np"])
-        click.echo(
+        line = (
             f"{row['sync']:>12} {row['np']:4d} {row['nodes']:6d} {row['wall_s']:10.1f} "
-            f"{row['images_per_second']:10.1f} {row['speedup']:9.2f} {row['efficiency_pct']:13.1f} "
-            f"{plain(theirs and theirs.efficiency_pct, 1):>8} "
-            f"{plain(row['images_per_joule'], 2):>9}"
+            f"{row['images_per_second']:10.1f} {row['speedup']:9.2f} {row['efficiency_pct']:13.1f}"
         )
+        if beside_paper:
+            theirs = BY_NP.get(row["np"])
+            line += f" {common.plain(theirs and theirs.efficiency_pct, 1):>8}"
+        if energy:
+            line += f" {common.plain(row['images_per_joule'], 2):>9}"
+        click.echo(line)

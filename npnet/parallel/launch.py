@@ -23,7 +23,8 @@ class Ranks(NamedTuple):
     """How many ranks, and where and how they are to run.
 
     `per_node` wins over the machinefile's own numbers. `interface` is the network between hosts.
-    `environment` is every rank's, beside what the launcher passes on by itself.
+    `environment` is every rank's, beside what the launcher passes on by itself. Without `binding`
+    the system moves ranks between cores as it likes.
     """
 
     number: int
@@ -32,6 +33,7 @@ class Ranks(NamedTuple):
     interface: str | None = None
     threads: int = 1
     environment: Mapping[str, str] = {}
+    binding: bool = True
 
 
 class Part(NamedTuple):
@@ -87,13 +89,15 @@ class Launcher(NamedTuple):
         interface: str | None = None,
         threads: int = 1,
         environment: Mapping[str, str] | None = None,
+        binding: bool = True,
     ) -> list[str]:
         """The command line that starts `program` on `ranks` ranks; see `Ranks`.
 
         With a machinefile each rank is bound to a core, or as many as it has threads: two that
         share one would wait for each other.
         """
-        wanted = Ranks(ranks, machinefile, ranks_per_node, interface, threads, environment or {})
+        given = (ranks, machinefile, ranks_per_node, interface, threads, environment or {}, binding)
+        wanted = Ranks(*given)
         return [*(word for part in self.parts(wanted) for word in part.words), *program]
 
     def parts(self, ranks: Ranks) -> list[Part]:
@@ -126,6 +130,7 @@ PER_NODE = "ranks on each host, whatever the machinefile says"
 CONTROL = "the network on which the hosts find each other"
 EXCHANGE = "the network on which ranks exchange gradients; MPI would try all, Wi-Fi too"
 ENVIRONMENT = "environment of every rank"
+FREE = Part(("--bind-to", "none"), "ranks share the cores as the system likes")
 
 
 def _binding(threads: int) -> str:
@@ -138,10 +143,9 @@ def _hydra(ranks: Ranks) -> list[Part]:
     parts = []
     if ranks.machinefile is not None:
         core = "core" if ranks.threads == 1 else f"core:{ranks.threads}"
-        parts += [
-            Part(("-machinefile", str(ranks.machinefile)), HOSTS),
-            Part(("-bind-to", core), _binding(ranks.threads)),
-        ]
+        parts.append(Part(("-machinefile", str(ranks.machinefile)), HOSTS))
+        if ranks.binding:
+            parts.append(Part(("-bind-to", core), _binding(ranks.threads)))
         if ranks.per_node:
             parts.append(Part(("-ppn", str(ranks.per_node)), PER_NODE))
     if ranks.interface is not None:
@@ -160,10 +164,10 @@ def _open_mpi(ranks: Ranks) -> list[Part]:
     """
     parts = []
     if ranks.machinefile is not None:
-        cores = "" if ranks.threads == 1 else f":pe={ranks.threads}"
+        cores = "" if ranks.threads == 1 or not ranks.binding else f":pe={ranks.threads}"
         parts += [
             Part(("--hostfile", str(ranks.machinefile)), HOSTS),
-            Part(("--bind-to", "core"), _binding(ranks.threads)),
+            Part(("--bind-to", "core"), _binding(ranks.threads)) if ranks.binding else FREE,
         ]
         if ranks.per_node:
             mapping, reason = f"ppr:{ranks.per_node}:node", PER_NODE
@@ -193,7 +197,13 @@ def _srun(ranks: Ranks, maker: Maker) -> list[Part]:
         parts.append(Part((f"--ntasks-per-node={ranks.per_node}",), "ranks on each host"))
     return [
         *parts,
-        Part((f"--cpus-per-task={ranks.threads}", "--cpu-bind=cores"), _binding(ranks.threads)),
+        Part(
+            (
+                f"--cpus-per-task={ranks.threads}",
+                f"--cpu-bind={'cores' if ranks.binding else 'no'}",
+            ),
+            _binding(ranks.threads) if ranks.binding else FREE.reason,
+        ),
         Part(
             ("--kill-on-bad-exit=1", "--quit-on-interrupt"),
             "when a rank fails, and at the first Ctrl-C, all end",
@@ -232,6 +242,7 @@ def prepare(
     machinefile: Path | None = None,
     per_node: int | None = None,
     interface: str | None = None,
+    binding: bool = True,
 ) -> tuple[Launcher, Ranks]:
     """The launcher, and the ranks with all that was not given: how many, and on which network.
 
@@ -262,6 +273,7 @@ def prepare(
         interface or interface_to(hosts),
         threads,
         environment_of_ranks(threads),
+        binding,
     )
 
 

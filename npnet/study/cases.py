@@ -9,7 +9,6 @@ import json
 import math
 import re
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from npnet.machine import program, telemetry
 from npnet.machine.sensors import oom_kills
 from npnet.parallel.launch import environment_of_launcher, prepare
 from npnet.schema import checked_fields, known_fields
+from npnet.status import BAD_INPUT, INTERRUPTED, STOPPED
 from npnet.training.claim import Claim
 from npnet.training.results import Summary
 from npnet.training.run_folder import RunFolder
@@ -32,8 +32,6 @@ from npnet.untrusted import read_object
 
 Row = dict[str, Any]
 ERROR = "npnet: error: "  # begins a run's own line about what was wrong
-INTERRUPTED = (128 + signal.SIGINT, 75)  # the latter, where it could save itself before
-BAD_INPUT = 2  # the status of a run that was refused: all others would be, too
 SECONDS_TO_SAVE = 60.0  # what a run may take until it has saved itself
 ADVICE = "remove its folder to run again"
 AGAIN = f"; {ADVICE}"
@@ -175,7 +173,7 @@ class Study:
             failure = self._run(case, reporter, machinefile)
             if failure is not None:
                 failed.append(case.name)
-                if failure.status == BAD_INPUT:
+                if failure.status == BAD_INPUT:  # as all others would be
                     raise NpnetError(f"{case.name} was refused: {failure}")
         return failed
 
@@ -211,7 +209,7 @@ class Study:
                     said = said or text.removeprefix(ERROR).strip()
                 reporter.line(case, text.rstrip())
             status = process.wait()
-        if status in INTERRUPTED:  # even where this process ignores Ctrl-C, as in the background
+        if status in (INTERRUPTED, STOPPED):  # even where Ctrl-C does not reach this process
             raise KeyboardInterrupt
         error = None
         if status != 0 or not run.summary.exists():

@@ -11,12 +11,13 @@ FILE = ".npnet-lock"  # stays behind, and does no harm, where a run was killed
 class Claim(Lock):
     """Held from here until `release`, or until this object or the process is gone.
 
-    Raises NpnetError where another run holds the folder, of which nothing is touched.
+    Raises NpnetError where another run holds the folder, and does so for these seconds; nothing is
+    touched then.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, seconds: float = 0.0) -> None:
         try:
-            super().__init__(folder / FILE, str(folder))
+            super().__init__(folder / FILE, str(folder), seconds)
         except Held as error:
             raise NpnetError(
                 f"{folder} is held by another run ({error}): choose another `out`, or wait for its "

@@ -9,6 +9,7 @@ from npnet.errors import NpnetError
 from npnet.model.config import ModelConfig
 from npnet.schema import checked_fields, known_fields
 from npnet.training.checkpoint import Checkpoint, load
+from npnet.training.reached import Done, reached_in
 from npnet.training.recipe import BATCH_PER_RANK, Recipe
 from npnet.training.run_folder import RunFolder, Stamp
 from npnet.training.settings import Settings
@@ -33,12 +34,23 @@ class Origin:
     checkpoint: Checkpoint | None
     said: tuple[str, ...] = ()
     stamp: Stamp | None = None  # of the run's folder, before any of it was read
+    reached: Done | None = None  # how far the run got there, if it was killed
 
     @property
     def folder(self) -> Path | None:
         """The folder of the run, None of a checkpoint that lies in none."""
         folder = self.path if self.path.is_dir() else self.path.parent
         return folder if self.path.is_dir() or RunFolder(folder).config.exists() else None
+
+    def steps_lost(self, steps: int) -> int:
+        """How many were done after the checkpoint, in epochs of as many as its own, or `steps`."""
+        if self.reached is None:
+            return 0
+        epoch = step = 0
+        if self.checkpoint is not None:
+            header = self.checkpoint.header
+            epoch, step, steps = header.epoch, header.step, header.steps or steps
+        return max((self.reached.epochs - epoch) * steps + self.reached.steps - step, 0)
 
     def place(self) -> Path | None:
         """Where the dataset lay, if that is a folder of this host, too."""
@@ -57,8 +69,9 @@ def find(path: Path) -> Origin:
     Of a folder it is the newest checkpoint that counts and is not damaged.
     Raises NpnetError if there is nothing to go on from.
     """
-    stamp = RunFolder(path if path.is_dir() else path.parent).stamp()
-    return replace(_find(path), stamp=stamp)
+    folder = path if path.is_dir() else path.parent
+    stamp = RunFolder(folder).stamp()
+    return replace(_find(path), stamp=stamp, reached=reached_in(folder) if path.is_dir() else None)
 
 
 def _find(path: Path) -> Origin:

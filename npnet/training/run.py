@@ -16,6 +16,7 @@ from npnet.parallel.communicator import together
 from npnet.training.checkpoint import ROWS, TALLIES, VERSION, Checkpoint, Header
 from npnet.training.costs import AfterEpoch, Earlier
 from npnet.training.evaluate import Scores
+from npnet.training.reached import Done
 from npnet.training.recipe import Recipe
 from npnet.training.results import EpochResult, Summary
 from npnet.training.run_folder import RunFolder
@@ -210,6 +211,11 @@ class Run:
             means.get("velocity", trainer.optimiser.velocity),
             rows=rows,
         )
+
+    def note(self, epoch: int, step: int) -> None:
+        """Step `step` of epoch `epoch` begins, both counted from 0."""
+        if self.folder is not None:
+            self.folder.note(Done(epoch, step))
 
     def save_step(self, epoch: int, step: int, synchronised: bool) -> None:
         """A checkpoint after some steps of epoch `epoch`, from 0."""

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from npnet.errors import NpnetError
 from npnet.files import append_rows, flush_folder, locked, read_table, sweep, write_atomically
 from npnet.training.checkpoint import Checkpoint, save
 from npnet.training.claim import Claim
 from npnet.training.costs import AfterEpoch, StepSeconds
+from npnet.training.reached import Done, Reached
 from npnet.training.results import EpochResult, Summary
 
 # What two rows of the table of runs have in common if they did the same work.
@@ -36,13 +37,6 @@ OF_A_RUN = re.compile(
     r"config(-\d+)?\.json|log\.csv|summary\.json|final\.npz|(epoch|step-\d+)-\d+\.npz"
 )
 PROBE = ".npnet-writable"  # a name that no file of the user's has
-
-
-class Done(NamedTuple):
-    """How far a run is: epochs finished, and steps of the next one."""
-
-    epochs: int
-    steps: int = 0
 
 
 # Of each file of a run: its name, when it was written, its size.
@@ -79,6 +73,7 @@ class RunFolder:
         self.path, self.proposed, self.continued = path, proposed, continued
         self.expected: Stamp | None = None  # what was read of it before it was claimed
         self._claim: Claim | None = None
+        self._reached: Reached | None = None
 
     @property
     def config(self) -> Path:
@@ -185,7 +180,7 @@ class RunFolder:
         another run is under way there.
         """
         try:
-            self._make()
+            self.make()
             if resumed is not None and self.holds(resumed):
                 self.continued = True
             if not self.continued:
@@ -212,9 +207,10 @@ class RunFolder:
         except BaseException:
             claim.release()
             raise
-        self._claim = claim
+        self._claim, self._reached = claim, Reached(self.path)
 
-    def _make(self) -> None:
+    def make(self) -> None:
+        """Make the folder; a `proposed` one alone, under a name that nothing has yet."""
         if not self.proposed:
             self.path.mkdir(parents=True, exist_ok=True)
             flush_folder(self.path.parent)
@@ -322,6 +318,11 @@ class RunFolder:
                         f"{self.path} holds a run already: choose another `out`"
                     ) from error
 
+    def note(self, done: Done) -> None:
+        """Say how far the run is now, which a later start reads if this one is killed."""
+        if self._reached is not None:
+            self._reached.note(done)
+
     def save_epoch(self, number: int, state: Checkpoint) -> None:
         save(self.epoch(number), state)
 
@@ -378,6 +379,8 @@ class RunFolder:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_atomically(self.summary, _json(summary))
+        if self._reached is not None:
+            self._reached.remove()
         if self._claim is not None:
             self._claim.release()
 

@@ -246,6 +246,7 @@ class Trainer:
         """Where the run stands, both counted from 0."""
         self.epoch, self.step = epoch, step
         self.clock.epoch, self.clock.step = epoch + 1, step + 1
+        self.run_files.note(epoch, step)
 
     def _forward_backward(self, worker: Worker, batch: Batch) -> None:
         """Leave gradient and loss in `parameters.gradients_and_loss`; count the loss and hits.

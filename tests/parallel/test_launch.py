@@ -84,6 +84,19 @@ def test_a_rank_has_as_many_cores_as_threads(launcher, per_node, words):
     assert words in line(launcher, ranks)
 
 
+@pytest.mark.parametrize(
+    ("launcher", "words"),
+    [
+        (Launcher("mpiexec", "mpich"), "-machinefile hosts -ppn 2"),
+        (Launcher("mpiexec", "openmpi"), "--hostfile hosts --bind-to none --map-by ppr:2:node -"),
+        (Launcher("srun", "mpich", True), "--cpus-per-task=2 --cpu-bind=no "),
+    ],
+)
+def test_ranks_need_not_be_bound(launcher, words):
+    free = ON_TWO._replace(machinefile=None if launcher.slurm else Path("hosts"), threads=2)
+    assert words in line(launcher, free._replace(binding=False))
+
+
 def test_without_a_network_nothing_is_said_of_it():
     for launcher in (
         Launcher("m", "mpich"),
@@ -161,17 +174,12 @@ def test_in_an_allocation_srun_starts_the_ranks_unless_hosts_are_named(tmp_path,
 
 # Two hosts
 
-UNSHARE = (
-    *("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork"),
-    *("--kill-child", "--mount-proc"),
-)
-
 
 def on_the_first_of(hosts: int, *command: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    """Run a command in a cluster of namespaces, see cluster.sh."""
-    script = Path(__file__).with_name("cluster.sh")
+    """Run a command in a cluster of namespaces."""
+    script = SOURCES / "bench/cluster.sh"
     return subprocess.run(
-        [*UNSHARE, "sh", str(script), str(hosts), *command],
+        [str(script), str(hosts), *command],
         cwd=cwd,
         env=clean_environment() | {"PYTHONPATH": str(SOURCES)},
         stdin=subprocess.DEVNULL,
@@ -182,11 +190,27 @@ def on_the_first_of(hosts: int, *command: str, cwd: Path) -> "subprocess.Complet
     )
 
 
+def test_ports_are_as_fast_as_asked(cluster, tmp_path):
+    rates = ("--mbits", "1000", "--slow", "node-2=100", "--slow", "node-3=10")
+    script = "hostname; tc qdisc show dev eth0; grep -c 10.7 /etc/hosts"
+    done = on_the_first_of(3, *rates, "sh", "-c", script, cwd=tmp_path)
+    assert done.stdout.split()[0] == "node-1"
+    assert "rate 1Gbit" in done.stdout
+    assert done.stdout.split()[-1] == "3"
+    enter = '"$CLUSTER" -x node-{} tc qdisc show dev eth0'
+    each = "; ".join(enter.format(host) for host in (2, 3))
+    found = on_the_first_of(3, *rates, "sh", "-c", each, cwd=tmp_path).stdout
+    assert [word for word in found.split() if word.endswith("bit")] == ["100Mbit", "10Mbit"]
+    wrong = on_the_first_of(2, "--speed", "1", "true", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "--speed is no option" in wrong.stderr
+
+
 @pytest.fixture
 def cluster(tmp_path):
     """Run npnet on the first of two hosts, on which a cable, Wi-Fi and Docker make networks."""
     try:
-        probe = on_the_first_of(2, "true", cwd=tmp_path)
+        probe = on_the_first_of(2, "--traps", "true", cwd=tmp_path)
     except OSError as error:
         pytest.skip(f"no namespaces: {error}")
     if probe.returncode:
@@ -196,7 +220,7 @@ def cluster(tmp_path):
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         command = (sys.executable, "-m", "npnet", "launch", "--machinefile", "hosts", *arguments)
-        return on_the_first_of(2, *command, cwd=tmp_path)
+        return on_the_first_of(2, "--traps", *command, cwd=tmp_path)
 
     return run
 
@@ -208,7 +232,7 @@ TRAIN = ("--", "train", "--dataset", "shapes", *TINY, "--evaluate", "never", "--
 def test_the_line_that_is_printed_starts_ranks_on_both_hosts(cluster, tmp_path):
     printed = cluster(*TRAIN)
     (tmp_path / "line.sh").write_text(printed.stdout)
-    done = on_the_first_of(2, "sh", "line.sh", cwd=tmp_path)
+    done = on_the_first_of(2, "--traps", "sh", "line.sh", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     with (tmp_path / "run/log.csv").open(newline="") as file:
         assert {row["host"] for row in csv.DictReader(file)} == {"node-1", "node-2"}

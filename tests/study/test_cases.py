@@ -344,5 +344,5 @@ def test_hosts_that_hold_too_few_ranks_are_refused_before_the_first_run(tmp_path
 @pytest.mark.mpi
 def test_a_study_is_not_started_under_mpiexec(tmp_path):
     outcome = npnet_run("study", "sweep", *TINY, "--out", "s", cwd=tmp_path, ranks=2)
-    assert "a study starts mpiexec by itself: start it without" in outcome.error
+    assert "a study starts its ranks by itself: start it without mpiexec" in outcome.error
     assert not (tmp_path / "s").exists()

@@ -149,7 +149,21 @@ def test_the_command_leaves_a_table(tmp_path):
     assert [(row["sync"], row["np"]) for row in rows[:2]] == [("gradients", 2), ("gradients", 48)]
     assert 50 < rows[1]["efficiency_pct"] < 100
     assert len((tmp_path / "f/forecast.csv").read_text().splitlines()) == 7
-    assert "41.6" in outcome.stdout  # the paper's efficiency at 48
+    assert "(paper)" not in outcome.stdout  # which has no such model
+    outcome = npnet_run(*command[:2], *given, "--watts-per-node", 5, cwd=tmp_path)
+    (at_48,) = [
+        each for each in outcome.stdout.splitlines() if each.startswith("   gradients   48")
+    ]
+    efficiency, paper, energy = map(float, at_48.split()[-3:])
+    assert paper == 41.6
+    assert efficiency > paper
+    assert energy > 0
+
+
+@pytest.mark.mpi
+def test_ranks_do_not_forecast_side_by_side(tmp_path):
+    outcome = npnet_run("study", "forecast", cwd=tmp_path, ranks=2)
+    assert "a study starts its ranks by itself" in outcome.error
 
 
 @pytest.mark.compiled
