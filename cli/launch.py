@@ -57,8 +57,9 @@ def launch(
     from npnet.errors import NpnetError
     from npnet.machine import program
     from npnet.machine.network import interfaces
-    from npnet.parallel.communicator import connect, launched_size, together
+    from npnet.parallel.communicator import connect, together
     from npnet.parallel.launch import become, prepare
+    from npnet.parallel.launched import launched_size
 
     if launched_size() is not None:
         with together(connect()):

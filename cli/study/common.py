@@ -142,7 +142,8 @@ def run_study(
     However it ends, the rows that `tabulate` makes of what is finished are the study's table.
     """
     from npnet.errors import NpnetError
-    from npnet.parallel.communicator import connect, launched_size, together
+    from npnet.parallel.communicator import connect, together
+    from npnet.parallel.launched import launched_size
 
     if launched_size() is not None:
         with together(connect()):
