@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
+import psutil
 from numpy.typing import DTypeLike, NDArray
 
 from npnet.errors import NpnetError
@@ -358,12 +359,19 @@ def abort(status: int) -> NoReturn:
     sys.exit(status)
 
 
-def end_process(status: int) -> NoReturn:
+def end_process(status: int, cut_off: bool) -> NoReturn:
     """Leave from a thread that must not call MPI, and whatever the main thread waits for.
 
     Either mpiexec then ends the ranks of this host, a stopped one too. Of those on other hosts
-    Open MPI's ends all, MPICH's may let them wait: each has to end itself.
+    Open MPI's ends all, MPICH's may let them wait: each has to end itself. `cut_off`: another host
+    does not answer. MPICH's mpiexec would wait for it for ever, so that is ended, too, if it runs
+    on this host.
     """
+    if cut_off and "HYDI_CONTROL_FD" in os.environ:
+        for parent in psutil.Process().parents():
+            if parent.name() in ("mpiexec", "mpiexec.hydra", "mpirun"):
+                parent.kill()
+                break
     os._exit(status)
 
 

@@ -116,7 +116,8 @@ class Watchdog:
         say: Callable[[str], None],
         last_words: Callable[[str], None],
     ) -> None:
-        self.rank, self.hosts, self.clock = comm.rank, comm.hosts, comm.clock
+        self.rank, self.clock = comm.rank, comm.clock
+        self.hosts, self._nodes = comm.hosts, comm.nodes
         self.others = [rank for rank in range(comm.size) if rank != comm.rank]
         self.say, self.last_words = say, last_words
         self.advice: Callable[[], str] = lambda: "start it again"
@@ -127,11 +128,12 @@ class Watchdog:
         self._socket.setblocking(False)
         self._token, self.limit = comm.broadcast((secrets.token_bytes(16), limit))
         port = self._socket.getsockname()[1]
-        everyone = comm.gather((comm.nodes[comm.rank], port, addresses_of_host()))
-        here = comm.nodes[comm.rank]
+        here = self._nodes[self.rank]
         self._places = [
-            [("127.0.0.1", port), *((each, port) for each in theirs if node != here)]
-            for node, port, theirs in everyone
+            [("127.0.0.1", port)] if node == here else [(each, port) for each in addresses]
+            for node, (port, addresses) in zip(
+                self._nodes, comm.gather((port, addresses_of_host())), strict=True
+            )
         ]
         self.notice = min(NOTICE, self.limit / 2) if self.limit else NOTICE
         self.tick = min(TICK, self.notice / 4)
@@ -234,7 +236,8 @@ class Watchdog:
         speaks = min((rank for rank in everyone if everyone[rank].waits), default=min(everyone))
         words = self._words(quiet, everyone)
         working = any(state.works for state in everyone.values())
-        unknown = any(rank not in answers and rank not in self._heard for rank in self.others)
+        silent = [rank for rank in self.others if rank not in answers]
+        unknown = not self._heard.issuperset(silent)
         if left > 0 or working or unknown:
             if speaks == self.rank:
                 self._said(self.say, words)
@@ -247,7 +250,7 @@ class Watchdog:
         else:
             ends = f"the job is ended (--stall-limit {self.limit:g})"
             self._said(self.last_words, f"{words}: {ends}; {self.advice()}")
-        end_process(STATUS)
+        end_process(STATUS, any(self._nodes[rank] != self._nodes[self.rank] for rank in silent))
 
     def _said(self, printer: Callable[[str], None], words: str) -> None:
         with suppress(OSError, ValueError):  # the console may be gone
