@@ -44,15 +44,19 @@ def watch(process: int, rank: int, size: int, limit: float, host: str) -> None:
     if _ended_within(notice):
         return
     if rank < SPEAKERS:
-        print(f"[WAIT] {who} has waited {notice:g} s for {waits}", flush=True)
+        _say(f"[WAIT] {who} has waited {notice:g} s for {waits}")
     if _ended_within(limit - notice if limit else None):
         return
     if rank < SPEAKERS:
-        text = f"npnet: error: {who} has waited {limit:g} s for {waits}\n"
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        _say(f"npnet: error: {who} has waited {limit:g} s for {waits}")
     _ended_within(0.5 if rank < SPEAKERS else 3.0)  # mpiexec has to pass the words on
     os.kill(process, signal.SIGKILL)
+
+
+def _say(line: str) -> None:
+    """In one write. Elsewhere the engine leaves this to its caller, who cannot speak now."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 def _ended_within(seconds: float | None) -> bool:

@@ -20,7 +20,8 @@ from tests.launch import TINY, launcher, npnet_run, programs_run
 from tests.namespaces import Hosts, hosts
 
 OPEN_MPI = "--oversubscribe"  # in the launcher's words
-SHORT = ("--stall-limit", "2")
+SHORT = ("--stall-limit", "4")
+SHORTEST = ("--stall-limit", "2")  # where nobody has to join in that time
 NPNET = (sys.executable, "-m", "npnet")
 TOKEN = bytes(range(16))
 STATE = State("forward", True, 2, 17, 61.5)
@@ -72,7 +73,7 @@ def test_a_stopped_rank_is_named_and_all_end(place: Path, rank: int) -> None:
     (line,) = outcome.errors
     assert re.match(r"nothing has moved for \d+ s, since \d\d:\d\d:\d\d: epoch 2, step 1 ", line)
     assert re.search(rf"waits for rank {rank} \(\S+\), which does not answer: it is stopped", line)
-    assert line.endswith("(--stall-limit 2); go on with mpiexec -n 2 npnet train --resume run")
+    assert line.endswith("(--stall-limit 4); go on with mpiexec -n 2 npnet train --resume run")
     assert outcome.status != 0
     assert processes_of(place) == []
     if rank == 1:
@@ -88,7 +89,7 @@ scores = Evaluator.scores
 def slow(self, *args):
     if rank == 1:
         import time
-        time.sleep(5)
+        time.sleep(6)
     return scores(self, *args)
 Evaluator.scores = slow
 """
@@ -130,7 +131,7 @@ def test_a_rank_that_leaves_as_if_all_were_well(place: Path, fault: str, deed: s
 @pytest.mark.parametrize("order", [1, -1])
 def test_another_program_on_one_rank(place: Path, order: int) -> None:
     """It never joins; nobody can know who it is."""
-    programs = ((*NPNET, "train", *TINY, *SHORT), ("true",))
+    programs = ((*NPNET, "train", *TINY, *SHORTEST), ("true",))
     outcome = programs_run(*programs[::order], cwd=place)
     rank = 0 if order == 1 else 1
     words = rf"rank {rank} \(\S+\) has waited 2 s for the other processes of 2 to join: "
