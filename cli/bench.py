@@ -221,7 +221,7 @@ def sync(
     from npnet.model.zoo import build
     from npnet.parallel.communicator import connect, together
 
-    comm = connect()
+    comm = connect("npnet bench sync")
     if pairs:
         _print_links(comm, as_json)
         return

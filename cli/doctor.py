@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from npnet.cli import options
+from npnet.cli.words import SECONDS_TO_PASS_ON
 
 if TYPE_CHECKING:  # the engine is loaded by the command that examines
     from npnet.measure.findings import Finding
@@ -17,7 +18,7 @@ if TYPE_CHECKING:  # the engine is loaded by the command that examines
 
 CLASSES = 10  # of the model whose memory is asked for
 RANK_BYTES = 180e6  # of a rank beside its planned arrays: Python, libraries, images
-SECONDS_TO_SPEAK, SECONDS_TO_PASS_ON = 3.0, 0.5
+SECONDS_TO_SPEAK = 3.0
 
 
 @click.command(short_help="Say what will go wrong, before it does.")
@@ -88,20 +89,15 @@ def join() -> "Communicator":
     """Connect; where that cannot be, say so and end all ranks."""
     from npnet.measure.doctor import launcher_fits, no_world
     from npnet.measure.host import mpi_library
-    from npnet.parallel.communicator import (
-        CollectiveError,
-        connect,
-        launched_local_rank,
-        launched_rank,
-        launched_size,
-    )
+    from npnet.parallel.communicator import CollectiveError, connect
+    from npnet.parallel.launched import launched_local_rank, launched_rank, launched_size
 
     fault = None
     if launched_size() is not None:
         fault = launcher_fits(platform.node(), os.environ, mpi_library())
     if fault is None:
         try:
-            return connect()
+            return connect("npnet doctor")
         except CollectiveError as error:
             fault = no_world(platform.node(), str(error))
     if launched_rank() > 0:

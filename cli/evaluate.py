@@ -45,7 +45,7 @@ def evaluate(
     from npnet.training import checkpoint as checkpoints
     from npnet.training.evaluate import BatchNormEvaluation, Evaluator
 
-    comm = connect()
+    comm = connect("npnet evaluate")
     with together(comm):
         saved = checkpoints.load(checkpoint)
         source = open_dataset(dataset or saved.header.dataset, data_dir)

@@ -28,7 +28,7 @@ def info(batch: int, classes: int, operations: bool, data_dir: Path | None, **va
     from npnet.errors import NpnetError
     from npnet.model.memory import training_bytes
     from npnet.model.zoo import build, models
-    from npnet.parallel.communicator import launched_rank
+    from npnet.parallel.launched import launched_rank
 
     try:
         architecture = build(options.model_config(values, classes))

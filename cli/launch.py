@@ -86,8 +86,9 @@ def launch(
 
     from npnet.machine import program
     from npnet.machine.network import interfaces
-    from npnet.parallel.communicator import connect, launched_size, together
+    from npnet.parallel.communicator import connect, together
     from npnet.parallel.launch import become, prepare
+    from npnet.parallel.launched import launched_size
     from npnet.parallel.supervisor import supervise
 
     if launched_size() is not None:

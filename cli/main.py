@@ -5,6 +5,7 @@ Nothing here or at the top of a command's file imports NumPy: thread counts must
 
 import io
 import os
+import platform
 import re
 import sys
 import time
@@ -33,14 +34,17 @@ from npnet.cli.predict import predict
 from npnet.cli.study import study
 from npnet.cli.train import train
 from npnet.cli.warmup import warmup
-from npnet.cli.words import hint, one_line
+from npnet.cli.words import SECONDS_TO_PASS_ON, hint, one_line
 from npnet.errors import NpnetError, Stopped
 from npnet.kernels import SettingError
 from npnet.machine.threads import limit_threads
+from npnet.parallel.launched import (
+    launched_local_rank,
+    launched_rank,
+    launched_several,
+    launched_size,
+)
 from npnet.status import BAD_INPUT, FAILURE, INTERRUPTED, STOPPED
-
-# When a rank fails, mpiexec ends all and drops what they wrote but it has not passed on yet.
-SECONDS_TO_PASS_ON = 0.5
 
 _HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())  # `npnet` alone, since click 8.2
 
@@ -81,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     limit_threads()
     warnings.showwarning = _warn
     try:
-        _run(arguments)
+        _run(sys.argv[1:] if arguments is None else arguments)
     except (click.Abort, KeyboardInterrupt) as error:
         _interrupted(error.__cause__ or error)
     except Stopped as error:  # all ranks are
@@ -89,8 +93,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except NpnetError as error:
         _end_run(error)
     except SettingError as error:  # of this host's environment: one line a node
-        from npnet.parallel.communicator import launched_local_rank
-
         if launched_local_rank() == 0:
             click.echo(f"npnet: error: {one_line(error)}", err=True)
         _leave(BAD_INPUT)
@@ -100,26 +102,49 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it yet
         _leave(FAILURE)
     except Exception:
-        click.echo(traceback.format_exc(), err=True, nl=False)  # in one write, not line by line
+        begin = f"npnet: {who}it failed\n" if (who := _who()) else ""
+        click.echo(begin + traceback.format_exc(), err=True, nl=False)  # in one write
         _leave(FAILURE)
     sys.exit(0)
 
 
-def _run(arguments: Sequence[str] | None) -> None:
+def _run(arguments: Sequence[str]) -> None:
     """Run a command. A wrong command line is made an error that every rank knows of.
 
-    A rank that left before the others have joined would end them, and the message might be lost.
+    A rank that left before the others have joined would end them, and the message might be lost,
+    or let them wait. So each of several joins them, at the latest before it leaves.
     """
     try:
         cli.main(arguments, prog_name="npnet", standalone_mode=False)
     except _HELP as error:
         error.show()
+        _join(arguments)
         sys.exit(BAD_INPUT)
     except click.ClickException as error:
-        from npnet.parallel.communicator import connect, together
+        from npnet.parallel.communicator import connect
 
-        with together(connect()):
-            raise NpnetError(hint(error) or error.format_message()) from error
+        connect(refusal=hint(error) or error.format_message())
+    except SystemExit as leaving:
+        if launched_several() and not leaving.code:
+            raise RuntimeError("it left before the command's end") from leaving
+        raise
+    _join(arguments)
+
+
+def _join(arguments: Sequence[str]) -> None:
+    """Where this is one of several ranks, find the others, unless that was done."""
+    if not launched_several():
+        return
+    from npnet.parallel.communicator import connect, has_joined
+
+    if not has_joined():
+        connect(_command(arguments))
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """What a process did by itself, to be compared with what the others do."""
+    asks = [word for word in arguments if word in ("-h", "--help", "--version")][:1]
+    return " ".join(["npnet", *arguments[: 0 if arguments[:1] == asks else 1], *asks])
 
 
 def _warn(
@@ -131,8 +156,6 @@ def _warn(
     line: str | None = None,
 ) -> None:
     """One line, of one rank of a node; but a warning that is not for users is Python's own."""
-    from npnet.parallel.communicator import launched_local_rank
-
     if not issubclass(category, UserWarning):
         click.echo(warnings.formatwarning(message, category, filename, lineno), err=True, nl=False)
     elif launched_local_rank() == 0:
@@ -141,8 +164,6 @@ def _warn(
 
 def _interrupted(error: BaseException) -> NoReturn:
     """Rank 0 says how to go on, if the command knows: usually all ranks are interrupted."""
-    from npnet.parallel.communicator import launched_rank
-
     if launched_rank() == 0:
         for note in getattr(error, "__notes__", ()):
             click.echo(note, err=True)
@@ -150,20 +171,24 @@ def _interrupted(error: BaseException) -> NoReturn:
 
 
 def _stopped(error: Stopped) -> NoReturn:
-    from npnet.parallel.communicator import launched_rank
-
     if launched_rank() == 0:
         click.echo(f"npnet: {error}", err=True)
     _leave(STOPPED, end_others=False)
 
 
 def _end_run(error: NpnetError) -> NoReturn:
-    from npnet.parallel.communicator import CollectiveError, launched_rank
+    from npnet.parallel.communicator import CollectiveError
 
     shared = isinstance(error, CollectiveError)
     if not shared or launched_rank() == 0:
-        click.echo(f"npnet: error: {as_options(one_line(error))}", err=True)
+        who = "" if shared else _who()
+        click.echo(f"npnet: error: {who}{as_options(one_line(error))}", err=True)
     _leave(BAD_INPUT, end_others=not shared)
+
+
+def _who() -> str:
+    """Begins a line that one rank of several prints alone."""
+    return f"rank {launched_rank()} ({platform.node()}): " if launched_several() else ""
 
 
 def as_options(message: str) -> str:
@@ -173,11 +198,14 @@ def as_options(message: str) -> str:
 
 def _leave(status: int, end_others: bool = True) -> NoReturn:
     """End this rank and, if MPI runs, all others too: they may be waiting for this one."""
-    from npnet.parallel.communicator import abort, launched_size
+    from npnet.parallel.communicator import abort, connect, has_joined
 
     with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
+    if end_others and launched_several() and status != INTERRUPTED and not has_joined():
+        with suppress(NpnetError):
+            connect()  # or they would wait for it there, with a launcher that does not end them
     if launched_size() is not None:
         time.sleep(SECONDS_TO_PASS_ON)
     if end_others:

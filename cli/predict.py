@@ -34,7 +34,7 @@ def predict(
     from npnet.parallel.communicator import connect, together
     from npnet.training.predict import predict_pictures
 
-    comm = connect()
+    comm = connect("npnet predict")
     with together(comm):
         if comm.rank > 0:
             return

@@ -2,6 +2,7 @@
 
 import shlex
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import click
 
 from npnet.cli import options
 from npnet.cli.help import CommandWithHeadings, heading
+from npnet.cli.words import SECONDS_TO_PASS_ON
 from npnet.schema import known_fields
 
 if TYPE_CHECKING:
@@ -190,6 +192,13 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     type=click.Path(path_type=Path),
     help="File for the time line of all ranks, which ui.perfetto.dev draws.",
 )
+@click.option(
+    "--stall-limit",
+    type=NOT_NEGATIVE,
+    metavar="SECONDS",
+    default=600,
+    help="End a job in which no rank moves for so long, such as for a dead link; 0: never.",
+)
 @options.backend
 @click.option("--progress/--no-progress", default=True, help="Progress bar, or lines every 30 s.")
 def train(
@@ -201,6 +210,7 @@ def train(
     trace: Path | None,
     threads: int,
     progress: bool,
+    stall_limit: float,
     **values: Any,
 ) -> None:
     """Train a model; under mpiexec, on all ranks together.
@@ -210,14 +220,18 @@ def train(
     from npnet.cli.console import Console
     from npnet.data import open_dataset
     from npnet.errors import NpnetError, Stopped
+    from npnet.parallel import joining
     from npnet.parallel.communicator import connect, together
+    from npnet.parallel.watchdog import Watchdog
     from npnet.training.resume import find
     from npnet.training.trace import Trace
     from npnet.training.trainer import Trainer
     from npnet.training.warmup import Rehearsal, prepare
 
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # there is nothing to save yet
-    comm = connect()
+    comm = connect("npnet train", limit=min(stall_limit, joining.LIMIT))
+    watch = Watchdog(comm, stall_limit, say_who_is_awaited, say_last_words)
+    click.get_current_context().call_on_close(watch.close)
     with together(comm):
         # Rank 0 alone reads and writes the run: no other node needs its files.
         origin = find(resume) if resume is not None and comm.rank == 0 else None
@@ -243,6 +257,7 @@ def train(
     timeline = Trace(trace, comm) if trace is not None else None
     checkpoint = (mine or origin).checkpoint if origin is not None else None
     folder.path = comm.broadcast(folder.path)
+    watch.advice = lambda: f"go on with {command_to_go_on(comm.size, folder.path)}"
     trainer = Trainer(source, model, recipe, settings, comm, console, folder, checkpoint)
     if timeline is not None:
         timeline.start()  # now that the run was not refused
@@ -256,6 +271,8 @@ def train(
             trainer.run()
     except NpnetError:  # which says what to do
         raise
+    except SystemExit as leaving:
+        raise RuntimeError("it left in the middle of the run") from leaving
     except Stopped as stopped:
         raise Stopped(f"{stopped}: go on with {command_to_go_on(comm.size, folder.path)}") from None
     except (Exception, KeyboardInterrupt) as error:
@@ -265,6 +282,16 @@ def train(
                 f"{command_to_go_on(comm.size, folder.path)}"
             )
         raise
+
+
+def say_who_is_awaited(words: str) -> None:
+    click.echo(f"[WAIT] {words}")
+
+
+def say_last_words(words: str) -> None:
+    """The line with which a stalled job ends, and the time that mpiexec takes to pass it on."""
+    click.echo(f"npnet: error: {words}", err=True)
+    time.sleep(SECONDS_TO_PASS_ON)
 
 
 def given_options() -> dict[str, Any]:

@@ -30,7 +30,7 @@ def warmup(dtype: str, threads: int, **values: Any) -> None:
     from npnet.parallel.communicator import connect, together
     from npnet.training.warmup import Rehearsal, is_warm, place, prepare
 
-    comm = connect()
+    comm = connect("npnet warmup")
     with together(comm):
         folder = place()
         if folder is None:

@@ -10,6 +10,9 @@ T = TypeVar("T")
 # Of a message, characters: what was wrong stands at its beginning, what to do at its end.
 LONGEST, BEGINNING, END = 1200, 800, 300
 
+# When a rank fails, mpiexec ends all and drops what they wrote but it has not passed on yet.
+SECONDS_TO_PASS_ON = 0.5
+
 
 def one_line(message: object) -> str:
     """A message as it is printed: one line, printable, without the middle of a very long one."""

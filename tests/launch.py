@@ -132,6 +132,16 @@ def npnet_run(
     return Outcome(status, stdout, stderr, seconds, statuses)
 
 
+def programs_run(*programs: Sequence[str], cwd: Path, timeout: float = 60) -> Outcome:
+    """Run each program on a rank of its own, under one mpiexec."""
+    parts = [["-n", "1", *program] for program in programs]
+    line = [*launcher(), *functools.reduce(lambda one, two: [*one, ":", *two], parts)]
+    start = time.monotonic()
+    environment = clean_environment() | {"PYTHONPATH": str(SOURCES)}
+    status, stdout, stderr = _run(line, cwd, environment, timeout)
+    return Outcome(status, stdout, stderr, time.monotonic() - start, ())
+
+
 def clean_environment() -> dict[str, str]:
     """This process's environment without what would steer npnet or MPI."""
     kept = {name: value for name, value in os.environ.items() if not _FOREIGN.match(name)}

@@ -48,6 +48,10 @@ class Hosts:
         _run("tc", "-n", f"{self.prefix}{name}", "qdisc", "add", "dev", "eth0", *rate)
         _run("tc", "-n", f"{self.prefix}bridge", "qdisc", "add", "dev", name, *rate)
 
+    def cut(self, name: str) -> None:
+        """Take a host off the network, as when its cable is pulled."""
+        _run("ip", "-n", f"{self.prefix}bridge", "link", "set", name, "down")
+
     def run(
         self,
         *command: str | Path,

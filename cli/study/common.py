@@ -134,7 +134,8 @@ progress = click.option(
 def refuse_ranks() -> None:
     """Raises NpnetError, on every rank, under mpiexec."""
     from npnet.errors import NpnetError
-    from npnet.parallel.communicator import connect, launched_size, together
+    from npnet.parallel.communicator import connect, together
+    from npnet.parallel.launched import launched_size
 
     if launched_size() is not None:
         with together(connect()):

@@ -86,9 +86,15 @@ class Clock:
     def __init__(self) -> None:
         self.events: list[Event] | None = None
         self.phase = "other"
+        self.task = ""  # what takes long within a phase, for the watchdog
         self.epoch = self.step = 0  # from 1; step 0: between steps
         self.times = Times()
         self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    @property
+    def since(self) -> float:
+        """When the present phase began, in seconds of time.perf_counter."""
+        return self._wall
 
     def enter(self, phase: str) -> str:
         """The phase that begins now. Returns the one that ends."""

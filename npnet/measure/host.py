@@ -25,7 +25,7 @@ from npnet.errors import NpnetError
 from npnet.kernels.jit import cache, options
 from npnet.machine import telemetry
 from npnet.machine.sensors import CPUS, ROOT, Health, Sensors
-from npnet.parallel.communicator import environment_of_no_rank, launched_size
+from npnet.parallel.launched import environment_of_no_rank, launched_size
 
 DISK_BYTES = 4 * 2**20  # written to measure the disk
 # Any of these tells MPI which network to take.

@@ -17,21 +17,17 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
+import psutil
 from numpy.typing import DTypeLike, NDArray
 
 from npnet.errors import NpnetError
 from npnet.kernels.arrays import Floats
 from npnet.machine.clock import Clock
+from npnet.parallel import joining
 from npnet.parallel.exchange import Exchange, HalfWidthLevel, Level, NetworkLevel
+from npnet.parallel.launched import environment_of_no_rank, launched_rank, launched_size
 
 T = TypeVar("T")
-
-# The variables by which MPICH's and Open MPI's launchers tell a process who it is.
-_RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
-_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
-_LOCAL_RANK_VARIABLES = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
-_OF_LAUNCHERS = ("PMI", "OMPI_", "OPAL_", "PRTE_", "HYDRA_", "HYDI_", "MPI", "I_MPI_", "SLURM_")
-_OF_USERS = ("MPI4PY_",)  # which MPI library mpi4py is to load, among others
 
 SMALL = 65536  # bytes: below, latency decides, and MPI's own Allreduce takes fewer messages
 SECONDS_BETWEEN_LOOKS = 0.01
@@ -242,9 +238,11 @@ class MpiCommunicator:
         self._comm.Sendrecv(out, peer, recvbuf=into, source=peer)
 
     def barrier(self) -> None:
+        before = self.clock.enter("wait")
         everyone_is_here = self._comm.Ibarrier()
         while not everyone_is_here.Test():
             time.sleep(SECONDS_BETWEEN_LOOKS)
+        self.clock.enter(before)
 
     @contextmanager
     def _exchange(self) -> Iterator[None]:
@@ -264,11 +262,32 @@ def add_in_order(rows: Floats) -> Floats:
     return total
 
 
-def connect() -> Communicator:
+def connect(
+    command: str | None = None, refusal: str | None = None, limit: float = joining.LIMIT
+) -> Communicator:
     """Join the ranks that the launcher started, or be the only one.
 
-    Raises CollectiveError where a launcher started processes that cannot find each other.
+    `command`: what the ranks are to do together, compared where it is given. `refusal`: why this
+    one cannot. `limit`: seconds to wait for others to join, 0 for ever; then the process is ended.
+    Raises CollectiveError where a launcher started processes that cannot find each other, run
+    different commands, or of which one refuses.
     """
+    comm = _connected(limit)
+    with together(comm):
+        if refusal is not None:
+            raise NpnetError(refusal)
+    commands = comm.gather(command)
+    first = next((rank for rank, each in enumerate(commands) if each is not None), 0)
+    for rank, each in enumerate(commands):
+        if each not in (None, commands[first]):
+            raise CollectiveError(
+                f"rank {rank} ({comm.hosts[rank]}) runs {each}, rank {first} "
+                f"({comm.hosts[first]}) {commands[first]}: start every rank with the same command"
+            )
+    return comm
+
+
+def _connected(limit: float) -> Communicator:
     launched = launched_size()
     if launched is None:
         return SerialCommunicator()
@@ -296,15 +315,16 @@ def connect() -> Communicator:
             f"mpiexec started {launched} processes, but it is not of the MPI of mpi4py's library "
             f"({library}): {advice}"
         )
-    if not MPI.Is_initialized():
-        MPI.Init_thread(MPI.THREAD_SERIALIZED)  # the main thread or that of Buckets, never both
-    found = MPI.COMM_WORLD.Get_size()
-    if found != launched:
-        raise _error_of_ranks_apart(
-            f"mpiexec started {launched} processes, but each sees a world of {found}: mpiexec and "
-            f"mpi4py's library ({library}) are of different MPIs; {advice}"
-        )
-    return MpiCommunicator(MPI)
+    with joining.watched(launched_rank(), launched, limit, environment_of_no_rank()):
+        if not MPI.Is_initialized():
+            MPI.Init_thread(MPI.THREAD_SERIALIZED)  # the main thread or that of Buckets, never both
+        found = MPI.COMM_WORLD.Get_size()
+        if found != launched:
+            raise _error_of_ranks_apart(
+                f"mpiexec started {launched} processes, but each sees a world of {found}: mpiexec "
+                f"and mpi4py's library ({library}) are of different MPIs; {advice}"
+            )
+        return MpiCommunicator(MPI)
 
 
 def _error_of_ranks_apart(message: str) -> CollectiveError:
@@ -329,47 +349,36 @@ def abort(status: int) -> NoReturn:
 
     What MPI itself says about that would bury the message that this rank has just printed.
     """
-    mpi = sys.modules.get("mpi4py.MPI")
-    if mpi is not None and mpi.Is_initialized() and mpi.COMM_WORLD.Get_size() > 1:
+    if has_joined():
         if "PRTE_LAUNCHED" in os.environ:
             # Open MPI's mpiexec then ends the others, on all nodes, in five lines; of an Abort it
             # and the library make thirteen. MPICH's would let those on other nodes wait for ever.
             os._exit(status)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # MPICH prints its line in this process
-        mpi.COMM_WORLD.Abort(status)
+        sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(status)
     sys.exit(status)
 
 
-def launched_size() -> int | None:
-    """The number of processes that a launcher says it started, None without a launcher."""
-    size = _environment_number(_SIZE_VARIABLES)
-    if size is None and "PMIX_RANK" in os.environ:  # srun --mpi=pmix
-        return _environment_number(("SLURM_NTASKS",))
-    return size
+def end_process(status: int, cut_off: bool) -> NoReturn:
+    """Leave from a thread that must not call MPI, and whatever the main thread waits for.
+
+    Either mpiexec then ends the ranks of this host, a stopped one too. Of those on other hosts
+    Open MPI's ends all, MPICH's may let them wait: each has to end itself. `cut_off`: another host
+    does not answer. MPICH's mpiexec would wait for it for ever, so that is ended, too, if it runs
+    on this host.
+    """
+    if cut_off and "HYDI_CONTROL_FD" in os.environ:
+        for parent in psutil.Process().parents():
+            if parent.name() in ("mpiexec", "mpiexec.hydra", "mpirun"):
+                parent.kill()
+                break
+    os._exit(status)
 
 
-def launched_rank() -> int:
-    """This process's rank as the launcher says it, known before MPI starts; 0 without one."""
-    return _environment_number(_RANK_VARIABLES) or 0
-
-
-def launched_local_rank() -> int:
-    """This process's number on its node as the launcher says it; 0 if it says nothing."""
-    return _environment_number(_LOCAL_RANK_VARIABLES) or 0
-
-
-def environment_of_no_rank() -> dict[str, str]:
-    """This process's environment for a child that must not take itself for one of the ranks."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith(_OF_USERS) or not name.startswith(_OF_LAUNCHERS)
-    }
-
-
-def _environment_number(names: tuple[str, ...]) -> int | None:
-    values = (os.environ.get(name, "") for name in names)
-    return next((int(value) for value in values if value.isdigit()), None)
+def has_joined() -> bool:
+    """Whether this process is one of several ranks that have found each other."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    return mpi is not None and mpi.Is_initialized() and mpi.COMM_WORLD.Get_size() > 1
 
 
 @contextmanager

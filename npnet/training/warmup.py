@@ -17,7 +17,8 @@ import npnet
 from npnet.data.dataset import Images, Split
 from npnet.model.config import ModelConfig, Padding
 from npnet.model.zoo import configure, entry
-from npnet.parallel.communicator import Communicator, SerialCommunicator, environment_of_no_rank
+from npnet.parallel.communicator import Communicator, SerialCommunicator
+from npnet.parallel.launched import environment_of_no_rank
 from npnet.training.evaluate import Scores
 from npnet.training.recipe import MODERN, Recipe
 from npnet.training.results import EpochResult, Summary
@@ -62,7 +63,9 @@ def prepare(comm: Communicator, rehearsal: Rehearsal, compiling: Compiling) -> b
         return False
     with compiling() as show:
         if cold:
+            comm.clock.task = "compile"
             compile_apart(rehearsal, show)
+            comm.clock.task = ""
         comm.barrier()
     return True
 

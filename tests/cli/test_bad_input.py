@@ -544,7 +544,7 @@ def test_ranks_that_were_told_different_things(place: Path) -> None:
         *("train", *TINY, "--out", "run"),
         cwd=place,
         ranks=2,
-        patches="import os, sys; from npnet.parallel.communicator import launched_rank; "
+        patches="import os, sys; from npnet.parallel.launched import launched_rank; "
         "sys.argv += ['--config', f'{launched_rank()}.toml']",
     )
     assert "has recipe lr = 0.01, rank 0 has 0.1" in outcome.error

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from npnet.kernels.jit.options import config
 from npnet.kernels.jit.target import executable_rows, target_row
-from npnet.parallel.communicator import launched_size
+from npnet.parallel.launched import launched_size
 from tests.launch import SOURCES
 
 # None without the compiler, nor on ranks, which would each start them.

@@ -1,5 +1,6 @@
 """What fails on one rank ends them all, soon, with a message; and npnet without a working MPI."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -119,7 +120,7 @@ def test_bad_input_of_one_rank_is_the_last_line(place: Path, rank: int) -> None:
         "1 / 0", "from npnet.errors import NpnetError; raise NpnetError('a full disk: free it')"
     )
     outcome = npnet_run("train", *TINY, "--out", "run", cwd=place, ranks=2, patches=fault)
-    assert outcome.error == "a full disk: free it"
+    assert re.fullmatch(rf"rank {rank} \(\S+\): a full disk: free it", outcome.error)
     noise = outcome.stderr.partition("a full disk: free it\n")[2].splitlines()
     assert len(noise) <= (8 if "--oversubscribe" in launcher() else 0)
 

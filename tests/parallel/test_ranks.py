@@ -18,9 +18,9 @@ from npnet.parallel.communicator import (
     SerialCommunicator,
     agree,
     connect,
-    environment_of_no_rank,
     together,
 )
+from npnet.parallel.launched import environment_of_no_rank
 from npnet.parallel.strategies import STRATEGIES
 from npnet.parallel.workers import Workers, workers_of
 from npnet.training.recipe import MODERN, PAPER
