@@ -1,5 +1,6 @@
 """`npnet launch`."""
 
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from npnet.cli import options
+from npnet.cli.train import LAUNCH, default_folder
 from npnet.status import BAD_INPUT, INTERRUPTED, STOPPED
 
 if TYPE_CHECKING:
@@ -98,6 +100,8 @@ def launch(
         raise NpnetError(
             f"there is no `interface` {interface} that is up: {', '.join(interfaces())} are"
         )
+    if run:  # so that a run can say how it is started again
+        os.environ[LAUNCH] = shlex.join(launch_words(context))
     launcher, ranks = prepare(count, machinefile, ranks_per_node, interface, binding)
     line = launcher.command(program.command(*command), *ranks)
     if restarts:
@@ -109,6 +113,11 @@ def launch(
         click.echo(f"# {text}")
     needed = [f"{name}={value}" for name, value in launcher.environment(ranks).items()]
     click.echo(shlex.join([*(("env", *needed) if needed else ()), *line]))
+
+
+def launch_words(context: click.Context) -> list[str]:
+    """This command as it was given, up to the command that it starts."""
+    return ["npnet", "launch", *options.arguments(context, context.command.params), "--"]
 
 
 def resolve(root: click.Context, command: Sequence[str]) -> tuple[click.Context, list[str]]:
@@ -130,7 +139,6 @@ class Training:
     @classmethod
     def of(cls, values: Mapping[str, Any], words: Sequence[str], ranks: int) -> "Training":
         """Of the options `words`, whose values are these. Without --out a folder is made."""
-        from npnet.cli.train import default_folder
         from npnet.training.run_folder import RunFolder
 
         if values["out"] is not None:

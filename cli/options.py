@@ -3,7 +3,7 @@
 import math
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -247,3 +247,22 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
         words = [str(each) for each in parts]  # as they would be written on the command line
         defaults[name] = words if name in repeatable else words[0]
     context.default_map = {**(context.default_map or {}), **defaults}
+
+
+def arguments(context: click.Context, parameters: Sequence[click.Parameter]) -> list[str]:
+    """Those options that were given, as another command that has them takes them."""
+    words: list[str] = []
+    for parameter in parameters:
+        name = parameter.name or ""
+        if not isinstance(parameter, click.Option) or not parameter.expose_value:
+            continue
+        if context.get_parameter_source(name) not in GIVEN:
+            continue
+        value = context.params.get(name)
+        if parameter.is_flag:
+            flags = parameter.opts if value else parameter.secondary_opts
+            words += flags[:1]
+        else:
+            for each in (value or ()) if parameter.multiple else (value,):
+                words += [parameter.opts[0], str(each)]
+    return words

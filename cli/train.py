@@ -1,5 +1,6 @@
 """`npnet train`."""
 
+import os
 import shlex
 import signal
 import time
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from npnet.training.settings import Settings
     from npnet.training.trainer import Trainer
 
+LAUNCH = "NPNET_LAUNCH"  # tells each rank of an `npnet launch` of its words
 POSITIVE = click.IntRange(min=1)
 SHARE = options.Finite(0, 1, max_open=True)
 NOT_NEGATIVE = options.Finite(min=0)
@@ -355,8 +357,8 @@ def how_it_goes_on(origin: "Origin", trainer: "Trainer") -> list[str]:
 
 def command_to_go_on(ranks: int, folder: Path) -> str:
     """The command line that continues a run."""
-    launcher = f"mpiexec -n {ranks} " if ranks > 1 else ""
-    return f"{launcher}npnet train --resume {shlex.quote(str(folder))}"
+    npnet = f"mpiexec -n {ranks} npnet" if ranks > 1 else "npnet"
+    return f"{os.environ.get(LAUNCH, npnet)} train --resume {shlex.quote(str(folder))}"
 
 
 def choose_recipe(name: str, values: dict[str, Any]) -> "Recipe":

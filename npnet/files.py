@@ -15,7 +15,9 @@ from typing import Any
 
 from npnet.errors import NpnetError
 from npnet.locks import Held, Lock
+from npnet.untrusted import read_file
 
+LARGEST_TABLE = 64 * 2**20  # bytes; a log of 48 ranks grows by 20 kB an epoch
 SECONDS_FOR_A_TABLE = 60.0  # that another process may hold it: a row takes milliseconds
 
 # Of the system calls that not every file system knows, or that a folder's rights refuse.
@@ -129,7 +131,7 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """
     try:
         # Half of a character at the end is left out.
-        text = codecs.getincrementaldecoder("utf-8-sig")().decode(path.read_bytes())
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(read_file(path, LARGEST_TABLE))
         try:
             return _rows(text)
         except csv.Error as error:

@@ -4,13 +4,21 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from npnet.errors import NpnetError
-from npnet.files import append_rows, locked, read_table, sweep, write_atomically, write_table
+from npnet.files import (
+    LARGEST_TABLE,
+    append_rows,
+    locked,
+    read_table,
+    sweep,
+    write_atomically,
+    write_table,
+)
 from tests.launch import SOURCES, clean_environment
 
 # Adds the rows of 50 runs to the table of all runs, each as a run does at its end.
@@ -156,3 +164,16 @@ def test_what_a_killed_write_left_is_swept_and_nothing_else(tmp_path: Path) -> N
         (tmp_path / name).touch()
     sweep(tmp_path, r"log\.csv|summary\.json")
     assert {each.name for each in tmp_path.iterdir()} == mine
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.truncate(path, LARGEST_TABLE + 1)])
+def test_what_is_no_table_is_refused_before_it_is_read(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """A pipe would keep npnet waiting; a file may say that it is larger than all memory."""
+    path = tmp_path / "log.csv"
+    if make is not os.mkfifo:
+        path.touch()
+    make(path)
+    with pytest.raises(NpnetError, match=r"cannot read .*log.csv: it is (a pipe|larger than)"):
+        read_table(path)

@@ -63,26 +63,8 @@ def options_of_train(*own: str) -> Callable[[Function], Function]:
 
 def arguments_for_train(context: click.Context) -> list[str]:
     """Those of them that were given, as `npnet train` takes them."""
-    return arguments(context, [each for each in context.command.params if each in train.params])
-
-
-def arguments(context: click.Context, parameters: Sequence[click.Parameter]) -> list[str]:
-    """Those options that were given, as another command that has them takes them."""
-    words: list[str] = []
-    for parameter in parameters:
-        name = parameter.name or ""
-        if not isinstance(parameter, click.Option) or not parameter.expose_value:
-            continue
-        if context.get_parameter_source(name) not in options.GIVEN:
-            continue
-        value = context.params.get(name)
-        if parameter.is_flag:
-            flags = parameter.opts if value else parameter.secondary_opts
-            words += flags[:1]
-        else:
-            for each in (value or ()) if parameter.multiple else (value,):
-                words += [parameter.opts[0], str(each)]
-    return words
+    of_train = [each for each in context.command.params if each in train.params]
+    return options.arguments(context, of_train)
 
 
 def counts(of: str) -> Callable[[Function], Function]:

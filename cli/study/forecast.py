@@ -151,7 +151,7 @@ def forecast(
 def model_arguments(context: click.Context) -> list[str]:
     """The options of `model` that were given, as `npnet bench step` takes them."""
     names = ("model_name", "width", "input_size", "batch_norm")
-    return common.arguments(
+    return options.arguments(
         context, [each for each in context.command.params if each.name in names]
     )
 

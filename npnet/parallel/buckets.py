@@ -111,7 +111,7 @@ class Buckets:
             comm.exchange(len(piece), vector.dtype, half_width) for piece in self._pieces
         ]
         self._handed = 0
-        self._complete: SimpleQueue[int] = SimpleQueue()
+        self._complete: SimpleQueue[int | None] = SimpleQueue()
         self._done = threading.Event()
         # What the thread does, and whether the rank has nothing else to do but wait for it.
         self._lock, self._phase, self._idle = threading.Lock(), "wait", False
@@ -151,6 +151,10 @@ class Buckets:
         for exchange in self._exchanges:
             exchange.forget()
 
+    def close(self) -> None:
+        """The last sum was made: the thread ends."""
+        self._complete.put(None)
+
     def _hand(self) -> None:
         self._complete.put(self._handed)
         self._handed += 1
@@ -159,8 +163,7 @@ class Buckets:
         """The thread: every rank exchanges the same buckets in the same order."""
         last = len(self.buckets) - 1
         try:
-            while True:
-                number = self._complete.get()
+            while (number := self._complete.get()) is not None:
                 self._enter("wait")
                 all_arrived = partial(self._enter, "transfer")
                 self._exchanges[number].sum_aside(self._pieces[number], all_arrived)

@@ -161,9 +161,15 @@ class Trainer:
             return 0.0
         return self.recipe.bn_momentum ** (self.settings.epochs * self.steps)
 
-    @np.errstate(over="ignore", invalid="ignore")  # a divergence is told in one line, at the loss
     def run(self) -> Summary:
         """Train from the first epoch to the last, then test. Returns the same on every rank."""
+        try:
+            return self._run()
+        finally:
+            self.workers.buckets.close()
+
+    @np.errstate(over="ignore", invalid="ignore")  # a divergence is told in one line, at the loss
+    def _run(self) -> Summary:
         self.reporter.started(self)
         self.exchange_seconds = network_seconds(self.comm, self.parameters.gradients_and_loss)
         self.meter.start()

@@ -132,7 +132,11 @@ def test_a_job_that_is_asked_to_end_is_not_started_once_more(tmp_path: Path) -> 
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "restart" not in errors
+    assert "; restart" not in errors
+    if Launcher.find().maker == "mpich":  # Open MPI's may be too fast for a run to save itself
+        assert process.returncode == 75
+        launched = "npnet launch -n 2 --run --restarts 9 --"
+        assert f"go on with {launched} train --resume long\n" in errors
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)  # nobody is left
 

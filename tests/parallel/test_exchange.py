@@ -6,6 +6,8 @@ dividing the ranks of one.
 
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from itertools import groupby
@@ -265,6 +267,14 @@ class TestTraining:
         for images in (30, 4 * comm.size + 1):  # in the last step all ranks but one have none
             whole = self.train(comm, images, overlap=False)
             assert self.train(comm, images, overlap=True).digest() == whole.digest()
+
+    def test_its_thread_ends_with_the_run(self, comm):
+        before = set(threading.enumerate())
+        self.train(comm, overlap=True)
+        deadline = time.monotonic() + 10
+        while left := set(threading.enumerate()) - before:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.01)
 
     def test_rounded_it_is_nearly_the_same(self, comm):
         exact, rounded = (self.train(comm, wire=wire).values for wire in ("float32", "bfloat16"))
