@@ -104,7 +104,7 @@ class Cifar:
     def read(self, split: Split, indices: NDArray[np.int64]) -> Images:
         """The images at `indices` (n,), in that order, file after file.
 
-        Memory: the result, and twice the largest file while that is unpickled. Raises IndexError
+        Memory: the result, and the largest file while that is read. Raises IndexError
         for an index outside of the split.
         """
         size = self.size(split)
