@@ -3,15 +3,14 @@
 Nothing here or at the top of a command's file imports NumPy: thread counts must be set first.
 """
 
+import errno
 import io
-import os
 import re
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import NoReturn, TextIO
 
 import click
@@ -30,6 +29,7 @@ from npnet.cli.machinefile import machinefile
 from npnet.cli.options import expand_homes
 from npnet.cli.plot import plot
 from npnet.cli.predict import predict
+from npnet.cli.streams import flush, leave_out, occupy, say
 from npnet.cli.study import study
 from npnet.cli.train import train
 from npnet.cli.warmup import warmup
@@ -39,6 +39,8 @@ from npnet.kernels import SettingError
 from npnet.machine.threads import limit_threads
 
 BAD_INPUT, FAILURE, INTERRUPTED, STOPPED = 2, 1, 130, 75  # 75: to be gone on with later
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # of a stream, for what is printed
 
 # When a rank fails, mpiexec ends all and drops what they wrote but it has not passed on yet.
 SECONDS_TO_PASS_ON = 0.5
@@ -76,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     Bad input is one line on standard error. An error that only this rank knows of ends all ranks.
     """
+    occupy()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a test may have put something else there
             stream.reconfigure(errors="backslashreplace")  # of a path whose bytes are no text
@@ -93,16 +96,23 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         from npnet.parallel.communicator import launched_local_rank
 
         if launched_local_rank() == 0:
-            click.echo(f"npnet: error: {one_line(error)}", err=True)
+            say(f"npnet: error: {one_line(error)}", err=True)
         _leave(BAD_INPUT)
     except MemoryError as error:
         _end_run(NpnetError(f"not enough memory: {error}; give a smaller batch, width or input"))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it yet
+        leave_out(sys.stdout)  # Python flushes it yet
         _leave(FAILURE)
+    except OSError as error:
+        if error.errno not in NO_ROOM or error.filename is not None:
+            say(traceback.format_exc(), err=True, newline=False)
+            _leave(FAILURE)
+        leave_out(sys.stdout)
+        _end_run(NpnetError(f"cannot print: {error.strerror}; free some space"))
     except Exception:
-        click.echo(traceback.format_exc(), err=True, nl=False)  # in one write, not line by line
+        say(traceback.format_exc(), err=True, newline=False)  # in one write, not line by line
         _leave(FAILURE)
+    flush()
     sys.exit(0)
 
 
@@ -135,9 +145,9 @@ def _warn(
     from npnet.parallel.communicator import launched_local_rank
 
     if not issubclass(category, UserWarning):
-        click.echo(warnings.formatwarning(message, category, filename, lineno), err=True, nl=False)
+        say(warnings.formatwarning(message, category, filename, lineno), err=True, newline=False)
     elif launched_local_rank() == 0:
-        click.echo(f"npnet: warning: {one_line(message)}", err=True)
+        say(f"npnet: warning: {one_line(message)}", err=True)
 
 
 def _interrupted(error: BaseException) -> NoReturn:
@@ -146,7 +156,7 @@ def _interrupted(error: BaseException) -> NoReturn:
 
     if launched_rank() == 0:
         for note in getattr(error, "__notes__", ()):
-            click.echo(note, err=True)
+            say(note, err=True)
     _leave(INTERRUPTED)
 
 
@@ -154,7 +164,7 @@ def _stopped(error: Stopped) -> NoReturn:
     from npnet.parallel.communicator import launched_rank
 
     if launched_rank() == 0:
-        click.echo(f"npnet: {error}", err=True)
+        say(f"npnet: {error}", err=True)
     _leave(STOPPED, end_others=False)
 
 
@@ -163,7 +173,7 @@ def _end_run(error: NpnetError) -> NoReturn:
 
     shared = isinstance(error, CollectiveError)
     if not shared or launched_rank() == 0:
-        click.echo(f"npnet: error: {as_options(one_line(error))}", err=True)
+        say(f"npnet: error: {as_options(one_line(error))}", err=True)
     _leave(BAD_INPUT, end_others=not shared)
 
 
@@ -176,9 +186,7 @@ def _leave(status: int, end_others: bool = True) -> NoReturn:
     """End this rank and, if MPI runs, all others too: they may be waiting for this one."""
     from npnet.parallel.communicator import abort, launched_size
 
-    with suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    flush()
     if launched_size() is not None:
         time.sleep(SECONDS_TO_PASS_ON)
     if end_others:
