@@ -14,7 +14,7 @@ import psutil
 
 from npnet.files import read_table
 from npnet.training.checkpoint import load
-from npnet.training.run_folder import RunFolder
+from npnet.training.run_folder import OF_A_RUN, RunFolder
 from tests.cifar_files import write_cifar
 from tests.launch import TINY, npnet_run
 
@@ -125,7 +125,9 @@ def killed(point: Point, place: Path, end: tuple[str, list[tuple[str, ...]]]) ->
     kept = header.epoch * STEPS + header.step if header is not None else 0
     if point.backend == "numba":  # its sums are others
         return Survival(outcome.status, seconds, left, int(steps) - kept, True)
-    again = ("train", "--resume", "run", "--no-progress") if (place / "run").exists() else TRAIN
+    names = [path.name for path in (place / "run").glob("*")]
+    begun = any(map(OF_A_RUN.fullmatch, names))
+    again = ("train", "--resume", "run", "--no-progress") if begun else TRAIN
     gone_on = npnet_run(*again, cwd=place, ranks=2, patches="pass\n")
     same = gone_on.status == 0 and end_state(place) == end
     return Survival(outcome.status, seconds, left, max(0, int(steps) - kept), same)

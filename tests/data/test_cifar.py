@@ -120,6 +120,20 @@ def test_opens_only_the_files_it_needs(folder: Path) -> None:
     assert "data_batch_2" in error(dataset.read, "train", np.array([5]))
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_file_that_changes_after_it_was_read(folder: Path, split: Split) -> None:
+    """As under a run, before its test. The same images in another file do no harm."""
+    dataset = Cifar("cifar10", folder)
+    dataset.digest()
+    path = folder / ("data_batch_2" if split == "train" else "test_batch")
+    batch, rows = pickle.loads(path.read_bytes()), np.arange(dataset.size(split))
+    write(path, batch, protocol=4)
+    dataset.read(split, rows)
+    write(path, batch | {b"labels": [9 - label for label in batch[b"labels"]]})
+    message = error(dataset.read, split, rows)
+    assert message == f"{path} was changed since this run began: start it again"
+
+
 def test_memory_is_one_file_and_the_result(tmp_path: Path) -> None:
     rows = 400
     write_cifar10(tmp_path, rows)
