@@ -123,11 +123,10 @@ def killed(point: Point, place: Path, end: tuple[str, list[tuple[str, ...]]]) ->
     newest = RunFolder(place / "run").newest_checkpoint()
     header = load(newest).header if newest is not None else None
     kept = header.epoch * STEPS + header.step if header is not None else 0
-    if point.backend == "numba":  # its sums are others
-        return Survival(outcome.status, seconds, left, int(steps) - kept, True)
     names = [path.name for path in (place / "run").glob("*")]
     begun = any(map(OF_A_RUN.fullmatch, names))
     again = ("train", "--resume", "run", "--no-progress") if begun else TRAIN
+    again = (*again, "--backend", "reference")  # if another was to be compiled
     gone_on = npnet_run(*again, cwd=place, ranks=2, patches="pass\n")
     same = gone_on.status == 0 and end_state(place) == end
     return Survival(outcome.status, seconds, left, max(0, int(steps) - kept), same)
