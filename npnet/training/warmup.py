@@ -145,7 +145,7 @@ def end_with_parent() -> None:
     """
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        os.read(0, 1)  # not sys.stdin, whose lock this thread would hold at the end of Python
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
