@@ -2,9 +2,10 @@
 
 import os
 import time
+from contextlib import suppress
 from typing import TextIO
 
-import click
+from npnet.cli.streams import say
 
 SECONDS_BETWEEN_LINES = 30
 WIDEST, NARROWEST = 30, 5  # characters between the brackets
@@ -53,7 +54,7 @@ class Progress:
         """A line at once, where no bar is drawn."""
         if self.stream is None:
             self._last_line = time.monotonic()
-            click.echo(f"{self.begin} {line}", err=True)
+            say(f"{self.begin} {line}", err=True)
 
     def show(self, label: str, done: int, total: int | None, words: str) -> None:
         """`label` is what is done, `total` what makes 100 % of it, None if that is unknown."""
@@ -61,7 +62,10 @@ class Progress:
             if self._bar is None:
                 self._bar = Bar(self.stream, label)
             self._bar.total = total
-            self._bar.show(done, words)
+            try:
+                self._bar.show(done, words)
+            except OSError:  # the terminal is gone
+                self.stream = self._bar = None
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             percent = f" {100 * done / total:.0f}%" if total else ""
             self.say(f"{label}{percent} {words}")
@@ -69,7 +73,8 @@ class Progress:
     def finish(self) -> None:
         """What `label` named is done; another may follow."""
         if self._bar is not None:
-            self._bar.finish()
+            with suppress(OSError):
+                self._bar.finish()
             self._bar = None
 
 

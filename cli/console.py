@@ -11,10 +11,10 @@ from math import prod
 from statistics import mean
 from typing import TextIO
 
-import click
 import psutil
 
 from npnet.cli.bar import Progress
+from npnet.cli.streams import say
 from npnet.machine import telemetry, threads
 from npnet.parallel.communicator import Communicator
 from npnet.parallel.workers import Workers
@@ -250,11 +250,6 @@ def _terminal_at(path: str) -> TextIO | None:
         return None
     os.set_blocking(descriptor, True)
     return open(descriptor, "w", encoding="utf-8")
-
-
-def say(line: str, err: bool = False) -> None:
-    """Print one line at once, in one write, so that the lines of ranks do not mix."""
-    click.echo(line, err=err)
 
 
 def folded(begin: str, text: str) -> list[str]:

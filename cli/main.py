@@ -3,8 +3,8 @@
 Nothing here or at the top of a command's file imports NumPy: thread counts must be set first.
 """
 
+import errno
 import io
-import os
 import platform
 import re
 import sys
@@ -12,7 +12,6 @@ import time
 import traceback
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import NoReturn, TextIO
 
 import click
@@ -31,6 +30,7 @@ from npnet.cli.machinefile import machinefile
 from npnet.cli.options import expand_homes
 from npnet.cli.plot import plot
 from npnet.cli.predict import predict
+from npnet.cli.streams import flush, leave_out, occupy, say
 from npnet.cli.study import study
 from npnet.cli.train import train
 from npnet.cli.warmup import warmup
@@ -45,6 +45,8 @@ from npnet.parallel.launched import (
     launched_size,
 )
 from npnet.status import BAD_INPUT, FAILURE, INTERRUPTED, STOPPED
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # of a stream, for what is printed
 
 _HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())  # `npnet` alone, since click 8.2
 
@@ -79,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     Bad input is one line on standard error. An error that only this rank knows of ends all ranks.
     """
+    occupy()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a test may have put something else there
             stream.reconfigure(errors="backslashreplace")  # of a path whose bytes are no text
@@ -94,17 +97,24 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _end_run(error)
     except SettingError as error:  # of this host's environment: one line a node
         if launched_local_rank() == 0:
-            click.echo(f"npnet: error: {one_line(error)}", err=True)
+            say(f"npnet: error: {one_line(error)}", err=True)
         _leave(BAD_INPUT)
     except MemoryError as error:
         _end_run(NpnetError(f"not enough memory: {error}; give a smaller batch, width or input"))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it yet
+        leave_out(sys.stdout)  # Python flushes it yet
         _leave(FAILURE)
+    except OSError as error:
+        if error.errno not in NO_ROOM or error.filename is not None:
+            say(traceback.format_exc(), err=True, newline=False)
+            _leave(FAILURE)
+        leave_out(sys.stdout)
+        _end_run(NpnetError(f"cannot print: {error.strerror}; free some space"))
     except Exception:
         begin = f"npnet: {who}it failed\n" if (who := _who()) else ""
-        click.echo(begin + traceback.format_exc(), err=True, nl=False)  # in one write
+        say(begin + traceback.format_exc(), err=True, newline=False)  # in one write
         _leave(FAILURE)
+    flush()
     sys.exit(0)
 
 
@@ -157,22 +167,22 @@ def _warn(
 ) -> None:
     """One line, of one rank of a node; but a warning that is not for users is Python's own."""
     if not issubclass(category, UserWarning):
-        click.echo(warnings.formatwarning(message, category, filename, lineno), err=True, nl=False)
+        say(warnings.formatwarning(message, category, filename, lineno), err=True, newline=False)
     elif launched_local_rank() == 0:
-        click.echo(f"npnet: warning: {one_line(message)}", err=True)
+        say(f"npnet: warning: {one_line(message)}", err=True)
 
 
 def _interrupted(error: BaseException) -> NoReturn:
     """Rank 0 says how to go on, if the command knows: usually all ranks are interrupted."""
     if launched_rank() == 0:
         for note in getattr(error, "__notes__", ()):
-            click.echo(note, err=True)
+            say(note, err=True)
     _leave(INTERRUPTED)
 
 
 def _stopped(error: Stopped) -> NoReturn:
     if launched_rank() == 0:
-        click.echo(f"npnet: {error}", err=True)
+        say(f"npnet: {error}", err=True)
     _leave(STOPPED, end_others=False)
 
 
@@ -182,7 +192,7 @@ def _end_run(error: NpnetError) -> NoReturn:
     shared = isinstance(error, CollectiveError)
     if not shared or launched_rank() == 0:
         who = "" if shared else _who()
-        click.echo(f"npnet: error: {who}{as_options(one_line(error))}", err=True)
+        say(f"npnet: error: {who}{as_options(one_line(error))}", err=True)
     _leave(BAD_INPUT, end_others=not shared)
 
 
@@ -200,9 +210,7 @@ def _leave(status: int, end_others: bool = True) -> NoReturn:
     """End this rank and, if MPI runs, all others too: they may be waiting for this one."""
     from npnet.parallel.communicator import abort, connect, has_joined
 
-    with suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    flush()
     if end_others and launched_several() and status != INTERRUPTED and not has_joined():
         with suppress(NpnetError):
             connect()  # or they would wait for it there, with a launcher that does not end them

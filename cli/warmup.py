@@ -25,7 +25,8 @@ def warmup(dtype: str, threads: int, **values: Any) -> None:
     """
     import time
 
-    from npnet.cli.console import Console, say
+    from npnet.cli.console import Console
+    from npnet.cli.streams import say
     from npnet.errors import NpnetError
     from npnet.parallel.communicator import connect, together
     from npnet.training.warmup import Rehearsal, is_warm, place, prepare

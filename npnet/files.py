@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from npnet.errors import NpnetError
+from npnet.errors import NotWritten, NpnetError
 from npnet.locks import Held, Lock
 from npnet.untrusted import read_file
 
@@ -50,12 +50,13 @@ def write_atomically(path: Path, data: bytes, exclusive: bool = False) -> None:
     except OSError as error:
         if exclusive and isinstance(error, FileExistsError):
             raise
-        raise NpnetError(
-            f"cannot write {path}: {error.strerror}; free some space or choose another `out`"
+        raise NotWritten(
+            f"cannot write {path}: {error.strerror}", "free some space or choose another `out`"
         ) from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)  # renamed by now, or of no use
+            with suppress(OSError):  # of a disk that has become read-only; it is swept later
+                temporary.unlink(missing_ok=True)  # renamed by now, or of no use
 
 
 def _link(temporary: Path, path: Path) -> None:
@@ -109,7 +110,8 @@ def locked(path: Path, seconds: float = SECONDS_FOR_A_TABLE) -> Iterator[None]:
             "or choose another `out`"
         ) from error
     except OSError as error:
-        raise NpnetError(f"cannot write {path}: {error.strerror}; choose another `out`") from error
+        what = f"cannot write {path}: {error.strerror}"
+        raise NotWritten(what, "choose another `out`") from error
     try:
         sweep(path.parent, re.escape(path.name[:200]))
         yield

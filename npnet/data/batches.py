@@ -22,6 +22,8 @@ from npnet.data.seeds import AUGMENTATION, ORDER, generator
 from npnet.errors import NpnetError
 from npnet.kernels.arrays import Bytes, Floats, Ints
 
+IMAGES_AT_ONCE = 2048  # that a test keeps in memory
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -137,6 +139,7 @@ class TrainingShard:
             return rng.permutation(len(self))
         rng = generator(self.seed, ORDER, epoch)
         self.indices = rng.permutation(self.total)[self.worker :: self.workers]
+        del self.images  # or two shards would be in memory at once
         self.images = self.dataset.read("train", self.indices)
         return np.arange(len(self))
 
@@ -195,16 +198,16 @@ def plain_batches(
     two workers. With a `limit`, only the first `limit` images of the split are dealt.
     """
     end = min(dataset.size(split), limit or dataset.size(split))
-    shares = [np.arange(worker, end, workers) for worker in mine]
-    indices = np.concatenate(shares)
-    images = dataset.read(split, indices)
-    first = 0
-    for share in shares:
-        last = first + len(share)
-        for start in range(first, last, batch):
-            rows = np.arange(start, min(start + batch, last))
-            yield indices[rows], images.pixels, not_augmented(rows, images.labels[rows])
-        first = last
+    at_once = batch * max(1, IMAGES_AT_ONCE // batch)
+    for worker in mine:
+        share = np.arange(worker, end, workers)
+        for first in range(0, len(share), at_once):
+            indices = share[first : first + at_once]
+            images = dataset.read(split, indices)
+            for start in range(0, len(indices), batch):
+                rows = np.arange(start, min(start + batch, len(indices)))
+                yield indices[rows], images.pixels, not_augmented(rows, images.labels[rows])
+            del images  # before the next are read
 
 
 def not_augmented(rows: Ints, labels: Ints) -> Batch:

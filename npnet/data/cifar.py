@@ -90,6 +90,7 @@ class Cifar:
         self._folder = folder
         self._variant = variant(name)
         self._known: dict[Split, list[tuple[int, bytes]]] = {}  # of each file, once it was read
+        self._stamps: dict[Path, tuple[int, int, int]] = {}  # of each file, when that was
         self.classes: Sequence[str] = _read_classes(folder / self._variant.meta, self._variant)
 
     def size(self, split: Split) -> int:
@@ -104,8 +105,8 @@ class Cifar:
     def read(self, split: Split, indices: NDArray[np.int64]) -> Images:
         """The images at `indices` (n,), in that order, file after file.
 
-        Memory: the result, and twice the largest file while that is unpickled. Raises IndexError
-        for an index outside of the split.
+        Memory: the result, and the largest file while that is read. Raises IndexError
+        for an index outside of the split, NpnetError if a file was changed since `size` read it.
         """
         size = self.size(split)
         if len(indices) and not (indices.min() >= 0 and indices.max() < size):
@@ -113,9 +114,12 @@ class Cifar:
         pixels = np.empty((len(indices), _SIDE, _SIDE, 3), np.uint8)
         labels = np.empty(len(indices), np.int64)
         start = 0
-        for path, (rows, _) in zip(self._paths(split), self._contents(split), strict=True):
+        for path, known in zip(self._paths(split), self._contents(split), strict=True):
+            rows, _ = known
             here = np.flatnonzero((start <= indices) & (indices < start + rows))
             if len(here):
+                if self._stamps[path] != _stamp(path) and self._content(path) != known:
+                    raise NpnetError(f"{path} was changed since this run began: start it again")
                 labels[here] = self._copy_rows(path, indices[here] - start, pixels, here)
             start += rows
         return Images(pixels, labels)
@@ -141,10 +145,20 @@ class Cifar:
         return self._known[split]
 
     def _content(self, path: Path) -> tuple[int, bytes]:
+        self._stamps[path] = _stamp(path)  # before it is read
         data, labels = _read_batch(path, self._variant)
         digest = hashlib.sha256(np.ascontiguousarray(data).data)
         digest.update(labels.data)
         return len(labels), digest.digest()
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """What tells that a file was written to or replaced; zeros where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def find(name: str, data_dir: Path | None = None) -> Cifar:

@@ -11,9 +11,12 @@ import os
 import pickletools
 import re
 import warnings
+from collections.abc import Iterator
 from enum import Enum
+from io import BufferedReader
+from mmap import mmap
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +25,8 @@ from npnet.errors import NpnetError
 # The largest CIFAR file takes some 250 000 opcodes. An empty dict costs one byte on disk and 64 in
 # memory, so the number of opcodes is what bounds the memory that a small hostile file can take.
 _MOST_OPCODES = 1_000_000
+_LARGE = 1 << 20  # bytes, of a string that has memory of its own
+_BY_CODE = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 _MOST_AXES = 32  # of an array: NumPy's own limit before 2.0
 
 
@@ -54,9 +59,9 @@ def damaged(path: Path, reason: str) -> NpnetError:
 def load(path: Path) -> object:
     """Read a pickle of arrays of numbers in dicts, lists and tuples, with text, bytes and numbers.
 
-    Protocols 2 to 5 are read; Python 2's `str` comes out as `bytes`. At its peak it holds the
-    largest array twice. Raises NpnetError if the file cannot be read, is damaged, or asks for
-    anything else, big-endian arrays included.
+    Protocols 2 to 5 are read; Python 2's `str` comes out as `bytes`. An array is a view of the
+    file's bytes, which are in memory once, and cannot be written. Raises NpnetError if the file
+    cannot be read, is damaged, or asks for anything else, big-endian arrays included.
     """
     try:
         with open(path, "rb") as file, warnings.catch_warnings():
@@ -74,6 +79,40 @@ def load(path: Path) -> object:
         raise damaged(path, f"not a whole pickle: {str(error)[:200]}") from error
 
 
+def _opcodes(file: BufferedReader) -> Iterator[tuple[str, object]]:
+    """Names and arguments, as pickletools.genops gives them, up to STOP.
+
+    But Python 2's strings, as which it wrote arrays, stay bytes: as text they would be in memory
+    once more.
+    """
+    while code := file.read(1):
+        opcode = _BY_CODE.get(code)
+        if opcode is None:
+            raise ValueError(f"unknown opcode {code!r}")
+        reader: Any = None if opcode.arg is None else opcode.arg.reader
+        if opcode.name == "BINSTRING":
+            reader = _read_string
+        yield opcode.name, None if reader is None else reader(file)
+        if opcode.name == "STOP":
+            return
+    raise ValueError("it ends before its STOP")
+
+
+def _read_string(file: BufferedReader) -> bytes | mmap:
+    """A string of Python 2; a large one in pages of its own, which go back to the system at once.
+
+    Memory that malloc gave would stay the process's, beside the arrays that come after it.
+    """
+    length = pickletools.read_int4(file)
+    if length < 0:
+        raise ValueError("a string has a negative length")
+    data: bytes | mmap = file.read(length) if length < _LARGE else mmap(-1, length)
+    read = file.readinto(data) if isinstance(data, mmap) else len(data)
+    if read != length:
+        raise ValueError(f"it ends in a string of {length} bytes")
+    return data
+
+
 class _Machine:
     """The stack, the memo and the stacks that MARK set aside, as in Python's own unpickler."""
 
@@ -83,24 +122,24 @@ class _Machine:
         self.memo: dict[int, object] = {}
         self.encodable = file_size  # characters that `_codecs encode` may still turn into bytes
 
-    def run(self, file: BinaryIO) -> object:
-        for count, (opcode, arg, _) in enumerate(pickletools.genops(file)):
+    def run(self, file: BufferedReader) -> object:
+        for count, (name, arg) in enumerate(_opcodes(file)):
             if count == _MOST_OPCODES:
                 raise _Refused(f"it has more than {_MOST_OPCODES} opcodes")
-            self.step(opcode.name, arg)
+            self.step(name, arg)
         if len(self.stack) != 1 or self.marked:
             raise _Refused("it leaves more or less than one value")
         return self.stack.pop()
 
     def step(self, name: str, arg: object) -> None:
         match name, arg:
-            case (("SHORT_BINSTRING" | "BINSTRING"), str()):
+            case "SHORT_BINSTRING", str():
                 self.stack.append(arg.encode("latin-1"))
             case (("BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT"), _):
                 self.stack.append(arg)
             case (("SHORT_BINUNICODE" | "BINUNICODE" | "BINUNICODE8"), _):
                 self.stack.append(arg)
-            case (("SHORT_BINBYTES" | "BINBYTES" | "BINBYTES8" | "BYTEARRAY8"), _):
+            case (("BINSTRING" | "SHORT_BINBYTES" | "BINBYTES" | "BINBYTES8" | "BYTEARRAY8"), _):
                 self.stack.append(arg)
             case (("BINPUT" | "LONG_BINPUT"), int()):
                 self.memo[arg] = self.stack[-1]
@@ -141,7 +180,7 @@ class _Machine:
                 self.stack.append(self.reduce(function, args))
             case "BUILD", _:
                 (state,) = self.pop(1)
-                _build(self.stack[-1], state)
+                self.build(self.stack[-1], state)
             case (("PROTO" | "FRAME" | "STOP"), _):
                 pass
             case _:
@@ -172,6 +211,27 @@ class _Machine:
                     raise _Refused("it encodes more text than it holds")
                 return text.encode("latin-1")
         raise _Refused("it calls something in a way that no array needs")
+
+    def build(self, target: object, state: object) -> None:
+        """Put an array of the state in the place of the empty one that `reduce` made.
+
+        Of a dtype, check that it is the one made already.
+        """
+        match target, state:
+            case np.dtype(), (_, order, *_):
+                if _text(order) not in ("|", "<"):
+                    raise _Refused(f"the byte order {_text(order)[:80]!a} is not little-endian")
+            case np.ndarray(), (_, shape, np.dtype() as dtype, bool() as fortran, raw) if (
+                isinstance(raw, bytes | mmap)
+            ):
+                checked = _check_shape(shape, dtype, raw)
+                made = np.frombuffer(raw, dtype).reshape(checked, order="F" if fortran else "C")
+                self.stack[-1] = made
+                for key, value in self.memo.items():
+                    if value is target:
+                        self.memo[key] = made
+            case _:
+                raise _Refused(f"a {type(target).__name__} has no such state")
 
 
 def _append(target: object, items: list[object]) -> None:
@@ -211,20 +271,9 @@ def _dtype(code: str) -> np.dtype[Any]:
     return np.dtype(f"<{code}")
 
 
-def _build(target: object, state: object) -> None:
-    """Fill the array that `reduce` made; of a dtype, check that it is the one made already."""
-    match target, state:
-        case np.dtype(), (_, order, *_):
-            if _text(order) not in ("|", "<"):
-                raise _Refused(f"the byte order {_text(order)[:80]!a} is not little-endian")
-        case np.ndarray(), (_, shape, np.dtype() as dtype, bool() as fortran, bytes() as raw):
-            checked: Any = (1, _check_shape(shape, dtype, raw), dtype, fortran, raw)
-            target.__setstate__(checked)
-        case _:
-            raise _Refused(f"a {type(target).__name__} has no such state")
-
-
-def _check_shape(shape: object, dtype: np.dtype[Any], raw: bytes | bytearray) -> tuple[int, ...]:
+def _check_shape(
+    shape: object, dtype: np.dtype[Any], raw: bytes | bytearray | mmap
+) -> tuple[int, ...]:
     """`shape`, if an array of it takes just the bytes of `raw`."""
     if not (
         isinstance(shape, tuple)

@@ -1,5 +1,8 @@
 """A run and its folder: what ranks compare at the start, what is saved, how it resumes."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +10,7 @@ import numpy as np
 
 import npnet
 from npnet.data.dataset import Dataset
-from npnet.errors import NpnetError
+from npnet.errors import NotWritten, NpnetError
 from npnet.kernels.arrays import Floats
 from npnet.machine import telemetry
 from npnet.machine.clock import Times
@@ -41,6 +44,8 @@ class Run:
         self._tallies: Floats | None = None  # of the epoch under way, a row for each worker
         self.before = Earlier()
         self.said: list[str] = []
+        self._rows: list[dict[str, Any]] = []  # of the log, of epochs that are not saved yet
+        self._refused: str | None = None  # what the disk did not take, if that was the last word
         if checkpoint is not None:
             self.first_epoch = checkpoint.header.epoch
             if self.comm.rank == 0 and checkpoint.path is not None:
@@ -217,17 +222,55 @@ class Run:
         if self.folder is not None:
             self.folder.note(Done(epoch, step))
 
-    def save_step(self, epoch: int, step: int, synchronised: bool) -> None:
-        """A checkpoint after some steps of epoch `epoch`, from 0."""
+    def save_step(self, epoch: int, step: int, synchronised: bool, leave: bool = False) -> None:
+        """A checkpoint after some steps of epoch `epoch`, from 0.
+
+        Raises NpnetError, on every rank, if the disk refuses it and the run is about to leave.
+        """
         trainer = self.trainer
         before = trainer.clock.enter("checkpoint")
         trainer.workers.buckets.forget()  # so that a run which is continued here goes the same way
         if self.folder is not None:
             state = self.state(epoch, step, synchronised)
-            with together(self.comm):
-                if self.comm.rank == 0:
+            if self.comm.rank == 0:
+                with self._as_far_as_the_disk_goes(self.folder):
+                    if self._rows:  # of an epoch before
+                        self.folder.append_log(self._rows, trainer.settings.keep)
+                        self._rows.clear()
                     self.folder.save_step(state)
+            if leave:
+                self.check_saved()
         trainer.clock.enter(before)
+
+    @contextmanager
+    def _as_far_as_the_disk_goes(self, folder: RunFolder) -> Iterator[None]:
+        """What is written here may fail, and is tried again with the next checkpoint.
+
+        The disk may be full for a while, or come back. Rank 0 says so once, and once that it took
+        a later file; `check_saved` tells at the end.
+        """
+        try:
+            yield
+        except NotWritten as error:
+            if self._refused is None:
+                text = "the run goes on, and tries again with each checkpoint: free some space"
+                warnings.warn(f"{error.what}; {folder.kept()}; {text}", stacklevel=2)
+            self._refused = error.what
+        else:
+            if self._refused is not None:
+                self._refused = None
+                warnings.warn(f"the disk takes files again: {folder.kept()}", stacklevel=2)
+
+    def check_saved(self) -> None:
+        """Raise NpnetError, on every rank, if the last state is not on disk."""
+        with together(self.comm):
+            if self._refused is not None and self.folder is not None:
+                raise self._lost(self.folder, self._refused)
+
+    @staticmethod
+    def _lost(folder: RunFolder, what: str) -> NpnetError:
+        advice = f"free some space, then go on with `resume` {folder.path}"
+        return NpnetError(f"the last state is not saved: {what}; {folder.kept()}; {advice}")
 
     def save_epoch(
         self, number: int, results: list[EpochResult], test: Scores | None, testing: Times
@@ -237,15 +280,17 @@ class Run:
         trainer.clock.enter("checkpoint")
         if self.folder is not None:
             state = self.state(number)
-            with together(self.comm):
-                if self.comm.rank == 0:
+            if self.comm.rank == 0:
+                with self._as_far_as_the_disk_goes(self.folder):
                     self.folder.save_epoch(number, state)
         costs = asdict(AfterEpoch.of(trainer.meter, testing, trainer.meter.take()))
         rows = self.comm.of_all([result.columns() | costs | _columns(test) for result in results])
-        if self.folder is not None:
-            with together(self.comm):
-                if self.comm.rank == 0:
-                    self.folder.append_log(rows, trainer.settings.keep)
+        if self.folder is not None and self.comm.rank == 0:
+            self._rows += rows
+            if self._refused is None:
+                with self._as_far_as_the_disk_goes(self.folder):
+                    self.folder.append_log(self._rows, trainer.settings.keep)
+                    self._rows.clear()
         trainer.clock.enter("other")
 
     def finish(self, summary: Summary, recalibrated: Floats | None) -> None:
@@ -253,13 +298,20 @@ class Run:
         if self.folder is None:
             return
         settings = self.trainer.settings
-        state = replace(self.state(settings.epochs), rows={})
+        epoch = self.state(settings.epochs)
+        state = replace(epoch, rows={})
         if settings.bn_eval == "recalibrated" and recalibrated is not None:
             state = replace(state, statistics=recalibrated)
         with together(self.comm):
             if self.comm.rank == 0:
                 known = self.before.known  # else its time would be that of a part
-                self.folder.finish(state, summary, in_table=known, keep=settings.keep)
+                try:
+                    if self._rows:  # the last epoch's checkpoint was refused, or its rows
+                        self.folder.save_epoch(settings.epochs, epoch)
+                        self.folder.append_log(self._rows, settings.keep)
+                    self.folder.finish(state, summary, in_table=known, keep=settings.keep)
+                except NotWritten as error:
+                    raise self._lost(self.folder, error.what) from error
 
 
 def _columns(test: Scores | None) -> dict[str, float]:

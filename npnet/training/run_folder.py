@@ -9,12 +9,13 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from npnet.errors import NpnetError
+from npnet.errors import NotWritten, NpnetError
 from npnet.files import append_rows, flush_folder, locked, read_table, sweep, write_atomically
 from npnet.training.checkpoint import Checkpoint, save
 from npnet.training.claim import Claim
@@ -279,6 +280,11 @@ class RunFolder:
         path.unlink(missing_ok=True)
         flush_folder(self.path)
 
+    def kept(self) -> str:
+        """What there is to go on from, in words."""
+        newest = self.newest_checkpoint()
+        return f"{newest} is kept" if newest is not None else "no checkpoint is there yet"
+
     def _forget_results(self) -> None:
         """Take the run's row out of the tables."""
         for table in (self.scaling_results, self.trial_results):
@@ -330,7 +336,8 @@ class RunFolder:
         """Save an epoch under way; the newest alone is kept."""
         done = _done(state)
         save(self.step(done), state)
-        self._remove_steps(before=done)
+        with _removing():
+            self._remove_steps(before=done)
 
     def append_log(self, rows: Sequence[Mapping[str, Any]], keep: int | None = None) -> None:
         """Add one row a worker for the epoch just finished, whose checkpoint is there.
@@ -338,7 +345,8 @@ class RunFolder:
         Checkpoints of its steps are of no use then, nor those of epochs that are not to `keep`.
         """
         append_rows(self.log, LOG_COLUMNS, rows)
-        self._clear_up(keep)
+        with _removing():
+            self._clear_up(keep)
 
     def _remove_steps(self, before: Done) -> None:
         for done, path in self.checkpoints():
@@ -371,7 +379,8 @@ class RunFolder:
         self, state: Checkpoint, summary: Summary, in_table: bool, keep: int | None = None
     ) -> None:
         """Write the last of a run's files; the folder is free after it."""
-        self._clear_up(keep)
+        with _removing():
+            self._clear_up(keep)
         save(self.final, state)
         if in_table:
             self.append_result(summary)
@@ -421,6 +430,16 @@ class RunFolder:
             "run": self.path.resolve().name,
         }
         append_rows(table, tuple(row), [row], keep=lambda other: not self._is_mine(other))
+
+
+@contextmanager
+def _removing() -> Iterator[None]:
+    """Raise NotWritten where the disk refuses to remove a file."""
+    try:
+        yield
+    except OSError as error:
+        what = f"cannot remove {error.filename}: {error.strerror}"
+        raise NotWritten(what, "make the disk writable") from error
 
 
 def _done(checkpoint: Checkpoint | None) -> Done:

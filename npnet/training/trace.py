@@ -7,8 +7,11 @@ Source: Trace Event Format, https://docs.google.com/document/d/1CvAClvFfyA5R-PhY
 """
 
 import json
+import os
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,7 +26,7 @@ EXCHANGES = 9  # to compare clocks by
 
 
 class Trace:
-    """Written by rank 0, epoch by epoch. Raises NpnetError, on every rank, if it cannot be.
+    """Written by rank 0, epoch by epoch. Raises NpnetError, on every rank, if it cannot be begun.
 
     Until `start` what the file held before stays: it may be the time line of an earlier run.
     """
@@ -56,12 +59,9 @@ class Trace:
         ranks = self.comm.gather(
             [event._replace(begin=event.begin - self.ahead) for event in events]
         )
-        with together(self.comm):
-            if self.comm.rank == 0:
-                lines = [
-                    self._line(rank, event) for rank, done in enumerate(ranks) for event in done
-                ]
-                self._write("".join(",\n" + json.dumps(line) for line in lines), "a")
+        if self.comm.rank == 0:
+            lines = [self._line(rank, event) for rank, done in enumerate(ranks) for event in done]
+            self._append("".join(",\n" + json.dumps(line) for line in lines))
 
     def _line(self, rank: int, event: Event) -> dict[str, Any]:
         return {
@@ -78,9 +78,18 @@ class Trace:
         """Close the array. Nothing is recorded any more."""
         self.flush()
         self.comm.clock.events = None
-        with together(self.comm):
-            if self.comm.rank == 0:
-                self._write("\n]\n", "a")
+        if self.comm.rank == 0:
+            self._append("\n]\n")
+
+    def _append(self, text: str) -> None:
+        """Add to the file, or leave it as it was and warn: a run is worth more than its trace."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            self._write(text, "a")
+        except NpnetError as error:
+            with suppress(OSError):
+                os.truncate(self.path, size)
+            warnings.warn(f"{error}; the run goes on, its time line has a gap", stacklevel=2)
 
     def _check_file(self) -> None:
         """Another file is not overwritten: a slip would cost a run its log."""

@@ -11,7 +11,7 @@ import numpy as np
 from npnet.data.batches import Batch, ImageInput, training_shards
 from npnet.data.dataset import Dataset
 from npnet.data.seeds import DROPOUT, generator
-from npnet.errors import Stopped
+from npnet.errors import NpnetError, Stopped
 from npnet.kernels import backend as kernels_of
 from npnet.model.config import ModelConfig
 from npnet.model.inference import Inference
@@ -186,11 +186,16 @@ class Trainer:
             if self.trace is not None:
                 self.trace.flush()
             if epoch + 1 < self.settings.epochs and self.pauses.agreed()[1]:
+                self.run_files.check_saved()
                 raise Stopped(f"stopped after epoch {epoch + 1} of {self.settings.epochs}")
         if not history:  # all of it was trained before
             test = self._test_after(self.settings.epochs - 1)
         summary = summarise(self, history, test)
-        self.run_files.finish(summary, self.evaluator.recalibrated_statistics)
+        try:
+            self.run_files.finish(summary, self.evaluator.recalibrated_statistics)
+        except NpnetError:  # the disk refuses: what is printed is all that is left
+            self.reporter.finished(summary)
+            raise
         if self.trace is not None:
             self.trace.finish()
         self.comm.barrier()  # what the others print comes before the last word
@@ -234,7 +239,7 @@ class Trainer:
             return  # its end will be saved
         save, leave = self.pauses.wanted(step, synchronised)
         if save or leave:
-            self.run_files.save_step(epoch, step, synchronised)
+            self.run_files.save_step(epoch, step, synchronised, leave)
         if leave:
             raise Stopped(f"stopped in epoch {epoch + 1}, after {step} of {self.steps} steps")
 

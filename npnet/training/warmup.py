@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -99,15 +100,21 @@ def compile_apart(rehearsal: Rehearsal, show: Callable[[int], None]) -> None:
     sources = str(Path(npnet.__file__).parents[1])
     others = [environment["PYTHONPATH"]] if environment.get("PYTHONPATH") else []
     environment["PYTHONPATH"] = os.pathsep.join([sources, *others])
-    script = f"from npnet.training.warmup import *; compile_here({rehearsal!r})"
+    script = f"from npnet.training.warmup import *; end_with_parent(); compile_here({rehearsal!r})"
     before = _kernels_on_disk()
-    with subprocess.Popen(
-        [sys.executable, "-P", "-c", script],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as child:
+    reading, writing = os.pipe()  # closed when this process ends, see end_with_parent
+    with (
+        open(reading, "rb") as alive,
+        open(writing, "wb"),
+        subprocess.Popen(
+            [sys.executable, "-P", "-c", script],
+            env=environment,
+            stdin=alive,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as child,
+    ):
         while True:
             try:
                 _, errors = child.communicate(timeout=SECONDS_BETWEEN_LOOKS)
@@ -132,6 +139,19 @@ def _kernels_on_disk() -> int:
     """Numba keeps one index a function."""
     folder = place()
     return sum(1 for _ in folder.glob("*.nbi")) if folder is not None else 0
+
+
+def end_with_parent() -> None:
+    """End this process when the other end of its standard input closes, however that happens.
+
+    A run that is killed would leave its compiler behind, for minutes on a small machine.
+    """
+
+    def wait() -> None:
+        os.read(0, 1)  # not sys.stdin, whose lock this thread would hold at the end of Python
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def compile_here(rehearsal: Rehearsal) -> None:
