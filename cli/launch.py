@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from npnet.cli import options
+from npnet.cli.streams import say
 from npnet.cli.train import LAUNCH, default_folder
 from npnet.status import BAD_INPUT, INTERRUPTED, STOPPED
 
@@ -106,7 +107,7 @@ def launch(
     line = launcher.command(program.command(*command), *ranks)
     if restarts:
         training = Training.of(found.params, words, ranks.number)
-        sys.exit(supervise(launcher, ranks, training.command, restarts, training.over, say))
+        sys.exit(supervise(launcher, ranks, training.command, restarts, training.over, say_restart))
     if run:
         become(line)
     for text in explanation(launcher, ranks):
@@ -173,12 +174,12 @@ class Training:
         return status in FINAL or (status == 0 and finished)
 
 
-def say(restart: "Restart") -> None:
+def say_restart(restart: "Restart") -> None:
     """One line about a job that died and what comes now."""
     from npnet.cli.console import clock
 
     missing = f", without {', '.join(restart.missing)}: no answer" if restart.missing else ""
-    click.echo(
+    say(
         f"npnet: the job died after {clock(restart.seconds)} with status {restart.status}; "
         f"restart {restart.number} on {restart.ranks.number} ranks{missing}",
         err=True,

@@ -12,6 +12,7 @@ import click
 
 from npnet.cli import options
 from npnet.cli.help import CommandWithHeadings, heading
+from npnet.cli.streams import say
 from npnet.cli.words import SECONDS_TO_PASS_ON
 from npnet.schema import known_fields
 
@@ -287,12 +288,12 @@ def train(
 
 
 def say_who_is_awaited(words: str) -> None:
-    click.echo(f"[WAIT] {words}")
+    say(f"[WAIT] {words}")
 
 
 def say_last_words(words: str) -> None:
     """The line with which a stalled job ends, and the time that mpiexec takes to pass it on."""
-    click.echo(f"npnet: error: {words}", err=True)
+    say(f"npnet: error: {words}", err=True)
     time.sleep(SECONDS_TO_PASS_ON)
 
 
