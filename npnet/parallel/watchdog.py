@@ -13,12 +13,15 @@ A rank is *quiet* while its clock enters no phase. After `notice` seconds it ask
     nobody has moved                  the lowest rank that waits says for whom
     and so for `limit` seconds        unless a rank that answers is at work: each rank ends itself
 
+A rank whose launcher's process on its host was killed ends itself at once: nobody else would.
+
 Each rank counts its quiet time by its own wakings, so that one that was itself suspended does not
 judge the others in the moment that it comes back. No method but the constructor calls MPI, which is
 initialised for one thread at a time.
 """
 
 import hmac
+import os
 import secrets
 import select
 import socket
@@ -27,7 +30,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from npnet.machine.clock import PHASES, TOGETHER
 from npnet.machine.network import interfaces
@@ -142,6 +145,7 @@ class Watchdog:
         self._quiet = self._unused = 0.0  # seconds without a new phase; without work, too
         self._next = self.notice
         self._since, self._cpu = self.clock.since, time.process_time()
+        self._parent = os.getppid()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self._thread.start()
@@ -157,8 +161,15 @@ class Watchdog:
         self._ask()  # so that it is known whom questions reach
         while not self._over.is_set():
             self._listen(self.tick)
+            if os.getppid() != self._parent:
+                self._end_as_orphan()
             if self._quiet >= self._next and not self.state().works:
                 self._judge(self._ask())
+
+    def _end_as_orphan(self) -> NoReturn:
+        name = f"rank {self.rank} ({self.hosts[self.rank]})"
+        self._said(self.last_words, f"{name}: what had started it is gone; {self.advice()}")
+        os._exit(STATUS)
 
     def state(self) -> State:
         """This rank's own."""

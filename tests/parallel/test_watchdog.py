@@ -81,6 +81,15 @@ def test_a_stopped_rank_is_named_and_all_end(place: Path, rank: int) -> None:
 
 
 @pytest.mark.mpi
+def test_ranks_whose_launcher_s_process_is_gone_end(place: Path) -> None:
+    """That is MPICH's proxy on the host, or Open MPI's mpiexec itself."""
+    fault = IN_STEP.format(rank=0, deed="os.kill(os.getppid(), signal.SIGKILL); time.sleep(90)")
+    outcome = npnet_run("train", *TINY, "--out", "run", cwd=place, ranks=2, patches=fault)
+    assert outcome.status != 0
+    assert processes_of(place) == []
+
+
+@pytest.mark.mpi
 def test_who_computes_is_named_and_nothing_ends(place: Path) -> None:
     """A rank that is long at something that may last: it answers, and the job goes on."""
     fault = """
