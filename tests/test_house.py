@@ -74,7 +74,7 @@ ROOMS = (
     {"cli"},
     {"__main__"},
 )
-LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in sorted(rooms)}
 
 
 def room_of(path):

@@ -8,7 +8,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from npnet.training import claim
 from npnet.training.checkpoint import load
 from tests import launch
 from tests.cifar_files import write_cifar
@@ -41,6 +40,19 @@ def diverge(self, labels, *args):
 Network.loss = diverge
 """
 
+# A number of one rank's gradient, where its loss is finite: in step {step} of epoch 2.
+BREAK = """
+backward = Network.backward
+calls = 0
+def break_one(self, *args):
+    global calls
+    backward(self, *args)
+    calls += 1
+    if rank == 1 and calls == 2 + {step}:
+        self.parameters.gradients[5] = float("nan")
+Network.backward = break_one
+"""
+
 BROKEN_MPI = {
     "absent": {"__init__.py": "raise ModuleNotFoundError('no module named mpi4py')"},
     "no library": {
@@ -55,8 +67,8 @@ BROKEN_MPI = {
 
 
 def left_in(run: Path) -> set[str]:
-    """The files of a run; not its claim's, which a rank that is ended from outside leaves there."""
-    return {path.name for path in run.iterdir()} - {claim.FILE}
+    """The files of a run; not its claim and its note, which stay where a rank is ended."""
+    return {path.name for path in run.iterdir() if not path.name.startswith(".")}
 
 
 @pytest.fixture
@@ -168,6 +180,27 @@ def test_the_loss_of_one_rank_is_not_finite(place: Path, sync: str) -> None:
     assert outcome.seconds < SECONDS_TO_END
     assert left_in(place / "run") == {"config.json", "log.csv", "epoch-001.npz"}
     assert load(place / "run" / "epoch-001.npz").header.epoch == 1
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (1, "the loss is nan on rank 0, epoch 2, step 2"),
+        (2, "the weights or statistics after epoch 2 are not finite"),
+    ],
+)
+def test_a_gradient_of_one_rank_is_not_finite(place: Path, step: int, words: str) -> None:
+    """It reaches the weights of all, but no checkpoint."""
+    outcome = npnet_run(
+        *("train", *TINY, "--epochs", 3, "--eval-at-end", "--out", "run"),
+        cwd=place,
+        ranks=2,
+        patches=BREAK.format(step=step),
+    )
+    assert words in outcome.error
+    assert "epoch 1 are kept in run/epoch-001.npz" in outcome.error
+    assert left_in(place / "run") == {"config.json", "log.csv", "epoch-001.npz"}
 
 
 @pytest.mark.mpi
