@@ -27,10 +27,15 @@ if [ -z "${INSIDE:-}" ]; then
 fi
 unset INSIDE
 
-rate= slow= traps=
-count=$1
+rate= slow= traps= count=${1:-}
+case $count in
+'' | *[!0-9]*)
+    echo "usage: $0 HOSTS [--mbits RATE] [--slow HOST=RATE] [--traps] [COMMAND...]" >&2
+    exit 2
+    ;;
+esac
 shift
-while [ "${1#--}" != "${1:-}" ]; do
+while [ $# -gt 0 ] && [ "${1#--}" != "$1" ]; do
     case $1 in
     --mbits) rate=$2 && shift ;;
     --slow) slow="$slow $2" && shift ;;

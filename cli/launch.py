@@ -103,6 +103,7 @@ def launch(
         )
     if run:  # so that a run can say how it is started again
         os.environ[LAUNCH] = shlex.join(launch_words(context))
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # of a script, which mpiexec would swallow
     launcher, ranks = prepare(count, machinefile, ranks_per_node, interface, binding)
     line = launcher.command(program.command(*command), *ranks)
     if restarts:

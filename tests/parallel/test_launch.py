@@ -175,7 +175,9 @@ def test_in_an_allocation_srun_starts_the_ranks_unless_hosts_are_named(tmp_path,
 # Two hosts
 
 
-def on_the_first_of(hosts: int, *command: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+def on_the_first_of(
+    hosts: int | str, *command: str, cwd: Path
+) -> "subprocess.CompletedProcess[str]":
     """Run a command in a cluster of namespaces."""
     script = SOURCES / "bench/cluster.sh"
     return subprocess.run(
@@ -201,6 +203,9 @@ def test_ports_are_as_fast_as_asked(cluster, tmp_path):
     each = "; ".join(enter.format(host) for host in (2, 3))
     found = on_the_first_of(3, *rates, "sh", "-c", each, cwd=tmp_path).stdout
     assert [word for word in found.split() if word.endswith("bit")] == ["100Mbit", "10Mbit"]
+    shell = on_the_first_of(2, cwd=tmp_path)  # which ends with its input
+    assert (shell.returncode, shell.stderr) == (0, "")
+    assert "usage: " in on_the_first_of("--help", cwd=tmp_path).stderr
     wrong = on_the_first_of(2, "--speed", "1", "true", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "--speed is no option" in wrong.stderr
