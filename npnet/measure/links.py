@@ -20,6 +20,7 @@ SWAPS, GROUPS, LARGE_SWAPS = 20, 5, 5
 SLOW = 0.5  # of the usual bandwidth
 LATE, LATE_SECONDS = 5.0, 1e-3  # times the usual latency, and beyond it
 FAST_ETHERNET, GIGABIT = 12.5e6, 125e6  # bytes/s, of 100 and of 1000 Mbit/s
+ALIKE = 1.3  # the largest over the smallest of numbers that differ by chance
 NEAR = 1.2  # times that: what lies in buffers counts as sent
 
 
@@ -124,7 +125,7 @@ def judge(links: Collection[Link]) -> list[Finding]:
     slow, late = too_slow(links), too_late(links)
     others = [link.bytes_per_second for link in links if link not in slow]
     found = []
-    for hosts, these in _blamed(links, slow):
+    for hosts, these in _blamed(links, slow, lambda link: link.bytes_per_second):
         reached = max(link.bytes_per_second for link in these)
         found.append(
             Finding(
@@ -135,7 +136,8 @@ def judge(links: Collection[Link]) -> list[Finding]:
                 "another cable, then another port of the switch",
             )
         )
-    for hosts, these in _blamed(links, [link for link in late if link not in slow]):
+    late = [link for link in late if link not in slow]
+    for hosts, these in _blamed(links, late, lambda link: link.latency_seconds):
         latency = 1e3 * min(link.latency_seconds for link in these)
         found.append(
             Finding(
@@ -171,10 +173,20 @@ def _best(
 
 
 def _blamed(
-    links: Collection[Link], bad: Collection[Link]
+    links: Collection[Link], bad: Collection[Link], value: Callable[[Link], float]
 ) -> Iterator[tuple[tuple[str, ...], list[Link]]]:
-    """Hosts with no good link; then the pairs between the others. Each with its bad links."""
-    alone = [host for host in _hosts(links) if set(_of(host, links)) <= set(bad)]
+    """Hosts with no good link; then the pairs between the others. Each with its bad links.
+
+    A link that is as bad as a host's others may yet be good by a hair; it does not clear the host.
+    """
+
+    def has_no_good_link(host: str) -> bool:
+        mine = _of(host, links)
+        numbers = [value(link) for link in mine]
+        found = [link in bad for link in mine]
+        return all(found) or (any(found) and max(numbers) <= ALIKE * min(numbers))
+
+    alone = list(filter(has_no_good_link, _hosts(links)))
     for host in alone:
         yield (host,), _of(host, bad)
     for link in bad:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from npnet.measure.links import Link, judge, measure_links, names_of_nodes, rounds
+from npnet.measure.links import Link, judge, measure_links, names_of_nodes, rounds, too_slow
 from npnet.parallel.communicator import SerialCommunicator
 from tests.launch import npnet_run
 from tests.namespaces import hosts
@@ -60,6 +60,14 @@ def test_a_host_at_100_mbit_is_named(count):
     assert finding.harms
     assert "11." in finding.what
     assert "11" in finding.what.split("other links ")[1]
+
+
+def test_a_slow_host_is_named_where_the_others_are_busy():
+    """Its third link is above half of the others' by a hair."""
+    rates = {(0, 1): 27, (0, 2): 26, (0, 3): 12.4, (1, 2): 25, (1, 3): 12.5, (2, 3): 14}
+    links = [Link(f"pi-{a}", f"pi-{b}", 1e-4, 1e6 * rate) for (a, b), rate in rates.items()]
+    assert len(too_slow(links)) == 2
+    assert blamed(links) == [("pi-3",)]
 
 
 def test_two_slow_hosts_of_four_are_named_though_most_links_are_slow():
