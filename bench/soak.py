@@ -28,6 +28,7 @@ import psutil
 from npnet.files import write_table
 from npnet.machine import program
 from npnet.training.checkpoint import load
+from npnet.training.reached import Done, reached_in
 
 LOST = re.compile(r"\[INFO\] Lost: (\d+) steps")
 SECONDS_BETWEEN_LOOKS = 0.05
@@ -71,12 +72,9 @@ class Job:
     def ranks(self) -> list[psutil.Process]:
         return [process for process in self.below() if "train" in _words(process)]
 
-    def steps(self) -> bytes:
-        """Changes with each step that is done."""
-        try:
-            return (self.folder / ".npnet-reached").read_bytes()
-        except OSError:
-            return b""
+    def reached(self) -> Done | None:
+        """How far it is, None before its first step."""
+        return reached_in(self.folder)
 
     def text(self) -> str:
         return self.output.read_text(errors="replace")
@@ -106,9 +104,10 @@ def kill(job: Job, kind: str) -> list[psutil.Process]:
     return below
 
 
-def wait_for(job: Job, change: bytes) -> None:
-    """Until a step is done that is not `change`, or the job has ended."""
-    while job.running and job.steps() in (change, b""):
+def wait_for_step(job: Job) -> None:
+    """Until a step is done, or the job has ended."""
+    before = job.reached()
+    while job.running and job.reached() in (before, None):
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
@@ -129,7 +128,7 @@ def disturbed(job: Job, number: int, start: float, every: float) -> Iterator[Kil
         lost = len(LOST.findall(job.text()))
         psutil.wait_procs(kill(job, kind))
         gone = time.monotonic() - begin
-        wait_for(job, job.steps())
+        wait_for_step(job)
         found = LOST.findall(job.text())[lost:]
         steps = int(found[0]) if found else 0
         yield Kill(number, begin - start, kind, age, rss, gone, time.monotonic() - begin, steps)

@@ -105,7 +105,7 @@ def launch(
         os.environ[LAUNCH] = shlex.join(launch_words(context))
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # of a script, which mpiexec would swallow
     launcher, ranks = prepare(count, machinefile, ranks_per_node, interface, binding)
-    line = launcher.command(program.command(*command), *ranks)
+    line = launcher.command(program.command(*command), ranks)
     if restarts:
         training = Training.of(found.params, words, ranks.number)
         sys.exit(supervise(launcher, ranks, training.command, restarts, training.over, say_restart))
@@ -141,15 +141,14 @@ class Training:
     @classmethod
     def of(cls, values: Mapping[str, Any], words: Sequence[str], ranks: int) -> "Training":
         """Of the options `words`, whose values are these. Without --out a folder is made."""
+        from npnet.training.resume import folder_of
         from npnet.training.run_folder import RunFolder
 
         if values["out"] is not None:
             return cls(tuple(words), values["out"])
-        resumed = values["resume"]
-        if resumed is not None:
-            folder = resumed if resumed.is_dir() else resumed.parent
-            if RunFolder(folder).config.exists():
-                return cls(tuple(words), folder)
+        folder = folder_of(values["resume"]) if values["resume"] is not None else None
+        if folder is not None:
+            return cls(tuple(words), folder)
         world = ranks * values["workers_per_rank"]
         new = RunFolder(default_folder(values["dataset"], values["recipe_name"], world), True)
         new.make()

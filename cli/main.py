@@ -105,13 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         leave_out(sys.stdout)  # Python flushes it yet
         _leave(FAILURE)
-    except OSError as error:
-        if error.errno not in NO_ROOM or error.filename is not None:
-            say(traceback.format_exc(), err=True, newline=False)
-            _leave(FAILURE)
-        leave_out(sys.stdout)
-        _end_run(NpnetError(f"cannot print: {error.strerror}; free some space"))
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None:
+            leave_out(sys.stdout)
+            _end_run(NpnetError(f"cannot print: {error.strerror}; free some space"))
         begin = f"npnet: {who}it failed\n" if (who := _who()) else ""
         say(begin + traceback.format_exc(), err=True, newline=False)  # in one write
         _leave(FAILURE)

@@ -11,7 +11,6 @@ from npnet.cli import options
 from npnet.cli.study import common
 
 if TYPE_CHECKING:
-    from npnet.model.config import ModelConfig
     from npnet.study.cases import Row
 
 STEPS = 15  # that are timed, on all ranks of a node at once
@@ -99,7 +98,7 @@ def forecast(
     from dataclasses import asdict
 
     from npnet.model.parameters import Parameters
-    from npnet.model.zoo import build
+    from npnet.model.zoo import build, configure
     from npnet.parallel.buckets import pieces_of
     from npnet.study import forecast as studies
     from npnet.study.cases import Study
@@ -144,7 +143,7 @@ def forecast(
     study = Study("forecast", out, [], settings=settings)
     study.make_folder()
     study.save(rows)
-    print_table(rows, beside_paper=architecture.config == of_paper(classes))
+    print_table(rows, beside_paper=architecture.config == configure("mobilenet_v2", classes))
     click.echo(f"[STUDY] Table: {out / 'forecast.csv'}")
 
 
@@ -172,13 +171,6 @@ def timed(arguments: Sequence[str], ranks_per_node: int) -> tuple[float, float]:
     slowest = max(found, key=lambda each: each["wall_ms_median"])
     # The quartiles of a normal distribution lie 1.35 deviations apart.
     return slowest["wall_ms_median"], slowest["cpu_ms_spread"] / 1.35
-
-
-def of_paper(classes: int) -> "ModelConfig":
-    """The model whose times the paper has: the default."""
-    from npnet.model.zoo import configure
-
-    return configure("mobilenet_v2", classes)
 
 
 def print_table(rows: "Sequence[Row]", beside_paper: bool) -> None:

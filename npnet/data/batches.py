@@ -198,16 +198,17 @@ def plain_batches(
     two workers. With a `limit`, only the first `limit` images of the split are dealt.
     """
     end = min(dataset.size(split), limit or dataset.size(split))
-    at_once = batch * max(1, IMAGES_AT_ONCE // batch)
-    for worker in mine:
-        share = np.arange(worker, end, workers)
-        for first in range(0, len(share), at_once):
-            indices = share[first : first + at_once]
-            images = dataset.read(split, indices)
-            for start in range(0, len(indices), batch):
-                rows = np.arange(start, min(start + batch, len(indices)))
-                yield indices[rows], images.pixels, not_augmented(rows, images.labels[rows])
-            del images  # before the next are read
+    shares = (np.arange(worker, end, workers) for worker in mine)
+    batches = [share[i : i + batch] for share in shares for i in range(0, len(share), batch)]
+    at_once = max(1, IMAGES_AT_ONCE // batch)
+    for first in range(0, len(batches), at_once):
+        part = batches[first : first + at_once]
+        images, start = dataset.read(split, np.concatenate(part)), 0
+        for indices in part:
+            rows = np.arange(start, start + len(indices))
+            yield indices, images.pixels, not_augmented(rows, images.labels[rows])
+            start += len(indices)
+        del images  # before the next are read
 
 
 def not_augmented(rows: Ints, labels: Ints) -> Batch:

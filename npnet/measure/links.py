@@ -20,8 +20,8 @@ SWAPS, GROUPS, LARGE_SWAPS = 20, 5, 5
 SLOW = 0.5  # of the usual bandwidth
 LATE, LATE_SECONDS = 5.0, 1e-3  # times the usual latency, and beyond it
 FAST_ETHERNET, GIGABIT = 12.5e6, 125e6  # bytes/s, of 100 and of 1000 Mbit/s
-ALIKE = 1.3  # the largest over the smallest of numbers that differ by chance
 NEAR = 1.2  # times that: what lies in buffers counts as sent
+ALIKE = 1.3  # the largest over the smallest of numbers that differ by chance
 
 
 class Link(NamedTuple):

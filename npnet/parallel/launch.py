@@ -80,25 +80,13 @@ class Launcher(NamedTuple):
             raise NpnetError("Slurm's srun is not on the PATH: give a `machinefile` for mpiexec")
         return cls(srun, maker, slurm=True)
 
-    def command(
-        self,
-        program: Sequence[str],
-        ranks: int,
-        machinefile: Path | None = None,
-        ranks_per_node: int | None = None,
-        interface: str | None = None,
-        threads: int = 1,
-        environment: Mapping[str, str] | None = None,
-        binding: bool = True,
-    ) -> list[str]:
-        """The command line that starts `program` on `ranks` ranks; see `Ranks`.
+    def command(self, program: Sequence[str], ranks: Ranks) -> list[str]:
+        """The command line that starts `program` on the ranks.
 
         With a machinefile each rank is bound to a core, or as many as it has threads: two that
         share one would wait for each other.
         """
-        given = (ranks, machinefile, ranks_per_node, interface, threads, environment or {}, binding)
-        wanted = Ranks(*given)
-        return [*(word for part in self.parts(wanted) for word in part.words), *program]
+        return [*(word for part in self.parts(ranks) for word in part.words), *program]
 
     def parts(self, ranks: Ranks) -> list[Part]:
         """The words that stand before the program, and what each is for."""

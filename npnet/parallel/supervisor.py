@@ -55,7 +55,7 @@ def supervise(
         here = ranks
         for number in range(restarts + 1):
             begin = time.monotonic()
-            ended = run(launcher.command(program(), *here))
+            ended = run(launcher.command(program(), here))
             if ended.asked or over(ended.status) or number == restarts:
                 return ended.status
             seconds = time.monotonic() - begin
@@ -118,7 +118,7 @@ def answers(launcher: Launcher, ranks: Ranks, host: str, folder: Path) -> bool:
     path.write_text(machinefile([host], 1, launcher.maker))
     one = ranks._replace(number=1, machinefile=path, per_node=None)
     process = subprocess.Popen(
-        launcher.command(["true"], *one),
+        launcher.command(["true"], one),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

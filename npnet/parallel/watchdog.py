@@ -35,15 +35,14 @@ from typing import NamedTuple, NoReturn
 from npnet.machine.clock import PHASES, TOGETHER
 from npnet.machine.network import interfaces
 from npnet.parallel.communicator import Communicator, end_process
+from npnet.status import FAILURE
 
 NOTICE = 60.0  # seconds without progress, until it is said and between two such lines
-LIMIT = 600.0  # seconds without progress, after which a job is ended
 TICK = 1.0  # seconds between two looks of the thread
 TRIES = 5  # of a question, a tick each: a packet may be lost, and kernels hold Python's lock
 BUSY = 0.05  # of a core: a rank that uses as much is at work
 MOST_NAMES = 4  # of ranks in a line
 MOST_ADDRESSES = 8  # of a host
-STATUS = 1
 
 # What a rank may be at, by whose number it travels. Those of LONG may take any time.
 ACTIVITIES = (*PHASES, "start", "compile")
@@ -169,7 +168,7 @@ class Watchdog:
     def _end_as_orphan(self) -> NoReturn:
         name = f"rank {self.rank} ({self.hosts[self.rank]})"
         self._said(self.last_words, f"{name}: what had started it is gone; {self.advice()}")
-        os._exit(STATUS)
+        os._exit(FAILURE)
 
     def state(self) -> State:
         """This rank's own."""
@@ -261,7 +260,7 @@ class Watchdog:
         else:
             ends = f"the job is ended (--stall-limit {self.limit:g})"
             self._said(self.last_words, f"{words}: {ends}; {self.advice()}")
-        end_process(STATUS, any(self._nodes[rank] != self._nodes[self.rank] for rank in silent))
+        end_process(FAILURE, any(self._nodes[rank] != self._nodes[self.rank] for rank in silent))
 
     def _said(self, printer: Callable[[str], None], words: str) -> None:
         with suppress(OSError, ValueError):  # the console may be gone

@@ -195,7 +195,7 @@ class Study:
             command += ["--resume", str(run.path)]
         if case.ranks > 1 or machinefile is not None:
             launcher, ranks = prepare(case.ranks, machinefile, case.ranks_per_node)
-            command = launcher.command(command, *ranks)
+            command = launcher.command(command, ranks)
         reporter.started(case, checkpoint)
         begin, last, said = time.monotonic(), "", ""
         output = self.folder / f"{case.name}.txt"

@@ -39,8 +39,7 @@ class Origin:
     @property
     def folder(self) -> Path | None:
         """The folder of the run, None of a checkpoint that lies in none."""
-        folder = self.path if self.path.is_dir() else self.path.parent
-        return folder if self.path.is_dir() or RunFolder(folder).config.exists() else None
+        return folder_of(self.path)
 
     def steps_lost(self, steps: int) -> int:
         """How many were done after the checkpoint, in epochs of as many as its own, or `steps`."""
@@ -61,6 +60,13 @@ class Origin:
         if self.checkpoint is None:
             return self
         return replace(self, checkpoint=replace(self.checkpoint, rows={}))
+
+
+def folder_of(path: Path) -> Path | None:
+    """The folder of the run that is resumed by `path`, None of a checkpoint that lies in none."""
+    if path.is_dir():
+        return path
+    return path.parent if RunFolder(path.parent).config.exists() else None
 
 
 def find(path: Path) -> Origin:

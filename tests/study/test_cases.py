@@ -15,7 +15,7 @@ import pytest
 
 from npnet.errors import NpnetError
 from npnet.parallel.hosts import machinefile
-from npnet.parallel.launch import Launcher
+from npnet.parallel.launch import Launcher, Ranks
 from npnet.study import scale, sweep
 from npnet.study.cases import Case, Finished, Study, difference, medians
 from npnet.training.run_folder import RunFolder
@@ -164,11 +164,11 @@ def test_how_each_mpi_wants_its_words():
     program = ["python", "-m", "npnet"]
     hosts = Path("hosts")
     mpich, openmpi = Launcher("/bin/mpiexec", "mpich"), Launcher("/bin/mpiexec", "openmpi")
-    assert mpich.command(program, 4) == ["/bin/mpiexec", "-n", "4", *program]
-    assert mpich.command(program, 4, hosts, 2)[3:-3] == (
+    assert mpich.command(program, Ranks(4)) == ["/bin/mpiexec", "-n", "4", *program]
+    assert mpich.command(program, Ranks(4, hosts, 2))[3:-3] == (
         ["-machinefile", "hosts", "-bind-to", "core", "-ppn", "2"]
     )
-    assert openmpi.command(program, 4, hosts, 2)[3:-3] == (
+    assert openmpi.command(program, Ranks(4, hosts, 2))[3:-3] == (
         ["--hostfile", "hosts", "--bind-to", "core", "--map-by", "ppr:2:node"]
     )
 
