@@ -17,6 +17,7 @@ import pytest
 
 import npnet
 
+Popen = subprocess.Popen[str]
 SOURCES = Path(npnet.__file__).parents[1]
 
 # A run of well under a second, beside the options that a test is about.
@@ -63,6 +64,22 @@ def die(self, epoch):
         os.kill(os.getpid(), signal.SIGKILL)
     return train_epoch(self, epoch)
 Trainer.train_epoch = die
+"""
+
+
+# A patch: what one rank does in its second step. The others wait for it in their next collective.
+IN_STEP = """
+from npnet.training.optimiser import Optimiser
+update = Optimiser.update
+calls = 0
+def fail(self):
+    global calls
+    calls += 1
+    if rank == {rank} and calls == 2:
+        import os, signal, sys, time
+        {deed}
+    update(self)
+Optimiser.update = fail
 """
 
 
@@ -140,6 +157,26 @@ def programs_run(*programs: Sequence[str], cwd: Path, timeout: float = 60) -> Ou
     environment = clean_environment() | {"PYTHONPATH": str(SOURCES)}
     status, stdout, stderr = _run(line, cwd, environment, timeout)
     return Outcome(status, stdout, stderr, time.monotonic() - start, ())
+
+
+def npnet_started(*arguments: str, cwd: Path, stderr: int = subprocess.DEVNULL) -> Popen:
+    """npnet in the background, in a group of processes of its own, as a terminal starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "npnet", *arguments],
+        cwd=cwd,
+        env=clean_environment() | {"PYTHONPATH": str(SOURCES)},
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(path: Path, seconds: float = 60) -> None:
+    """Until the file is there, or so long."""
+    deadline = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def clean_environment() -> dict[str, str]:

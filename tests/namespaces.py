@@ -111,3 +111,34 @@ def _add(stack: ExitStack, namespace: str) -> None:
 
 def _run(*command: str) -> None:
     subprocess.run(command, capture_output=True, text=True, check=True)
+
+
+# The same for whoever has no boards; without root, and with Open MPI too.
+
+CLUSTER = SOURCES / "bench/cluster.sh"
+
+
+def on_the_first_of(
+    hosts: int | str, *command: str, cwd: Path, path: str = str(SOURCES), timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a cluster of namespaces, `path` being Python's."""
+    return subprocess.run(
+        [str(CLUSTER), str(hosts), *command],
+        cwd=cwd,
+        env=clean_environment() | {"PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=timeout,
+    )
+
+
+def needs_cluster(cwd: Path) -> None:
+    """Skip the test, and say why, where there can be none."""
+    try:
+        probe = on_the_first_of(2, "true", cwd=cwd)
+    except OSError as error:
+        pytest.skip(f"no namespaces: {error}")
+    if probe.returncode:
+        pytest.skip(f"no namespaces here: {probe.stderr.strip()[:200]}")

@@ -3,7 +3,6 @@
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from click.testing import CliRunner
 from npnet.cli.main import cli
 from npnet.parallel.hosts import LINES
 from npnet.parallel.launch import Launcher
-from tests.launch import SOURCES, TINY, clean_environment, npnet_run
+from tests.launch import SOURCES, TINY, npnet_run, npnet_started, wait_for
 
 READY = SOURCES / "machinefiles"
 NODES_OF_PAPER = (1, 2, 4, 8, 12, 16, 20, 24)
@@ -126,24 +125,15 @@ def test_in_an_allocation_of_slurm_it_is_srun(tmp_path):
 def test_ctrl_c_ends_all(tmp_path):
     """As a terminal sends it: to the whole group of processes."""
     endless = ("--epochs", "10000", "--input-size", "32")
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "npnet", "launch", "-n", "2", "--run", "--", *TRAIN, *endless),
-            *("--out", str(tmp_path / "long")),
-        ],
-        cwd=tmp_path,
-        env=clean_environment() | {"PYTHONPATH": str(SOURCES)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "long/log.csv").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    long = ("--out", str(tmp_path / "long"))
+    command = ("launch", "-n", "2", "--run", "--", *TRAIN, *endless, *long)
+    process = npnet_started(*command, cwd=tmp_path)
+    wait_for(tmp_path / "long/log.csv")
     assert len(started(tmp_path)) > 2  # mpiexec and its ranks
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=60) != 0
-    while started(tmp_path) and time.monotonic() < deadline + 60:
+    deadline = time.monotonic() + 60
+    while started(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert started(tmp_path) == []
 

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,15 +15,25 @@ from npnet.parallel.launch import Launcher, Ranks
 from npnet.parallel.supervisor import on_answering_hosts
 from npnet.training.checkpoint import load
 from npnet.training.run_folder import RunFolder
-from tests.launch import ENGINE_FIRST, SOURCES, TINY, Outcome, clean_environment, npnet_run
+from tests.launch import (
+    ENGINE_FIRST,
+    SOURCES,
+    TINY,
+    Outcome,
+    npnet_run,
+    npnet_started,
+    wait_for,
+)
+from tests.namespaces import CLUSTER, needs_cluster, on_the_first_of
 
 SHAPES = ("train", "--dataset", "shapes", *TINY, "--evaluate", "at-end", "--batch-per-rank", "1")
 TRAIN = (*SHAPES, "--epochs", "3", "--max-steps", "6", "--checkpoint-every", "2")
 
-# Python runs this first. Rank 1 is killed once at each of the places, as (epoch, step) from 0.
-KILL = """
-import os, sys
-if os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK")) == "1":
+# Python runs this first, in each process. {who} is killed once at each of the places, as (epoch,
+# step) from 0.
+DIE = """
+import os, platform
+if {who}:
 {engine}
     from pathlib import Path
     at = Trainer.at
@@ -36,16 +45,23 @@ if os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK")) == "1":
             os.kill(os.getpid(), 9)
     Trainer.at = die
 """
+RANK_1 = 'os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK")) == "1"'
+Places = tuple[tuple[int, int], ...]
 
 RESTART = re.compile(r"npnet: the job died after 0:00:\d\d with status (\d+); restart (\d) on .*")
 
 
-def launch(cwd: Path, *options: object, places: tuple[tuple[int, int], ...] = ()) -> Outcome:
-    """`npnet launch --run` with those options, of a job that dies at those places."""
+def plant(cwd: Path, who: str, places: Places) -> str:
+    """The PYTHONPATH with which processes die there."""
     engine = "".join(f"    {line}\n" for line in ENGINE_FIRST.splitlines())
-    patch = KILL.format(engine=engine, folder=str(cwd), places=places)
+    patch = DIE.format(who=who, engine=engine, folder=str(cwd), places=places)
     (cwd / "sitecustomize.py").write_text(patch)
-    path = f"{cwd}{os.pathsep}{SOURCES}"
+    return f"{cwd}{os.pathsep}{SOURCES}"
+
+
+def launch(cwd: Path, *options: object, places: Places = ()) -> Outcome:
+    """`npnet launch --run` with those options, of a job whose rank 1 dies at those places."""
+    path = plant(cwd, RANK_1, places)
     command = ("launch", "-n", "2", "--run", *map(str, options))
     return npnet_run(*command, cwd=cwd, environment={"PYTHONPATH": path}, timeout=300)
 
@@ -114,21 +130,9 @@ def test_what_cannot_be_restarted(options: tuple[str, ...], words: str, tmp_path
 def test_a_job_that_is_asked_to_end_is_not_started_once_more(tmp_path: Path) -> None:
     """A signal to this one process reaches the ranks."""
     endless = (*SHAPES, "--epochs", "10000", "--max-steps", "20", "--out", "long")
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "npnet", "launch", "-n", "2", "--run", "--restarts", "9"),
-            *endless,
-        ],
-        cwd=tmp_path,
-        env=clean_environment() | {"PYTHONPATH": str(SOURCES)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "long/log.csv").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    command = ("launch", "-n", "2", "--run", "--restarts", "9", *endless)
+    process = npnet_started(*command, cwd=tmp_path, stderr=subprocess.PIPE)
+    wait_for(tmp_path / "long/log.csv")
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
@@ -191,35 +195,20 @@ def test_no_host_is_left(launcher: Launcher, tmp_path: Path) -> None:
         on_answering_hosts(launcher, before, tmp_path)
 
 
-# In place of ssh: node-3 does not answer once the file is there.
+# In place of ssh: node-3 does not answer once its rank has died.
 AGENT = """#!/bin/sh
-case " $* " in *" node-3 "*) [ ! -e {folder}/gone ] || exit 255 ;; esac
-export CLUSTER={cluster}
+case " $* " in *" node-3 "*) [ ! -e {folder}/died-1-3 ] || exit 255 ;; esac
+export CLUSTER={script}
 exec "$CLUSTER" "$@"
-"""
-# The rank on node-3 takes its host along in the second epoch.
-GONE = """
-import os, platform
-if platform.node() == "node-3":
-{engine}
-    at = Trainer.at
-    def die(self, epoch, step):
-        at(self, epoch, step)
-        if (epoch, step) == (1, 3):
-            open("{folder}/gone", "w").close()
-            os.kill(os.getpid(), 9)
-    Trainer.at = die
 """
 
 
 @pytest.mark.mpi
 def test_a_job_goes_on_without_a_host_that_is_gone(tmp_path: Path) -> None:
-    cluster = SOURCES / "bench/cluster.sh"
+    needs_cluster(tmp_path)
     agent = tmp_path / "agent"
-    agent.write_text(AGENT.format(folder=tmp_path, cluster=cluster))
+    agent.write_text(AGENT.format(folder=tmp_path, script=CLUSTER))
     agent.chmod(0o755)
-    engine = "".join(f"    {line}\n" for line in ENGINE_FIRST.splitlines())
-    (tmp_path / "sitecustomize.py").write_text(GONE.format(engine=engine, folder=tmp_path))
     maker = Launcher.find().maker
     lines = [LINES[maker].format(host=f"node-{i}", ranks=1) for i in (1, 2, 3)]
     (tmp_path / "machines").write_text("".join(lines))
@@ -228,21 +217,12 @@ def test_a_job_goes_on_without_a_host_that_is_gone(tmp_path: Path) -> None:
         *("--restarts", "2", "--run", "--", *TRAIN, "--out", "run"),
     )
     with_agent = f'export HYDRA_LAUNCHER_EXEC={agent} PRTE_MCA_plm_ssh_agent={agent}; exec "$@"'
-    try:
-        done = subprocess.run(
-            [str(cluster), "3", "sh", "-c", with_agent, "sh", *command],
-            cwd=tmp_path,
-            env=clean_environment() | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{SOURCES}"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=300,
-        )
-    except OSError as error:
-        pytest.skip(f"no namespaces: {error}")
-    if not (tmp_path / "run").exists() and "unshare" in done.stderr:
-        pytest.skip(f"no namespaces here: {done.stderr.strip()[:200]}")
+    done = on_the_first_of(
+        *(3, "sh", "-c", with_agent, "sh", *command),
+        cwd=tmp_path,
+        path=plant(tmp_path, 'platform.node() == "node-3"', ((1, 3),)),
+        timeout=300,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "; restart 1 on 2 ranks, without node-3: no answer\n" in done.stderr
     assert "Changed: world 3 -> 2" in done.stdout

@@ -11,23 +11,9 @@ import pytest
 from npnet.training.checkpoint import load
 from tests import launch
 from tests.cifar_files import write_cifar
-from tests.launch import TINY, clean_environment, launcher, npnet_run
+from tests.launch import IN_STEP, TINY, clean_environment, launcher, npnet_run
 
 SECONDS_TO_END = 10
-
-# The fault of one rank, at the second step: the others wait for it in their next collective.
-FAIL = """
-from npnet.training.optimiser import Optimiser
-update = Optimiser.update
-calls = 0
-def fail(self):
-    global calls
-    calls += 1
-    if rank == {rank} and calls == 2:
-        1 / 0
-    update(self)
-Optimiser.update = fail
-"""
 
 # One rank's loss, in step 2 of epoch 2.
 DIVERGE = """
@@ -86,7 +72,7 @@ def test_an_exception_on_one_rank_ends_all(place: Path, sync: str, rank: int) ->
         *("train", *TINY, "--sync", sync, "--max-steps", 3, "--out", "run"),
         cwd=place,
         ranks=2,
-        patches=FAIL.format(rank=rank),
+        patches=IN_STEP.format(rank=rank, deed="1 / 0"),
     )
     assert outcome.status != 0
     assert outcome.seconds < SECONDS_TO_END
@@ -104,7 +90,7 @@ def test_our_message_is_the_last_and_says_how_to_go_on(place: Path, rank: int) -
         *("train", *TINY, "--epochs", 2, "--out", "run"),
         cwd=place,
         ranks=2,
-        patches=FAIL.format(rank=rank).replace("calls == 2", "calls == 3"),
+        patches=IN_STEP.format(rank=rank, deed="1 / 0").replace("calls == 2", "calls == 3"),
     )
     above, _, below = outcome.stderr.partition("npnet: 1 of 2 epochs are kept: go on with ")
     assert above.endswith("ZeroDivisionError: division by zero\n")
@@ -115,7 +101,7 @@ def test_our_message_is_the_last_and_says_how_to_go_on(place: Path, rank: int) -
 
 
 def test_an_interrupted_run_says_how_to_go_on(place: Path) -> None:
-    fault = FAIL.format(rank=0).replace("1 / 0", "raise KeyboardInterrupt")
+    fault = IN_STEP.format(rank=0, deed="raise KeyboardInterrupt")
     fault = fault.replace("calls == 2", "calls == 3")
     outcome = npnet_run("train", *TINY, "--epochs", 2, "--out", "run", cwd=place, patches=fault)
     assert outcome.status == 130
@@ -128,8 +114,9 @@ def test_an_interrupted_run_says_how_to_go_on(place: Path) -> None:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_bad_input_of_one_rank_is_the_last_line(place: Path, rank: int) -> None:
     """As of a disk that only one rank looks at: it ends the others, who wait for it."""
-    fault = FAIL.format(rank=rank).replace(
-        "1 / 0", "from npnet.errors import NpnetError; raise NpnetError('a full disk: free it')"
+    fault = IN_STEP.format(
+        rank=rank,
+        deed="from npnet.errors import NpnetError; raise NpnetError('a full disk: free it')",
     )
     outcome = npnet_run("train", *TINY, "--out", "run", cwd=place, ranks=2, patches=fault)
     assert re.fullmatch(rf"rank {rank} \(\S+\): a full disk: free it", outcome.error)
@@ -159,7 +146,7 @@ Cifar.read = fail
 @pytest.mark.mpi
 def test_a_rank_that_is_interrupted(place: Path) -> None:
     """Ctrl-C on one rank: it must not wait in MPI's own good-bye for the others."""
-    fault = FAIL.format(rank=1).replace("1 / 0", "raise KeyboardInterrupt")
+    fault = IN_STEP.format(rank=1, deed="raise KeyboardInterrupt")
     outcome = npnet_run("train", *TINY, "--out", "run", cwd=place, ranks=2, patches=fault)
     assert outcome.status != 0
     assert outcome.seconds < SECONDS_TO_END

@@ -12,14 +12,15 @@ from npnet.errors import NpnetError
 from npnet.parallel import launch
 from npnet.parallel.hosts import machinefile
 from npnet.parallel.launch import Launcher, Ranks, environment_of_ranks, prepare
-from tests.launch import SOURCES, TINY, clean_environment
+from tests.launch import TINY
+from tests.namespaces import needs_cluster, on_the_first_of
 
 PROGRAM = ["python", "-m", "npnet"]
 ON_TWO = Ranks(4, Path("hosts"), 2, "eth0", 1, {"OMP_NUM_THREADS": "1", "NPNET_DATA": "/my data"})
 
 
 def line(launcher: Launcher, ranks: Ranks) -> str:
-    return shlex.join(launcher.command(PROGRAM, *ranks))
+    return shlex.join(launcher.command(PROGRAM, ranks))
 
 
 def test_mpich():
@@ -114,7 +115,7 @@ def test_every_part_says_what_it_is_for(maker, slurm):
     parts = launcher.parts(ON_TWO)
     assert all(part.words and part.reason for part in parts)
     words = [word for part in parts for word in part.words]
-    assert [*words, *PROGRAM] == launcher.command(PROGRAM, *ON_TWO)
+    assert [*words, *PROGRAM] == launcher.command(PROGRAM, ON_TWO)
 
 
 def test_ranks_get_what_was_set_for_npnet(monkeypatch):
@@ -175,23 +176,6 @@ def test_in_an_allocation_srun_starts_the_ranks_unless_hosts_are_named(tmp_path,
 # Two hosts
 
 
-def on_the_first_of(
-    hosts: int | str, *command: str, cwd: Path
-) -> "subprocess.CompletedProcess[str]":
-    """Run a command in a cluster of namespaces."""
-    script = SOURCES / "bench/cluster.sh"
-    return subprocess.run(
-        [str(script), str(hosts), *command],
-        cwd=cwd,
-        env=clean_environment() | {"PYTHONPATH": str(SOURCES)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=120,
-    )
-
-
 def test_ports_are_as_fast_as_asked(cluster, tmp_path):
     rates = ("--mbits", "1000", "--slow", "node-2=100", "--slow", "node-3=10")
     script = "hostname; tc qdisc show dev eth0; grep -c 10.7 /etc/hosts"
@@ -214,12 +198,7 @@ def test_ports_are_as_fast_as_asked(cluster, tmp_path):
 @pytest.fixture
 def cluster(tmp_path):
     """Run npnet on the first of two hosts, on which a cable, Wi-Fi and Docker make networks."""
-    try:
-        probe = on_the_first_of(2, "--traps", "true", cwd=tmp_path)
-    except OSError as error:
-        pytest.skip(f"no namespaces: {error}")
-    if probe.returncode:
-        pytest.skip(f"no namespaces here: {probe.stderr.strip()[:200]}")
+    needs_cluster(tmp_path)
     maker = Launcher.find().maker
     (tmp_path / "hosts").write_text(machinefile(["node-1", "node-2"], 1, maker))
 

@@ -16,7 +16,7 @@ from npnet.parallel import watchdog
 from npnet.parallel.communicator import SerialCommunicator
 from npnet.parallel.watchdog import ANSWER, ASK, PACKET, Packet, State, Watchdog
 from tests.cifar_files import write_cifar
-from tests.launch import TINY, launcher, npnet_run, programs_run
+from tests.launch import IN_STEP, TINY, launcher, npnet_run, programs_run
 from tests.namespaces import Hosts, hosts
 
 OPEN_MPI = "--oversubscribe"  # in the launcher's words
@@ -26,20 +26,7 @@ NPNET = (sys.executable, "-m", "npnet")
 TOKEN = bytes(range(16))
 STATE = State("forward", True, 2, 17, 61.5)
 
-# What one rank does in its second step, or at the start of the command: {deed}.
-IN_STEP = """
-from npnet.training.optimiser import Optimiser
-update = Optimiser.update
-calls = 0
-def fail(self):
-    global calls
-    calls += 1
-    if rank == {rank} and calls == 2:
-        import os, signal, sys, time
-        {deed}
-    update(self)
-Optimiser.update = fail
-"""
+# What one rank does at the start of the command.
 AT_START = """
 import npnet.data
 opened = npnet.data.open_dataset
