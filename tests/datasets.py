@@ -12,7 +12,7 @@ MODEL = ModelConfig("mobilenet_v2", 3, width=0.1, input_size=32)
 class Toy:
     """Images whose class shows in their colour, so that a few steps learn something."""
 
-    name, location, image_size = "toy", "in memory", 32
+    name, location, image_size, resident = "toy", "in memory", 32, True
     classes = ("dark", "middle", "bright")
 
     def __init__(self, train=30, test=9):
@@ -25,7 +25,7 @@ class Toy:
             self._splits[split] = pixels, labels
 
     def size(self, split):
-        return len(self._splits[split][1])
+        return len(self._splits[split][1]) if split in self._splits else 0
 
     def digest(self):
         return self.name

@@ -68,6 +68,7 @@ ROOMS = (
     {"model"},
     {"parallel"},
     {"training"},
+    {"exchange"},
     {"measure"},
     {"study"},
     {"api", "__init__"},  # npnet/__init__.py hands out api and the rooms below by name

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from npnet.data.dataset import SPLITS, Images, Split
+from npnet.data.dataset import Images, Split
 from npnet.data.unpickle import damaged, load
 from npnet.errors import NpnetError
 
+_SPLITS: tuple[Split, ...] = ("train", "test")  # that its files hold
 _SIDE = 32  # height and width, pixels
 _SAMPLES = 3 * _SIDE * _SIDE  # of an image: all red, then all green, then all blue, row by row
 
@@ -82,7 +83,7 @@ class Cifar:
     or not as its authors made it.
     """
 
-    image_size = _SIDE
+    image_size, resident = _SIDE, True
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
@@ -99,7 +100,7 @@ class Cifar:
 
     def digest(self) -> str:
         """A hash of images and labels, not of the files: they can be pickled in several ways."""
-        digests = [digest for split in SPLITS for _, digest in self._contents(split)]
+        digests = [digest for split in _SPLITS for _, digest in self._contents(split)]
         return hashlib.sha256(b"".join(digests)).hexdigest()[:16]
 
     def read(self, split: Split, indices: NDArray[np.int64]) -> Images:
@@ -135,7 +136,7 @@ class Cifar:
         return labels[rows]
 
     def _paths(self, split: Split) -> list[Path]:
-        names = self._variant.train if split == "train" else self._variant.test
+        names = {"train": self._variant.train, "val": (), "test": self._variant.test}[split]
         return [self._folder / name for name in names]
 
     def _contents(self, split: Split) -> list[tuple[int, bytes]]:

@@ -7,8 +7,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Split = Literal["train", "test"]
-SPLITS: tuple[Split, ...] = ("train", "test")
+Split = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,12 @@ class Dataset(Protocol):
     def image_size(self) -> int:
         """Height and width of a stored image, pixels."""
 
+    @property
+    def resident(self) -> bool:
+        """Whether a rank keeps its shard in memory; else each batch is read when its turn comes."""
+
     def size(self, split: Split) -> int:
-        """Number of images in a split."""
+        """Number of images in a split; 0 of `val` where nothing is held out."""
 
     def digest(self) -> str:
         """A hash of all that it holds: two ranks with the same one read the same images."""

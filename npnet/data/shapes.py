@@ -53,7 +53,7 @@ class Shapes:
 
     name = "shapes"
     classes: Sequence[str] = CLASSES
-    image_size = SIDE
+    image_size, resident = SIDE, True
 
     def __init__(self, seed: int = 0, train: int = 10_000, test: int = 2_000) -> None:
         if seed < 0:
@@ -70,14 +70,14 @@ class Shapes:
         return f"drawn from seed {self._seed}"
 
     def size(self, split: Split) -> int:
-        return self._sizes[split]
+        return self._sizes.get(split, 0)
 
     def digest(self) -> str:
         return f"seed {self._seed}, {self._sizes}"
 
     def read(self, split: Split, indices: NDArray[np.int64]) -> Images:
         """Draw the images at `indices`, shape (n,). Raises NpnetError if one is out of range."""
-        size = self._sizes[split]
+        size = self.size(split)
         for i in indices[(indices < 0) | (indices >= size)][:1]:
             raise NpnetError(f"shapes: no {split} image {i}; there are {size}, counted from 0")
         pixels = np.empty((len(indices), SIDE, SIDE, 3), np.uint8)
