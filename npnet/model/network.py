@@ -64,19 +64,31 @@ class Network:
         return junctions
 
     def set_trainable(self, names: Collection[str] | None) -> None:
-        """Train the parameters of the named operations alone; None: of all.
+        """Train the named parameters, or all those of the named operations, alone; None: all.
 
         Backward then stops where nothing below is trainable, and leaves out unused gradients.
         """
         moving: dict[str, bool] = {IMAGES: False}  # is anything trainable, up to here?
         for layer in self.layers:
             operation = layer.operation
-            chosen = names is None or operation.name in names
+            chosen = [
+                spec.role
+                for spec in operation.parameters
+                if names is None or spec.name in names or operation.name in names
+            ]
             below = any(moving[name] for name in operation.inputs)
-            layer.trainable, layer.sends_gradient = bool(operation.parameters) and chosen, below
-            moving[operation.name] = layer.trainable or below
+            layer.trainable, layer.sends_gradient = "weight" in chosen, below
+            moving[operation.name] = bool(chosen) or below
         self._backward = [each for each in reversed(self.layers) if moving[each.operation.name]]
         self._open = {name: each for name, each in self.junctions.items() if moving[name]}
+
+    def use_running_statistics(self, names: Collection[str]) -> None:
+        """In training, too, normalise the outputs of the named operations with running statistics.
+
+        Those stay as they are.
+        """
+        for bn in self.normalisations:
+            bn.frozen = bn.name in names
 
     def forward(
         self,

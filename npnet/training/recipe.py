@@ -4,6 +4,7 @@ What a network is, is another record: npnet.model.config.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -14,6 +15,8 @@ from npnet.parallel.strategies import STRATEGIES
 from npnet.schema import checked_fields
 
 BATCH_PER_RANK = 12  # images a rank and step, in the paper's runs and here
+
+TRAIN = re.compile("all|head|norm|last:[1-9][0-9]{0,3}")
 
 # The least and the largest value of each number; some may be None instead.
 _RANGES: Mapping[str, tuple[float, float]] = {
@@ -27,6 +30,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "label_smoothing": (0, 1),
     "bn_momentum": (0, 1),
     "crop_padding": (0, 16),
+    "layer_decay": (0.01, 1),
 }
 
 
@@ -53,6 +57,8 @@ class Recipe:
     crop_padding: int  # pixels: the largest shift of a training image
     shuffle: Literal["shard", "global"]  # each rank's shard, or all: new shards each epoch
     freeze: tuple[str, ...] = ()  # operations that are not trained, by name or pattern
+    train: str = "all"  # or head, last:N, norm: see npnet.training.parts
+    layer_decay: float = 1.0  # of the rate, from each unit to the one before it
     independent_init: bool = False  # each worker draws its own weights, until the first average
 
     def __post_init__(self) -> None:
@@ -64,6 +70,11 @@ class Recipe:
         if self.sync not in STRATEGIES:
             names = ", ".join(STRATEGIES)
             raise NpnetError(f"`sync` {self.sync!r:.40} is not usable: give one of {names}")
+        if not TRAIN.fullmatch(self.train):
+            raise NpnetError(
+                f"`train` {self.train!r:.40} is not usable: give all, head, norm or last:N, such "
+                "as last:4"
+            )
 
     def peak_lr(self, global_batch: int) -> float:
         """The linear scaling rule (Goyal et al. 2017, section 2.1), unless `lr` is given."""

@@ -27,7 +27,8 @@ from npnet.training.checkpoint import Checkpoint
 from npnet.training.costs import Meter
 from npnet.training.evaluate import Evaluator, Scores
 from npnet.training.guard import Guard
-from npnet.training.optimiser import Optimiser, groups_of, trainable_operations
+from npnet.training.optimiser import Optimiser, groups_of
+from npnet.training.parts import parts_of
 from npnet.training.pauses import Pauses
 from npnet.training.recipe import Recipe
 from npnet.training.results import EpochResult, Summary, epoch_results, planned_bytes, summarise
@@ -74,7 +75,7 @@ class Trainer:
             settings.check(recipe)
             model.check_classes(dataset.classes, dataset.name)
             architecture = build(model)
-            trainable = trainable_operations(architecture, recipe)
+            parts = parts_of(architecture, recipe)
             steps = settings.max_steps
             shards = training_shards(dataset, recipe, batch, settings.seed, mine, self.world, steps)
             dataset.size("test")  # damaged files come to light now, not after an epoch
@@ -82,7 +83,8 @@ class Trainer:
 
         bn = BatchNorm(recipe.bn_momentum, sum_over_ranks=comm.sum if settings.sync_bn else None)
         self.network = Network(architecture, batch, backend, settings.dtype, bn)
-        self.network.set_trainable(trainable)
+        self.network.set_trainable(parts.trained())
+        self.network.use_running_statistics(parts.resting())
         self.parameters = self.network.parameters
         self._initialise()
         groups = groups_of(self.parameters, recipe)

@@ -41,11 +41,13 @@ class Rehearsal:
     batch_norm: bool
     padding: Padding
     freeze: tuple[str, ...]
+    train: str
     dtype: str
 
     @classmethod
     def of(cls, model: ModelConfig, recipe: Recipe = MODERN, dtype: str = "float32") -> "Rehearsal":
-        return cls(model.architecture, model.batch_norm, model.padding, recipe.freeze, dtype)
+        frozen = (recipe.freeze, recipe.train)
+        return cls(model.architecture, model.batch_norm, model.padding, *frozen, dtype)
 
     @property
     def name(self) -> str:
@@ -182,7 +184,7 @@ def rehearse(rehearsal: Rehearsal) -> None:
         dropout=0.5,
         **small,
     )
-    recipe = replace(MODERN, freeze=rehearsal.freeze)
+    recipe = replace(MODERN, freeze=rehearsal.freeze, train=rehearsal.train)
     for freeze_bn in (False, True):
         settings = Settings(
             epochs=1,
