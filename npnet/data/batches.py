@@ -22,13 +22,14 @@ from npnet.data.seeds import AUGMENTATION, ORDER, generator
 from npnet.errors import NpnetError
 from npnet.kernels.arrays import Bytes, Floats, Ints
 
-IMAGES_AT_ONCE = 2048  # that a test keeps in memory
+BYTES_AT_ONCE = 6 * 2**20  # of pixels that evaluation reads at once, unless a batch has more
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A worker's images of one step: rows of its shard, and how each is cropped and flipped."""
+    """A worker's images of one step: rows of `pixels`, and how each is cropped and flipped."""
 
+    pixels: NDArray[np.uint8]  # (images,H,W,3): of the whole shard, or of this batch alone
     rows: Ints
     labels: Ints
     shift_yx: Ints
@@ -73,9 +74,9 @@ class ImageInput:
         self.mean = np.array(model.mean)
         self.rstd = 1 / np.array(model.std)
 
-    def fill(self, images: Floats, pixels: NDArray[np.uint8], batch: Batch) -> None:
+    def fill(self, images: Floats, batch: Batch) -> None:
         """images[:len(batch)] = the batch, float (N,S,S,3)."""
-        shift_yx = batch.shift_yx
+        pixels, shift_yx = batch.pixels, batch.shift_yx
         if self.turned:
             pixels, shift_yx = pixels[:, ::-1, ::-1], -shift_yx
         y, colours = images[: len(batch)], (self.mean, self.rstd)
@@ -83,9 +84,10 @@ class ImageInput:
 
 
 class TrainingShard:
-    """A worker's part of the training split, as uint8, and its batches epoch by epoch.
+    """A worker's part of the training split, and its batches epoch by epoch.
 
-    `images` are those of the shard, if they were read already.
+    `images` are those of the shard: kept as uint8, or None where the dataset is not resident, and
+    each batch is read when its turn comes. They may be given, if they were read already.
     """
 
     def __init__(
@@ -106,7 +108,9 @@ class TrainingShard:
         self.full_steps = ceil(ceil(self.total / workers) / batch)
         self.steps = min(self.full_steps, max_steps or self.full_steps)
         self.indices: Ints = np.arange(worker, self.total, workers)
-        self.images: Images = images or dataset.read("train", self.indices)
+        self.images = images
+        if images is None and dataset.resident:
+            self.images = dataset.read("train", self.indices)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -116,6 +120,11 @@ class TrainingShard:
         """This worker's part of all training images."""
         return len(self) / self.total
 
+    @property
+    def nbytes(self) -> int:
+        """Of the pixels that it keeps in memory."""
+        return self.images.pixels.nbytes if self.images is not None else 0
+
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch (counted from 0), the same for the same seed."""
         order = self._deal(epoch)
@@ -124,9 +133,15 @@ class TrainingShard:
         local_ends = -((self.worker - ends) // self.workers)  # positions w, w+P, ... below each end
         for step in range(self.steps):
             rows = order[local_ends[step] : local_ends[step + 1]]
+            if self.images is not None:
+                pixels, places, labels = self.images.pixels, rows, self.images.labels[rows]
+            else:
+                read = self.dataset.read("train", self.indices[rows])
+                pixels, places, labels = read.pixels, np.arange(len(rows)), read.labels
             yield Batch(
-                rows,
-                self.images.labels[rows],
+                pixels,
+                places,
+                labels,
                 shift_yx[rows],
                 flip[rows],
                 everywhere=int(ends[step + 1] - ends[step]),
@@ -139,8 +154,9 @@ class TrainingShard:
             return rng.permutation(len(self))
         rng = generator(self.seed, ORDER, epoch)
         self.indices = rng.permutation(self.total)[self.worker :: self.workers]
-        del self.images  # or two shards would be in memory at once
-        self.images = self.dataset.read("train", self.indices)
+        if self.dataset.resident:
+            self.images = None  # or two shards would be in memory at once
+            self.images = self.dataset.read("train", self.indices)
         return np.arange(len(self))
 
     def _augmentation(self, epoch: int) -> tuple[Bytes, Ints]:
@@ -172,8 +188,13 @@ def training_shards(
     workers: int,
     max_steps: int | None = None,
 ) -> list[TrainingShard]:
-    """The shards of the workers `mine`, read at once."""
+    """The shards of the workers `mine`; those that are kept in memory are read at once."""
     check_batch(dataset, batch, workers)
+    if not dataset.resident:
+        return [
+            TrainingShard(dataset, recipe, batch, seed, worker, workers, max_steps)
+            for worker in mine
+        ]
     shares = [np.arange(worker, dataset.size("train"), workers) for worker in mine]
     images = dataset.read("train", np.concatenate(shares))
     ends = np.cumsum([len(share) for share in shares])[:-1]
@@ -191,27 +212,26 @@ def plain_batches(
     mine: range,
     workers: int,
     limit: int | None = None,
-) -> Iterator[tuple[Ints, NDArray[np.uint8], Batch]]:
+) -> Iterator[tuple[Ints, Batch]]:
     """The parts of a split that fall to the workers `mine`, in stored order, not augmented.
 
-    Yields (indices of the batch's images in the split, pixels, batch). No batch holds images of
-    two workers. With a `limit`, only the first `limit` images of the split are dealt.
+    Yields (indices of the batch's images in the split, batch). No batch holds images of two
+    workers. With a `limit`, only the first `limit` images of the split are dealt.
     """
     end = min(dataset.size(split), limit or dataset.size(split))
     shares = (np.arange(worker, end, workers) for worker in mine)
     batches = [share[i : i + batch] for share in shares for i in range(0, len(share), batch)]
-    at_once = max(1, IMAGES_AT_ONCE // batch)
+    at_once = max(1, BYTES_AT_ONCE // (batch * 3 * dataset.image_size**2))
     for first in range(0, len(batches), at_once):
         part = batches[first : first + at_once]
         images, start = dataset.read(split, np.concatenate(part)), 0
         for indices in part:
-            rows = np.arange(start, start + len(indices))
-            yield indices, images.pixels, not_augmented(rows, images.labels[rows])
+            rows = slice(start, start + len(indices))
+            yield indices, not_augmented(images.pixels[rows], images.labels[rows])
             start += len(indices)
-        del images  # before the next are read
 
 
-def not_augmented(rows: Ints, labels: Ints) -> Batch:
-    """Images as they are stored."""
-    still, unflipped = np.zeros((len(rows), 2), np.int64), np.zeros(len(rows), np.uint8)
-    return Batch(rows, labels, still, unflipped, len(rows))
+def not_augmented(pixels: NDArray[np.uint8], labels: Ints) -> Batch:
+    """Images as they are stored, (N,H,W,3), and their labels (N,)."""
+    n = len(labels)
+    return Batch(pixels, np.arange(n), labels, np.zeros((n, 2), np.int64), np.zeros(n, np.uint8), n)

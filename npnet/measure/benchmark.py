@@ -16,7 +16,7 @@ from npnet.data.batches import ImageInput, not_augmented
 from npnet.kernels import backend as kernels_of
 from npnet.kernels import registry
 from npnet.kernels.arrays import Floats
-from npnet.kernels.registry import COMPILED, STORED_IMAGES, Case, Kernel
+from npnet.kernels.registry import COMPILED, Case, Kernel
 from npnet.machine.telemetry import peak_rss_bytes
 from npnet.model.architecture import Architecture
 from npnet.model.inference import Inference
@@ -123,10 +123,10 @@ def recorded_calls(
     else:
         step = TrainingStep(kernels, batch, architecture)
         size = architecture.config.stored_size
-        pictures = np.zeros((STORED_IMAGES, size, size, 3), np.uint8)
-        rows = not_augmented(np.zeros(batch, np.int64), step.labels)
+        pictures = np.zeros((batch, size, size, 3), np.uint8)
         recorder.calls.clear()
-        ImageInput(architecture.config, kernels).fill(step.network.images, pictures, rows)
+        image_input = ImageInput(architecture.config, kernels)
+        image_input.fill(step.network.images, not_augmented(pictures, step.labels))
         step()
     for name, arguments in recorder.calls:
         yield name, use_of(registry.kernel(name), arguments)

@@ -127,8 +127,8 @@ def evaluate(
     """
     results = np.zeros((2, dataset.size(split)))  # loss, right or wrong
     mine, workers = workers_of(comm, workers_per_rank)
-    for indices, pixels, batch in plain_batches(dataset, split, inference.batch, mine, workers):
-        image_input.fill(inference.images, pixels, batch)
+    for indices, batch in plain_batches(dataset, split, inference.batch, mine, workers):
+        image_input.fill(inference.images, batch)
         logits = inference.forward(len(batch))
         results[0, indices] = inference.loss(batch.labels)
         results[1, indices] = logits.argmax(axis=1) == batch.labels
@@ -157,8 +157,8 @@ def recalibrate(
     images = min(RECALIBRATION_IMAGES, dataset.size("train"))
     images -= images % workers  # equal shares: synchronised batch norms exchange equally often
     batches = plain_batches(dataset, "train", network.batch, mine, workers, images or None)
-    for indices, pixels, batch in batches:
-        image_input.fill(network.images, pixels, batch)
+    for indices, batch in batches:
+        image_input.fill(network.images, batch)
         network.forward(len(batch), training=True)
         mean, variance = network.batch_statistics()
         row = rows[indices[0] % workers - mine[0]]

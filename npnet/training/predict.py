@@ -49,12 +49,12 @@ def predict_pictures(
             refused(error)
             continue
         for start in range(0, len(pixels), BATCH):
-            rows = np.arange(start, min(start + BATCH, len(pixels)))
-            batch = not_augmented(rows, np.zeros(len(rows), np.int64))
-            image_input.fill(inference.images, pixels, batch)
-            inference.forward(len(rows))
+            part = pixels[start : start + BATCH]
+            batch = not_augmented(part, np.zeros(len(part), np.int64))
+            image_input.fill(inference.images, batch)
+            inference.forward(len(batch))
             inference.loss(batch.labels)  # for the probabilities; the labels are placeholders
-            for row, probabilities in zip(rows, inference.probabilities, strict=False):
+            for row, probabilities in enumerate(inference.probabilities[: len(batch)], start):
                 best = np.argsort(-probabilities)[:top]
                 ranking = tuple((saved.header.classes[k], float(probabilities[k])) for k in best)
-                yield Prediction(path, int(row), len(pixels) > 1, ranking)
+                yield Prediction(path, row, len(pixels) > 1, ranking)

@@ -97,7 +97,7 @@ def planned_bytes(
 ) -> dict[str, int]:
     """The arrays that a rank keeps from start to end, bytes."""
     arrays = training_bytes(architecture, settings.batch_per_rank, settings.dtype)
-    images = sum(worker.shard.images.pixels.nbytes for worker in workers)
+    images = sum(worker.shard.nbytes for worker in workers)
     rows = {"rows of workers": workers.nbytes} if len(workers) > 1 else {}
     exchange = {"exchange": workers.buckets.nbytes} if workers.buckets.nbytes else {}
     return {"images": images} | arrays | rows | exchange

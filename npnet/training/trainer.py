@@ -220,7 +220,7 @@ class Trainer:
                     self.at(epoch, step)
                     clock.enter("input")
                     batch = next(worker.batches)
-                    self.image_input.fill(self.network.images, worker.shard.images.pixels, batch)
+                    self.image_input.fill(self.network.images, batch)
                     clock.enter("forward")
                     self._forward_backward(worker, batch)
                     clock.enter("update")

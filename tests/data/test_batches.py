@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npnet.data.batches import Batch, ImageInput, TrainingShard, plain_batches, training_shards
+from npnet.data import batches
+from npnet.data.batches import (
+    Batch,
+    ImageInput,
+    TrainingShard,
+    not_augmented,
+    plain_batches,
+    training_shards,
+)
 from npnet.errors import NpnetError
 from npnet.kernels import reference
 from npnet.training.recipe import MODERN, PAPER
@@ -56,6 +64,40 @@ def test_sample_i_belongs_to_rank_i_mod_p():
         assert np.array_equal(shard.indices, np.arange(rank, 20, 3))
         assert shard.images.pixels.dtype == np.uint8
         assert len(shard.images) == len(shard)
+
+
+class OnDisk(Toy):
+    """Not kept in memory; notes how many images are read at a time."""
+
+    resident = False
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.asked = []
+
+    def read(self, split, indices):
+        self.asked.append(len(indices))
+        return super().read(split, indices)
+
+
+@pytest.mark.parametrize("recipe", [MODERN, GLOBAL], ids=["shard", "global"])
+def test_a_shard_that_is_not_resident_is_read_batch_by_batch(recipe):
+    """The same batches as from memory, to the bit."""
+    dataset, sizes = OnDisk(20), (recipe, 4, 3, range(1, 3), 3)
+    for kept, read in zip(
+        training_shards(Toy(20), *sizes), training_shards(dataset, *sizes), strict=True
+    ):
+        assert (read.images, read.nbytes) == (None, 0)
+        assert kept.nbytes == 3072 * len(kept)
+        for expected, batch in zip(kept.epoch(1), read.epoch(1), strict=True):
+            images = np.empty((2, len(batch), 32, 32, 3), np.float32)
+            for item, out in zip((expected, batch), images, strict=True):
+                ImageInput(MODEL, reference).fill(out, item)
+            assert np.array_equal(*images)
+            assert np.array_equal(batch.labels, expected.labels)
+            assert batch.everywhere == expected.everywhere
+    assert max(dataset.asked) <= 4
+    assert sum(dataset.asked) == 13  # of 20, what falls to workers 1 and 2 of 3
 
 
 def test_shares_are_parts_of_the_whole():
@@ -118,21 +160,30 @@ def test_workers_beyond_all_number_are_refused_at_once():
 def test_evaluation_sees_every_test_image_once(world):
     labels, seen = [], []
     for rank in range(world):
-        for indices, pixels, item in plain_batches(Toy(), "test", 2, range(rank, rank + 1), world):
+        for indices, item in plain_batches(Toy(), "test", 2, range(rank, rank + 1), world):
             assert not item.flip.any()
             labels.extend(item.labels)
             seen.extend(indices)
-            assert len(pixels) >= len(item)
+            assert len(item.pixels) == len(item)
     assert sorted(seen) == list(range(9))
     assert np.array_equal(labels, Toy().read("test", np.array(seen)).labels)
+
+
+def test_evaluation_reads_no_more_at_once_than_a_few_megabytes(monkeypatch):
+    dataset = OnDisk(30, 20)
+    monkeypatch.setattr(batches, "BYTES_AT_ONCE", 9 * 3072)  # two batches of 4, and a bit
+    assert len(list(plain_batches(dataset, "test", 4, range(1), 1))) == 5
+    assert dataset.asked == [8, 8, 4]
+    monkeypatch.setattr(batches, "BYTES_AT_ONCE", 1)
+    assert len(list(plain_batches(dataset, "test", 8, range(1), 1))) == 3
+    assert dataset.asked[3:] == [8, 8, 4]
 
 
 def test_input_is_normalised_as_the_model_expects():
     model = replace(MODEL, mean=(10.0, 20.0, 30.0), std=(1.0, 2.0, 4.0))
     pixels = np.full((1, 32, 32, 3), 50, np.uint8)
-    (_, _, item) = next(iter(plain_batches(Toy(), "test", 1, range(1), 1)))
     images = np.empty((1, 40, 40, 3))
-    ImageInput(model, reference).fill(images, pixels, item)
+    ImageInput(model, reference).fill(images, not_augmented(pixels, np.zeros(1, np.int64)))
     assert np.allclose(images, [40.0, 15.0, 5.0])
 
 
@@ -143,9 +194,9 @@ def test_padding_as_tensorflow_has_it_turns_the_image(size):
     pixels = rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     rows = np.array([2, 0])
     shift_yx, flip = np.array([[3, -2], [-1, 4]]), np.array([1, 0], np.uint8)
-    batch = Batch(rows, np.zeros(2, np.int64), shift_yx, flip, 2)
+    batch = Batch(pixels, rows, np.zeros(2, np.int64), shift_yx, flip, 2)
     straight, turned = np.empty((2, 2, size, size, 3))
-    ImageInput(MODEL, reference).fill(straight, pixels, batch)
-    ImageInput(replace(MODEL, padding="tf_same"), reference).fill(turned, pixels, batch)
+    ImageInput(MODEL, reference).fill(straight, batch)
+    ImageInput(replace(MODEL, padding="tf_same"), reference).fill(turned, batch)
     assert not np.allclose(turned, straight)
     assert np.allclose(turned, straight[:, ::-1, ::-1], atol=1e-12)

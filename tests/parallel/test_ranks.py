@@ -224,7 +224,7 @@ class TestGradients:
             (worker,) = each.workers
             worker.begin(0)
             batch = next(worker.batches)
-            each.image_input.fill(each.network.images, worker.shard.images.pixels, batch)
+            each.image_input.fill(each.network.images, batch)
             each.epoch = each.step = 0
             each._forward_backward(worker, batch)
             each.workers.keep_gradient(worker)
