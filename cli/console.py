@@ -36,6 +36,7 @@ class Console:
         self.root = comm.rank == 0
         self.progress = TrainingProgress(terminal()) if progress and self.root else None
         self.epochs_kept = 0  # whole epochs of which there is a checkpoint
+        self._features: Progress | None = None
         self.said: list[str] = []  # of a run that goes on: from where, and what changes
 
     @contextmanager
@@ -59,6 +60,17 @@ class Console:
             yield show
         finally:
             progress.finish()
+
+    def computing(self, split: str, done: int, total: int) -> None:
+        """Features of a split are computed."""
+        if self.progress is None:
+            return
+        if self._features is None:
+            self._features = Progress(self.progress.stream)
+        self._features.show(f"Features of the {split} images:", done, total, "")
+        if done == total:
+            self._features.finish()
+            self._features = None
 
     def started(self, trainer: Trainer) -> None:
         self.epochs = trainer.settings.epochs

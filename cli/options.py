@@ -24,7 +24,7 @@ GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
 
 # Named here again because the engine's modules that define them load NumPy; a test compares.
 DATASETS = ("shapes", "cifar10", "cifar100")
-RECIPES = ("modern", "paper")
+RECIPES = ("modern", "paper", "finetune")
 STRATEGIES = ("gradients", "weights", "gather-bcast")
 BACKENDS = ("numba", "reference")
 BN_EVALUATIONS = ("moving", "recalibrated", "both")

@@ -17,6 +17,10 @@ from npnet.cli.words import SECONDS_TO_PASS_ON
 from npnet.schema import known_fields
 
 if TYPE_CHECKING:
+    from npnet.cli.console import Console
+    from npnet.data.dataset import Dataset
+    from npnet.model.config import ModelConfig
+    from npnet.model.weights import Weights
     from npnet.parallel.communicator import Communicator
     from npnet.training.recipe import Recipe
     from npnet.training.resume import Origin
@@ -39,8 +43,8 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     "--recipe",
     "recipe_name",
     type=click.Choice(options.RECIPES),
-    default="modern",
-    help="`modern` keeps learning at any number of ranks; `paper` is the paper's protocol.",
+    help="`modern` keeps learning at any number of ranks, `paper` is the paper's protocol, "
+    "`finetune` goes on from --init.  [default: modern; finetune with --init]",
 )
 @click.option("--epochs", type=POSITIVE, default=10, help="Passes over the training images.")
 @click.option(
@@ -55,6 +59,11 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     "--resume",
     type=click.Path(path_type=Path),
     help="Go on with the run in this folder, or from this checkpoint, as it was started.",
+)
+@click.option(
+    "--init",
+    type=click.Path(path_type=Path),
+    help="Begin with the weights in this file, of npnet, torchvision, timm, Keras or ONNX.",
 )
 @options.config_file
 @heading("Data")
@@ -93,8 +102,24 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     multiple=True,
     help="Operations that are not trained, such as stem or 'block1.*'; may be repeated.",
 )
+@click.option(
+    "--train",
+    metavar="all|head|last:N|norm",
+    help="What of the network is trained: all, its classifier, its N last units and that, or its "
+    "batch norms and that.  [default: all]",
+)
+@click.option(
+    "--cache-features/--no-cache-features",
+    default=True,
+    help="With --train head, compute once what the classifier reads, and keep it on disk.",
+)
 @heading("Optimiser")
 @click.option("--lr", type=NOT_NEGATIVE, help="Peak learning rate.  [default: recipe's]")
+@click.option(
+    "--layer-decay",
+    type=options.Finite(0.01, 1),
+    help="Of the rate, from each unit to the one before it, such as 0.8.  [default: recipe's]",
+)
 @click.option(
     "--warmup-epochs", type=NOT_NEGATIVE, help="Epochs of linear warm-up.  [default: recipe's]"
 )
@@ -207,9 +232,10 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 def train(
     dataset: str,
     data_dir: Path | None,
-    recipe_name: str,
+    recipe_name: str | None,
     out: Path | None,
     resume: Path | None,
+    init: Path | None,
     trace: Path | None,
     threads: int,
     progress: bool,
@@ -238,14 +264,24 @@ def train(
     with together(comm):
         # Rank 0 alone reads and writes the run: no other node needs its files.
         origin = find(resume) if resume is not None and comm.rank == 0 else None
+        weights = initial_weights(init, origin) if comm.rank == 0 else None
     mine, origin = origin, comm.broadcast(origin.without_rows() if origin is not None else None)
+    weights = comm.broadcast(weights)
     with together(comm):
         if origin is None:
-            recipe = choose_recipe(recipe_name, values)
+            name = recipe_name or ("modern" if weights is None else "finetune")
+            recipe = choose_recipe(name, values)
             settings = choose_settings(recipe, comm, values)
             source = open_dataset(dataset, data_dir)
-            stored = source.image_size
-            model = options.model_config(values, len(source.classes), recipe_name, stored)
+            fields = (values, len(source.classes), name, source.image_size)
+            model = options.model_config(*fields)
+            if weights is not None:
+                model = model_of_weights(weights, model, given_options())
+            elif recipe.train != "all":
+                raise NpnetError(
+                    f"`train` {recipe.train} is for weights that are trained already: give them "
+                    "by `init`"
+                )
         else:
             given = given_options()
             refuse_another(origin, given)
@@ -261,13 +297,22 @@ def train(
     checkpoint = (mine or origin).checkpoint if origin is not None else None
     folder.path = comm.broadcast(folder.path)
     watch.advice = lambda: f"go on with {command_to_go_on(comm.size, folder.path)}"
-    trainer = Trainer(source, model, recipe, settings, comm, console, folder, checkpoint)
+    if recipe.train == "head" and settings.cache_features:
+        with together(comm):
+            settings.check(recipe)
+            model.check_classes(source.classes, source.name)
+        prepare(comm, Rehearsal.of(model, recipe, settings.dtype), console.compiling)
+        source = with_features(source, model, weights, origin, settings, comm, console)
+    start = (folder, checkpoint, weights)
+    trainer = Trainer(source, model, recipe, settings, comm, console, *start)
     if timeline is not None:
         timeline.start()  # now that the run was not refused
     if settings.backend == "numba":
         prepare(comm, Rehearsal.of(model, recipe, settings.dtype), console.compiling)
     if origin is not None:
         console.said = [*origin.said, *how_it_goes_on(origin, trainer)]
+    elif weights is not None:
+        console.said = how_it_begins(weights, trainer)
     trainer.trace = timeline
     try:
         with trainer.pauses.for_signals():
@@ -285,6 +330,87 @@ def train(
                 f"{command_to_go_on(comm.size, folder.path)}"
             )
         raise
+
+
+def initial_weights(init: Path | None, origin: "Origin | None") -> "Weights | None":
+    """Those that a run begins with, also one that begins once more."""
+    from npnet.errors import NpnetError
+    from npnet.exchange import read_weights
+
+    if origin is not None:
+        if init is not None:
+            raise NpnetError("`init` is for a run that begins: leave it out, or `resume`")
+        if origin.checkpoint is not None:
+            return None
+        init = origin.init
+    return replace(read_weights(init), path=init.absolute()) if init is not None else None
+
+
+def model_of_weights(
+    weights: "Weights", asked: "ModelConfig", given: dict[str, Any]
+) -> "ModelConfig":
+    """The model of the weights, for the dataset and at the sizes that were asked for.
+
+    Raises NpnetError where what is given is not what the weights are of.
+    """
+    from npnet.errors import NpnetError
+
+    fixed = {"model_name": "architecture", **{name: name for name in FIXED_BY_WEIGHTS}}
+    for option_name, name in fixed.items():
+        value, own = given.get(option_name), getattr(weights.config, name)
+        if value is not None and value != own:
+            told = option(option_name.removesuffix("_name"), value)
+            raise NpnetError(f"{told} does not fit {weights.source}, of {name} {own}: leave it out")
+    here: dict[str, Any] = {"classes": asked.classes, "stored_size": asked.stored_size}
+    free = {name: given[name] for name in ("input_size", "dropout") if given.get(name) is not None}
+    return replace(weights.config, **here, **free)
+
+
+FIXED_BY_WEIGHTS = ("width", "batch_norm", "padding", "bn_epsilon")
+
+
+def with_features(
+    source: "Dataset",
+    model: "ModelConfig",
+    weights: "Weights | None",
+    origin: "Origin | None",
+    settings: "Settings",
+    comm: "Communicator",
+    console: "Console",
+) -> "Dataset":
+    """The dataset with its images turned into what the classifier reads, where that is possible."""
+    from npnet.errors import NpnetError
+    from npnet.model.weights import Weights
+    from npnet.training.features import compute_features
+
+    if settings.bn_eval != "moving":
+        raise NpnetError(
+            "`bn_eval` is for statistics that may change, those of features do not: leave it out, "
+            "or give `no_cache_features`"
+        )
+    if weights is None:
+        assert origin is not None
+        assert origin.checkpoint is not None
+        saved = origin.checkpoint
+        weights = Weights(model, saved.values, saved.statistics, None, str(saved.path))
+    weights = replace(weights, config=replace(weights.config, input_size=model.input_size))
+    computing = (settings.batch_per_rank, settings.backend, console.computing)
+    return compute_features(source, weights, comm, *computing) or source
+
+
+def how_it_begins(weights: "Weights", trainer: "Trainer") -> list[str]:
+    """Lines: from which weights, and what is new."""
+    from npnet.training.features import Features
+
+    classes, lines = trainer.dataset.classes, [f"Weights: {weights.source}"]
+    if not weights.knows(classes):
+        knew = weights.config.classes
+        lines.append(f"A new classifier for {len(classes)} classes in place of that for {knew}")
+    if isinstance(trainer.dataset, Features):
+        lines.append(
+            "The classifier is trained on features that were computed once, without flips or crops"
+        )
+    return lines
 
 
 def say_who_is_awaited(words: str) -> None:
@@ -395,6 +521,7 @@ def choose_settings(recipe: "Recipe", comm: "Communicator", values: dict[str, An
         max_steps=values["max_steps"],
         checkpoint_every=values["checkpoint_every"],
         keep=values["keep"],
+        cache_features=values["cache_features"],
         evaluate=values["evaluate"] or ("at-end" if recipe.name == "paper" else "each-epoch"),
     )
 

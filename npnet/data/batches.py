@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 from types import ModuleType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ BYTES_AT_ONCE = 6 * 2**20  # of pixels that evaluation reads at once, unless a b
 class Batch:
     """A worker's images of one step: rows of `pixels`, and how each is cropped and flipped."""
 
-    pixels: NDArray[np.uint8]  # (images,H,W,3): of the whole shard, or of this batch alone
+    pixels: NDArray[Any]  # uint8 (images,H,W,3): of the whole shard, or of this batch alone
     rows: Ints
     labels: Ints
     shift_yx: Ints
@@ -60,6 +60,12 @@ class Variation(Protocol):
     def crop_padding(self) -> int: ...
     @property
     def shuffle(self) -> Literal["shard", "global"]: ...
+
+
+class Input(Protocol):
+    """Writes a batch to where a network begins."""
+
+    def fill(self, entrance: Floats, batch: Batch) -> None: ...
 
 
 class ImageInput:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from npnet.data.batches import ImageInput, plain_batches
+from npnet.data.batches import ImageInput, Input, plain_batches
 from npnet.data.dataset import Dataset, Split
 from npnet.kernels import backend as kernels_of
 from npnet.kernels.arrays import Floats
@@ -55,7 +55,7 @@ class Evaluator:
         inference: Inference,
         network: Callable[[], Network],
         dataset: Dataset,
-        image_input: ImageInput,
+        image_input: Input,
         comm: Communicator,
         workers_per_rank: int = 1,
     ) -> None:
@@ -117,7 +117,7 @@ def evaluate(
     inference: Inference,
     dataset: Dataset,
     split: Split,
-    image_input: ImageInput,
+    image_input: Input,
     comm: Communicator,
     workers_per_rank: int = 1,
 ) -> Score:
@@ -128,7 +128,7 @@ def evaluate(
     results = np.zeros((2, dataset.size(split)))  # loss, right or wrong
     mine, workers = workers_of(comm, workers_per_rank)
     for indices, batch in plain_batches(dataset, split, inference.batch, mine, workers):
-        image_input.fill(inference.images, batch)
+        image_input.fill(inference.entrance, batch)
         logits = inference.forward(len(batch))
         results[0, indices] = inference.loss(batch.labels)
         results[1, indices] = logits.argmax(axis=1) == batch.labels
@@ -139,7 +139,7 @@ def evaluate(
 def recalibrate(
     network: Network,
     dataset: Dataset,
-    image_input: ImageInput,
+    image_input: Input,
     comm: Communicator,
     workers_per_rank: int = 1,
 ) -> Floats:
@@ -158,7 +158,7 @@ def recalibrate(
     images -= images % workers  # equal shares: synchronised batch norms exchange equally often
     batches = plain_batches(dataset, "train", network.batch, mine, workers, images or None)
     for indices, batch in batches:
-        image_input.fill(network.images, batch)
+        image_input.fill(network.entrance, batch)
         network.forward(len(batch), training=True)
         mean, variance = network.batch_statistics()
         row = rows[indices[0] % workers - mine[0]]

@@ -6,7 +6,7 @@ What a network is, is another record: npnet.model.config.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from npnet.errors import NpnetError
@@ -154,10 +154,24 @@ MODERN = Recipe(
     shuffle="shard",
 )
 
-RECIPES = {recipe.name: recipe for recipe in (MODERN, PAPER)}
+# From weights that are trained already: small steps, all units alike, classes that are not smeared.
+# Batch norm's statistics are those of another dataset at first, and follow within an epoch.
+FINETUNE = replace(
+    MODERN,
+    name="finetune",
+    lr_base=0.04,
+    classifier_gradient=1.0,
+    warmup_epochs=0.5,
+    momentum=0.9,
+    weight_decay=1e-4,
+    zero_gamma=False,
+)
+
+RECIPES = {recipe.name: recipe for recipe in (MODERN, PAPER, FINETUNE)}
 
 # Fields of ModelConfig that a recipe chooses, because its source does.
 MODEL_FIELDS: Mapping[str, Mapping[str, Any]] = {
     "modern": {},
+    "finetune": {},
     "paper": {"bn_epsilon": 1e-3, "mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5)},
 }

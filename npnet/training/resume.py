@@ -33,6 +33,7 @@ class Origin:
     world: int
     checkpoint: Checkpoint | None
     said: tuple[str, ...] = ()
+    init: Path | None = None  # the file that a run without a checkpoint began with
     stamp: Stamp | None = None  # of the run's folder, before any of it was read
     reached: Done | None = None  # how far the run got there, if it was killed
 
@@ -161,6 +162,7 @@ def _of_config(path: Path, file: Path) -> Origin:
         _settings(settings, str(file)),
         world,
         None,
+        init=Path(init) if isinstance(init := config.get("init"), str) else None,
     )
 
 

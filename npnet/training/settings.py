@@ -49,6 +49,7 @@ class Settings:
     wire: str = "float32"  # what gradients are rounded to on their way between hosts
     bn_eval: BatchNormEvaluation = "moving"
     checkpoint_every: int | None = None  # steps of an epoch between two checkpoints
+    cache_features: bool = True  # where the classifier alone is trained; see features.py
     keep: int | None = None  # checkpoints of the newest epochs, and the best; None: of all
 
     def check(self, recipe: Recipe) -> None:

@@ -8,15 +8,15 @@ from typing import Protocol
 
 import numpy as np
 
-from npnet.data.batches import Batch, ImageInput, training_shards
+from npnet.data.batches import Batch, training_shards
 from npnet.data.dataset import Dataset
 from npnet.data.seeds import DROPOUT, generator
 from npnet.errors import NpnetError, Stopped
-from npnet.kernels import backend as kernels_of
 from npnet.model.config import ModelConfig
 from npnet.model.inference import Inference
 from npnet.model.network import BatchNorm, Network
 from npnet.model.parameters import initialise
+from npnet.model.weights import Weights
 from npnet.model.zoo import build
 from npnet.parallel.buckets import Buckets, buckets_of
 from npnet.parallel.communicator import Communicator, agree, together
@@ -26,6 +26,7 @@ from npnet.training.advice import network_seconds
 from npnet.training.checkpoint import Checkpoint
 from npnet.training.costs import Meter
 from npnet.training.evaluate import Evaluator, Scores
+from npnet.training.features import Features, input_of
 from npnet.training.guard import Guard
 from npnet.training.optimiser import Optimiser, groups_of
 from npnet.training.parts import parts_of
@@ -53,6 +54,7 @@ class Reporter(Protocol):
 class Trainer:
     """A rank of a training run.
 
+    It begins with new weights, with `weights` where they are given, or goes on with a `checkpoint`.
     Raises NpnetError, the same on every rank, if the data or the settings do not fit.
     """
 
@@ -66,8 +68,10 @@ class Trainer:
         reporter: Reporter,
         folder: RunFolder | None = None,
         checkpoint: Checkpoint | None = None,
+        weights: Weights | None = None,
     ) -> None:
         self.dataset, self.recipe, self.settings = dataset, recipe, settings
+        self.weights = weights
         self.comm, self.clock, self.reporter = comm, comm.clock, reporter
         mine, self.world = workers_of(comm, settings.workers_per_rank)
         batch, backend = settings.batch_per_rank, settings.backend
@@ -85,12 +89,14 @@ class Trainer:
         self.network = Network(architecture, batch, backend, settings.dtype, bn)
         self.network.set_trainable(parts.trained())
         self.network.use_running_statistics(parts.resting())
+        if isinstance(dataset, Features):
+            self.network.enter_behind(dataset.operation)
         self.parameters = self.network.parameters
         self._initialise()
         groups = groups_of(self.parameters, recipe)
         self.optimiser = Optimiser(self.parameters, groups, recipe, self._lr_at, backend)
         self.optimiser.before_update = self._check_loss
-        self.image_input = ImageInput(model, kernels_of(backend))
+        self.image_input = input_of(dataset, model, backend)
         self.synchroniser = STRATEGIES[recipe.sync](recipe.sync_steps)
         self.workers = Workers(
             shards,
@@ -111,7 +117,7 @@ class Trainer:
                 self._initialise(worker.number)
                 self.workers.values[worker.row] = self.parameters.values
         self.evaluator = Evaluator(
-            Inference(architecture, self.parameters, batch, backend),
+            self._inference(),
             lambda: self.network,
             dataset,
             self.image_input,
@@ -137,6 +143,17 @@ class Trainer:
         """Draw initial weights. Every rank draws those of worker 0, which they usually share."""
         recipe, seed = self.recipe, self.settings.seed
         initialise(self.parameters, recipe.initialiser, seed, recipe.zero_gamma, worker)
+        if self.weights is not None:
+            self.weights.load_into(self.parameters, self.dataset.classes)
+
+    def _inference(self) -> Inference:
+        """The network as it is tested."""
+        settings = self.settings
+        where = (self.parameters, settings.batch_per_rank, settings.backend)
+        inference = Inference(self.network.architecture, *where)
+        if isinstance(self.dataset, Features):
+            inference.enter_behind(self.dataset.operation)
+        return inference
 
     @property
     def planned_bytes(self) -> dict[str, int]:
@@ -159,7 +176,9 @@ class Trainer:
 
         0 where there are none, they are not meant to change, or another run has formed them.
         """
-        if self.settings.freeze_bn or self.first_epoch or not self.network.normalisations:
+        moving = [bn for bn in self.network.normalisations if not bn.frozen]
+        formed = self.settings.freeze_bn or self.first_epoch or self.weights is not None
+        if formed or not moving:
             return 0.0
         return self.recipe.bn_momentum ** (self.settings.epochs * self.steps)
 
@@ -220,7 +239,7 @@ class Trainer:
                     self.at(epoch, step)
                     clock.enter("input")
                     batch = next(worker.batches)
-                    self.image_input.fill(self.network.images, batch)
+                    self.image_input.fill(self.network.entrance, batch)
                     clock.enter("forward")
                     self._forward_backward(worker, batch)
                     clock.enter("update")

@@ -52,12 +52,12 @@ def test_what_is_frozen_is_left_out():
 
 @pytest.mark.parametrize("value", ["", "last", "last:0", "last:-1", "last:1e3", "tail", "head "])
 def test_what_train_does_not_know_is_named(value):
-    with pytest.raises(NpnetError, match="`train` .* is not usable"):
+    with pytest.raises(NpnetError, match=r"`train` .* is not usable"):
         replace(MODERN, train=value)
 
 
 def test_more_units_than_there_are():
-    message = "`train` last:20 is more than there is: .* 19 units .* stem to head"
+    message = r"`train` last:20 is more than there is: .* 19 units .* stem to head"
     with pytest.raises(NpnetError, match=message):
         parts_of(ARCHITECTURE, replace(MODERN, train="last:20"))
 
