@@ -17,8 +17,6 @@ from npnet.cli.words import SECONDS_TO_PASS_ON
 from npnet.schema import known_fields
 
 if TYPE_CHECKING:
-    from npnet.cli.console import Console
-    from npnet.data.dataset import Dataset
     from npnet.model.config import ModelConfig
     from npnet.model.weights import Weights
     from npnet.parallel.communicator import Communicator
@@ -252,6 +250,7 @@ def train(
     from npnet.parallel import joining
     from npnet.parallel.communicator import connect, together
     from npnet.parallel.watchdog import Watchdog
+    from npnet.training.features import compute_features
     from npnet.training.resume import find
     from npnet.training.trace import Trace
     from npnet.training.trainer import Trainer
@@ -297,18 +296,24 @@ def train(
     checkpoint = (mine or origin).checkpoint if origin is not None else None
     folder.path = comm.broadcast(folder.path)
     watch.advice = lambda: f"go on with {command_to_go_on(comm.size, folder.path)}"
-    if recipe.train == "head" and settings.cache_features:
+
+    def compile_kernels() -> None:
+        if settings.backend == "numba":
+            prepare(comm, Rehearsal.of(model, recipe, settings.dtype), console.compiling)
+
+    below = weights or (checkpoint.weights() if checkpoint is not None else None)
+    if settings.caches_features(recipe) and below is not None:
         with together(comm):
             settings.check(recipe)
             model.check_classes(source.classes, source.name)
-        prepare(comm, Rehearsal.of(model, recipe, settings.dtype), console.compiling)
-        source = with_features(source, model, weights, origin, settings, comm, console)
+        compile_kernels()
+        computing = (settings.batch_per_rank, settings.backend, console.computing)
+        source = compute_features(source, below.at(model.input_size), comm, *computing) or source
     start = (folder, checkpoint, weights)
     trainer = Trainer(source, model, recipe, settings, comm, console, *start)
     if timeline is not None:
         timeline.start()  # now that the run was not refused
-    if settings.backend == "numba":
-        prepare(comm, Rehearsal.of(model, recipe, settings.dtype), console.compiling)
+    compile_kernels()
     if origin is not None:
         console.said = [*origin.said, *how_it_goes_on(origin, trainer)]
     elif weights is not None:
@@ -367,35 +372,6 @@ def model_of_weights(
 
 
 FIXED_BY_WEIGHTS = ("width", "batch_norm", "padding", "bn_epsilon")
-
-
-def with_features(
-    source: "Dataset",
-    model: "ModelConfig",
-    weights: "Weights | None",
-    origin: "Origin | None",
-    settings: "Settings",
-    comm: "Communicator",
-    console: "Console",
-) -> "Dataset":
-    """The dataset with its images turned into what the classifier reads, where that is possible."""
-    from npnet.errors import NpnetError
-    from npnet.model.weights import Weights
-    from npnet.training.features import compute_features
-
-    if settings.bn_eval != "moving":
-        raise NpnetError(
-            "`bn_eval` is for statistics that may change, those of features do not: leave it out, "
-            "or give `no_cache_features`"
-        )
-    if weights is None:
-        assert origin is not None
-        assert origin.checkpoint is not None
-        saved = origin.checkpoint
-        weights = Weights(model, saved.values, saved.statistics, None, str(saved.path))
-    weights = replace(weights, config=replace(weights.config, input_size=model.input_size))
-    computing = (settings.batch_per_rank, settings.backend, console.computing)
-    return compute_features(source, weights, comm, *computing) or source
 
 
 def how_it_begins(weights: "Weights", trainer: "Trainer") -> list[str]:

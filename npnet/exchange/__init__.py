@@ -8,7 +8,4 @@ from npnet.training.checkpoint import load
 
 def read_weights(path: Path) -> Weights:
     """The weights in a file. Raises NpnetError for a file that holds none."""
-    saved = load(path)
-    header = saved.header
-    said = f"{path}, a checkpoint of npnet"
-    return Weights(header.model, saved.values, saved.statistics, header.classes, said)
+    return load(path).weights()

@@ -1,7 +1,7 @@
 """A network's numbers apart from any run: what a training starts from, what files exchange."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from npnet.kernels.arrays import Floats
@@ -30,6 +30,10 @@ class Weights:
     @property
     def architecture(self) -> Architecture:
         return build(self.config)
+
+    def at(self, input_size: int) -> "Weights":
+        """The same weights, for images of another size."""
+        return replace(self, config=replace(self.config, input_size=input_size))
 
     def knows(self, classes: Sequence[str]) -> bool:
         """Whether its classifier is for these classes; names count where it has any."""

@@ -31,6 +31,7 @@ from npnet.model.config import ModelConfig
 from npnet.model.inference import Inference
 from npnet.model.network import BatchNorm, Network
 from npnet.model.parameters import Parameters
+from npnet.model.weights import Weights
 from npnet.model.zoo import build, entry
 from npnet.schema import checked_fields
 from npnet.training.recipe import Recipe
@@ -91,6 +92,12 @@ class Checkpoint:
         """A hash of the vectors."""
         arrays = (self.values, self.statistics, self.velocity)
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+
+    def weights(self) -> Weights:
+        """What another training may begin with."""
+        source = f"{self.path}, a checkpoint of npnet"
+        classes = self.header.classes
+        return Weights(self.header.model, self.values, self.statistics, classes, source, self.path)
 
     def inference(self, batch: int, backend: str) -> Inference:
         """The trained network, ready to predict up to `batch` images at a time."""

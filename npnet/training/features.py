@@ -88,8 +88,9 @@ def compute_features(
 ) -> Features | None:
     """The features of every image; None where the classifier reads no single vector.
 
-    All ranks must call. Memory: a chunk of IMAGES_AT_ONCE vectors. Raises NpnetError, on every
-    rank, where a node's disk does not take them.
+    `weights`: of the model that is to be trained, at its input size, but for the classifier. All
+    ranks must call. Memory: a chunk of IMAGES_AT_ONCE vectors. Raises NpnetError, on every rank,
+    where a node's disk does not take them.
     """
     parameters = weights.parameters()
     architecture = weights.architecture

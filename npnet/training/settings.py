@@ -70,6 +70,11 @@ class Settings:
                 "`independent_init` is for ranks that average weights, which makes them equal, not "
                 "for `sync` gradients: give `sync` weights or gather-bcast"
             )
+        if self.caches_features(recipe) and self.bn_eval != "moving":
+            raise NpnetError(
+                "`bn_eval` is for statistics that may change, those of features do not: leave it "
+                "out, or give `no_cache_features`"
+            )
         if self.overlap and not self.can_overlap(recipe):
             raise NpnetError(
                 "`overlap` is for `sync` gradients, alone on the network, of one worker a rank: "
@@ -96,6 +101,10 @@ class Settings:
             )
         if self.batch_per_rank < 2:
             raise NpnetError("`sync_bn` needs a `batch_per_rank` of 2 or more")
+
+    def caches_features(self, recipe: Recipe) -> bool:
+        """Whether what the classifier reads is computed once, where that is a vector."""
+        return recipe.train == "head" and self.cache_features
 
     def can_overlap(self, recipe: Recipe) -> bool:
         """Whether a gradient is this rank's share of the sum as soon as backward has left it.
