@@ -1,7 +1,9 @@
 """`npnet data`: get datasets, and look at them."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -51,11 +53,39 @@ def fetch(name: str, data_dir: Path, url: str | None) -> None:
 @data.command()
 @options.dataset
 @click.option("--out", type=click.Path(path_type=Path), help="[default: <dataset>.png]")
-def preview(dataset: str, data_dir: Path | None, out: Path | None) -> None:
+@click.option(
+    "--augmented",
+    is_flag=True,
+    help="Ten images, and what epochs of the recipe `modern` make of them, or these options:",
+)
+@options.augmentation
+@click.option(
+    "--input-size",
+    type=click.IntRange(1, 1024),
+    default=128,
+    show_default=True,
+    help="Of --augmented: images are resized to this.",
+)
+def preview(
+    dataset: str,
+    data_dir: Path | None,
+    out: Path | None,
+    augmented: bool,
+    input_size: int,
+    **values: Any,
+) -> None:
     """Draw some training images of each class into a picture."""
     from npnet.data import open_dataset
-    from npnet.study.plots import contact_sheet
+    from npnet.study.plots import augmentation_sheet, contact_sheet
+    from npnet.training.recipe import MODERN
 
     path = out or Path(f"{dataset}.png")
-    contact_sheet(open_dataset(dataset, data_dir), path)
+    source = open_dataset(dataset, data_dir)
+    given = {name: value for name, value in values.items() if value is not None}
+    if augmented:
+        augmentation_sheet(source, replace(MODERN, **given), input_size, path)
+    elif given:
+        raise click.UsageError("these options are of --augmented: give that, too")
+    else:
+        contact_sheet(source, path)
     click.echo(f"wrote {path}")

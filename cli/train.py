@@ -66,12 +66,7 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 @options.config_file
 @heading("Data")
 @options.data_dir
-@click.option(
-    "--flip/--no-flip", default=None, help="Mirror half of the images.  [default: recipe's]"
-)
-@click.option(
-    "--crop-padding", type=click.IntRange(0, 16), help="Shift by up to ... px.  [default: recipe's]"
-)
+@options.augmentation
 @click.option(
     "--shuffle",
     type=click.Choice(["shard", "global"]),
@@ -83,6 +78,11 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     "--padding",
     type=click.Choice(options.PADDINGS),
     help="At stride 2: on all sides, or as TensorFlow and Keras pad.  [default: symmetric]",
+)
+@click.option(
+    "--crop-fraction",
+    type=options.Finite(0.01, 1),
+    help="Test on the centre, so much of an image across; torchvision's is 0.875.  [default: 1]",
 )
 @click.option("--dropout", type=SHARE, help="Rate before the classifier.  [default: model's]")
 @click.option(

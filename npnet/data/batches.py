@@ -17,8 +17,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from npnet.data.augmentation import Augmentation, draw
 from npnet.data.dataset import Dataset, Images, Split
-from npnet.data.seeds import AUGMENTATION, ORDER, generator
+from npnet.data.seeds import ORDER, generator
 from npnet.errors import NpnetError
 from npnet.kernels.arrays import Bytes, Floats, Ints
 
@@ -27,7 +28,12 @@ BYTES_AT_ONCE = 6 * 2**20  # of pixels that evaluation reads at once, unless a b
 
 @dataclass(frozen=True)
 class Batch:
-    """A worker's images of one step: rows of `pixels`, and how each is cropped and flipped."""
+    """A worker's images of one step: rows of `pixels`, and how each is augmented.
+
+    `box` (N,4) are random resized crops in pixels: top, left, height, width; None: what evaluation
+    sees, moved by `shift_yx`. `color` (N,3) are factors of brightness, contrast and saturation;
+    None: as stored.
+    """
 
     pixels: NDArray[Any]  # uint8 (images,H,W,3): of the whole shard, or of this batch alone
     rows: Ints
@@ -35,6 +41,8 @@ class Batch:
     shift_yx: Ints
     flip: Bytes
     everywhere: int  # images of this step of all workers
+    box: Floats | None = None
+    color: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -48,16 +56,14 @@ class Preprocessing(Protocol):
     @property
     def std(self) -> tuple[float, float, float]: ...
     @property
+    def crop_fraction(self) -> float: ...
+    @property
     def padding(self) -> Literal["symmetric", "tf_same"]: ...
 
 
-class Variation(Protocol):
-    """How training images differ from epoch to epoch, see training/recipe.py."""
+class Variation(Augmentation, Protocol):
+    """How epochs differ, see training/recipe.py."""
 
-    @property
-    def flip(self) -> bool: ...
-    @property
-    def crop_padding(self) -> int: ...
     @property
     def shuffle(self) -> Literal["shard", "global"]: ...
 
@@ -71,22 +77,49 @@ class Input(Protocol):
 class ImageInput:
     """Writes images into a network's input buffer: crop, flip, resize, normalise in one pass.
 
-    Images for a network with TensorFlow's padding are turned by 180 degrees on the way; cropping
-    a turned image is turning what the opposite shift crops.
+    What is not cropped at random is the centre of an image, `crop_fraction` of it across. Images
+    for a network with TensorFlow's padding are turned by 180 degrees on the way.
     """
 
     def __init__(self, model: Preprocessing, kernels: ModuleType) -> None:
         self.kernels, self.turned = kernels, model.padding == "tf_same"
+        self.crop_fraction = model.crop_fraction
         self.mean = np.array(model.mean)
         self.rstd = 1 / np.array(model.std)
 
     def fill(self, images: Floats, batch: Batch) -> None:
         """images[:len(batch)] = the batch, float (N,S,S,3)."""
-        pixels, shift_yx = batch.pixels, batch.shift_yx
-        if self.turned:
-            pixels, shift_yx = pixels[:, ::-1, ::-1], -shift_yx
         y, colours = images[: len(batch)], (self.mean, self.rstd)
-        self.kernels.image_forward(y, pixels, batch.rows, shift_yx, batch.flip, *colours)
+        if self.only_shifts(batch, y.shape[1]):
+            pixels, shift_yx = batch.pixels, batch.shift_yx
+            if self.turned:  # cropping a turned image is turning what the opposite shift crops
+                pixels, shift_yx = pixels[:, ::-1, ::-1], -shift_yx
+            self.kernels.image_forward(y, pixels, batch.rows, shift_yx, batch.flip, *colours)
+        else:
+            box = self._boxes(batch)
+            color = np.ones((len(batch), 3)) if batch.color is None else batch.color
+            self.kernels.image_resized_crop_forward(
+                y, batch.pixels, batch.rows, box, color, *colours
+            )
+
+    def only_shifts(self, batch: Batch, size: int) -> bool:
+        """Whether whole images are shifted and enlarged to `size`, for which a kernel is enough
+        that interpolates between two pixels."""
+        shrunk = max(batch.pixels.shape[1:3]) > size
+        return batch.box is None and batch.color is None and self.crop_fraction == 1 and not shrunk
+
+    def _boxes(self, batch: Batch) -> Floats:
+        """(N,4), from the corner that becomes the first pixel; turned or flipped, it is another."""
+        if batch.box is None:
+            whole = np.array(batch.pixels.shape[1:3])
+            extent = np.tile(self.crop_fraction * whole, (len(batch), 1))
+            corner = (whole - extent) / 2 + batch.shift_yx
+        else:
+            corner, extent = batch.box[:, :2], batch.box[:, 2:]
+        down, across = np.full(len(batch), self.turned), batch.flip != self.turned
+        mirrored = np.stack((down, across), axis=1)
+        corner, extent = np.where(mirrored, [corner + extent, -extent], [corner, extent])
+        return np.concatenate((corner, extent), axis=1)
 
 
 class TrainingShard:
@@ -134,7 +167,7 @@ class TrainingShard:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch (counted from 0), the same for the same seed."""
         order = self._deal(epoch)
-        flip, shift_yx = self._augmentation(epoch)
+        augmentation = self._augmentation(epoch)
         ends = np.arange(self.full_steps + 1) * self.total // self.full_steps
         local_ends = -((self.worker - ends) // self.workers)  # positions w, w+P, ... below each end
         for step in range(self.steps):
@@ -148,9 +181,8 @@ class TrainingShard:
                 pixels,
                 places,
                 labels,
-                shift_yx[rows],
-                flip[rows],
                 everywhere=int(ends[step + 1] - ends[step]),
+                **{name: numbers[rows] for name, numbers in augmentation.items()},
             )
 
     def _deal(self, epoch: int) -> Ints:
@@ -165,13 +197,10 @@ class TrainingShard:
             self.images = self.dataset.read("train", self.indices)
         return np.arange(len(self))
 
-    def _augmentation(self, epoch: int) -> tuple[Bytes, Ints]:
-        """Flip and shift of each image of the shard: they do not depend on who trains on it."""
-        rng = generator(self.seed, AUGMENTATION, epoch)
-        flip = rng.integers(0, 1 + self.recipe.flip, self.total, dtype=np.uint8)
-        padding = self.recipe.crop_padding
-        shift_yx = rng.integers(-padding, padding + 1, (self.total, 2))
-        return flip[self.indices], shift_yx[self.indices]
+    def _augmentation(self, epoch: int) -> dict[str, Any]:
+        """For each image of the shard, fields of its `Batch`."""
+        drawn = draw(self.recipe, self.total, self.dataset.image_size, self.seed, epoch)
+        return {name: numbers[self.indices] for name, numbers in drawn.items()}
 
 
 def check_batch(dataset: Dataset, batch: int, workers: int) -> None:

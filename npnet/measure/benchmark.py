@@ -156,11 +156,12 @@ def use_of(kernel: Kernel, arguments: Mapping[str, Any]) -> Use:
     elif len(source) == 1:
         case = Case(f"{source[0]} channels", ci=source[0], co=source[0])
     elif kernel.kind == "image":
-        case = Case(f"{shapes['pixels'][1]}x{shapes['pixels'][2]}->{h}x{w}", n, h, w, 3, 3)
+        stored = shapes["pixels"][1]
+        case = Case(f"{stored}x{stored}->{h}x{w}", n, h, w, 3, 3, stored=stored)
     else:
         case = Case(label, n, h, w, ci, result[-1], k=k, **strides)
     drawn = kernel.shapes(case)
-    assert kernel.kind == "image" or all(drawn[name] == shapes[name] for name in shapes), (
+    assert all(drawn[name] == shapes[name] for name in shapes), (
         f"{kernel.name} was called with {shapes}, its row in the registry draws {drawn}"
     )
     return Use(case, absent)

@@ -3,16 +3,21 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from npnet.data.augmentation import Augmentation, draw
+from npnet.data.batches import ImageInput, not_augmented
 from npnet.data.dataset import Dataset
 from npnet.errors import NpnetError
+from npnet.kernels import backend as kernels_of
 from npnet.measure.benchmark import Timing
 from npnet.measure.roofline import Roof
+from npnet.model.config import ModelConfig
 from npnet.study.collapse import Row
 from npnet.study.figures import blank, save
 from npnet.study.paper import TABLE_3
@@ -34,6 +39,31 @@ def contact_sheet(dataset: Dataset, path: Path, columns: int = 12) -> None:
         axis.imshow(np.concatenate(list(chosen), axis=1), interpolation="nearest")
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
         axis.set(xticks=[], yticks=[])
+    save(figure, path)
+
+
+def augmentation_sheet(
+    dataset: Dataset, recipe: Augmentation, size: int, path: Path, columns: int = 12
+) -> None:
+    """Write a picture with a row for each of ten training images: as it is stored, and then as
+    epoch after epoch of a recipe sees it, `size` pixels across."""
+    total = dataset.size("train")
+    chosen = np.random.default_rng(0).permutation(total)[:10]
+    images = dataset.read("train", chosen)
+    grey = ModelConfig("mobilenet_v2", 2, mean=(0, 0, 0), std=(1, 1, 1))  # bytes stay as they are
+    image_input = ImageInput(grey, kernels_of("reference"))
+    seen = np.empty((columns, len(chosen), size, size, 3), np.float32)
+    for column in range(columns):
+        batch = not_augmented(images.pixels, images.labels)
+        if column > 0:
+            drawn = draw(recipe, total, dataset.image_size, seed=0, epoch=column - 1)
+            batch = replace(batch, **{name: numbers[chosen] for name, numbers in drawn.items()})
+        image_input.fill(seen[column], batch)
+    rows = seen.transpose(1, 2, 0, 3, 4).reshape(len(chosen) * size, columns * size, 3)
+    figure = blank(figsize=(columns, len(chosen)))
+    axis = figure.subplots()
+    axis.imshow(rows.round().astype(np.uint8), interpolation="nearest", aspect="auto")
+    axis.set_axis_off()
     save(figure, path)
 
 

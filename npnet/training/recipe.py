@@ -31,6 +31,9 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "bn_momentum": (0, 1),
     "crop_padding": (0, 16),
     "layer_decay": (0.01, 1),
+    "crop_scale": (0.01, 1),
+    "crop_ratio": (1, 10),
+    "color_jitter": (0, 1),
 }
 
 
@@ -54,11 +57,14 @@ class Recipe:
     zero_gamma: bool  # blocks with a shortcut start as the identity
     bn_momentum: float  # running = momentum*running + (1-momentum)*batch
     flip: bool  # mirror half of the training images
-    crop_padding: int  # pixels: the largest shift of a training image
+    crop_padding: int  # pixels: the largest shift of a training image, where crop_scale is 1
     shuffle: Literal["shard", "global"]  # each rank's shard, or all: new shards each epoch
     freeze: tuple[str, ...] = ()  # operations that are not trained, by name or pattern
     train: str = "all"  # or head, last:N, norm: see npnet.training.parts
     layer_decay: float = 1.0  # of the rate, from each unit to the one before it
+    crop_scale: float = 1.0  # the least area of a random resized crop; 1: none
+    crop_ratio: float = 4 / 3  # the largest aspect of such a crop, and 1/ratio the least
+    color_jitter: float = 0.0  # brightness, contrast, saturation times 1-jitter to 1+jitter
     independent_init: bool = False  # each worker draws its own weights, until the first average
 
     def __post_init__(self) -> None:
