@@ -63,7 +63,7 @@ def train(
             lambda: nullcontext(lambda kernels: None),
         )
     summary = trainer.run()
-    return Trained(trainer.network, trainer.run_files.state(epochs), summary)
+    return Trained(trainer.network, trainer.run_files.state(summary.epochs), summary)
 
 
 def evaluate(

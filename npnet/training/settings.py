@@ -14,6 +14,7 @@ LEAST = {
     "max_steps": 1,
     "checkpoint_every": 1,
     "keep": 1,
+    "patience": 1,
     "seed": 0,
 }
 CHOICES = {
@@ -50,6 +51,7 @@ class Settings:
     bn_eval: BatchNormEvaluation = "moving"
     checkpoint_every: int | None = None  # steps of an epoch between two checkpoints
     keep: int | None = None  # checkpoints of the newest epochs, and the best; None: of all
+    patience: int | None = None  # epochs without a better score, after which a run ends
 
     def check(self, recipe: Recipe) -> None:
         """Raise NpnetError where a value is not usable, or options contradict each other."""
@@ -62,6 +64,11 @@ class Settings:
                 raise NpnetError(
                     f"`{name}` {getattr(self, name)} is not usable: give {' or '.join(choices)}"
                 )
+        if self.patience is not None and self.evaluate != "each-epoch":
+            raise NpnetError(
+                f"`patience` needs a score of each epoch, not `evaluate` {self.evaluate}: give "
+                "`evaluate` each-epoch"
+            )
         if recipe.sync_steps is not None and recipe.sync != "weights":
             raise NpnetError(f"`sync_steps` is for `sync` weights, not for `sync` {recipe.sync}")
         if recipe.independent_init and recipe.sync == "gradients":
