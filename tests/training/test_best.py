@@ -167,6 +167,8 @@ def test_best_npz_is_made_again(tmp_path, bn_eval):
         folder.best.unlink()
         if damaged is not None:
             folder.best.write_bytes(damaged)
-        folder.summary.unlink(missing_ok=True)  # so that it is gone on with
-        start(folder.path, checkpoint=load(folder.epoch(2)), bn_eval=bn_eval, epochs=2)
+        folder.summary.unlink()  # so that it is gone on with
+        last = load(folder.epoch(2))
+        trainer = start(folder.path, checkpoint=last, bn_eval=bn_eval, epochs=2)
         assert load(folder.best).digest() == before.digest()
+        trainer.run()
