@@ -3,10 +3,13 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from npnet.data.dataset import Dataset, Split
 from npnet.errors import NpnetError
@@ -43,15 +46,19 @@ def worst(judgement: Judgement, most: int) -> list[dict[str, Any]]:
     ]
 
 
+def make_folder(folder: Path) -> None:
+    """Raises NpnetError if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NpnetError(f"cannot make {folder}: {error.strerror}; choose another `out`") from error
+
+
 def write_tables(folder: Path, judgement: Judgement, found: dict[str, Any]) -> list[Path]:
     """Write `found` as evaluation.json, and per_class.csv and confusion.csv; returns their paths.
 
     confusion.csv has a row for each class, a column for each that its images were taken for.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NpnetError(f"cannot make {folder}: {error.strerror}; choose another `out`") from error
     scores = [asdict(score) for score in judgement.per_class()]
     matrix = zip(judgement.classes, judgement.confusion.tolist(), strict=True)
     files = {
@@ -71,11 +78,22 @@ def _csv(rows: Iterable[Iterable[Any]]) -> str:
     return text.getvalue()
 
 
-def write_worst(
-    path: Path, judgement: Judgement, dataset: Dataset, split: Split, most: int, who: str
-) -> None:
-    """Draw the images that it was most wrong about. Needs the `plots` extra."""
-    indices = judgement.worst(most)
-    wrong = int((judgement.likelier > 0).sum())
-    title = f"{who}: the worst {len(indices)} of {wrong} errors on {split} images of {dataset.name}"
-    plots.errors(judgement, indices, dataset.read(split, indices).pixels, title, path)
+def draw_confusion(folder: Path, judgement: Judgement, who: str) -> Path:
+    """Draw confusion.png. `who`: the network and the images."""
+    path = folder / "confusion.png"
+    plots.confusion(judgement, f"{who}: {100 * judgement.accuracy:.1f} % accuracy", path)
+    return path
+
+
+def draw_worst(
+    folder: Path,
+    judgement: Judgement,
+    indices: NDArray[np.int64],
+    pixels: NDArray[np.uint8],
+    who: str,
+) -> Path:
+    """Draw worst.png, of the images `indices` (n,) and their `pixels` (n,H,W,3)."""
+    path, wrong = folder / "worst.png", int((judgement.likelier > 0).sum())
+    title = f"{who}: the worst {len(indices)} of {wrong:,} errors"
+    plots.errors(judgement, indices, pixels, title, path)
+    return path
