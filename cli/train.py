@@ -199,6 +199,12 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     metavar="EPOCHS",
     help="Keep checkpoints of the newest ... epochs and of the best.  [default: of all]",
 )
+@click.option(
+    "--patience",
+    type=POSITIVE,
+    metavar="EPOCHS",
+    help="End after so many epochs without a better accuracy; best.npz is the best one's.",
+)
 @click.option("--max-steps", type=POSITIVE, help="Stop each epoch after this many steps.")
 @click.option(
     "--seed",
@@ -446,8 +452,11 @@ def how_it_goes_on(origin: "Origin", trainer: "Trainer") -> list[str]:
     run, epochs = trainer.run_files, trainer.settings.epochs
     if run.checkpoint is None:
         lines = [f"{origin.path} has no checkpoint yet: it begins once more"]
-    elif run.first_epoch == epochs:
-        lines = [f"Goes on from {run.resumed_from}: all {epochs} epochs are done, its end is left"]
+    elif run.first_epoch == epochs or run.best.stops(run.first_epoch, trainer.settings.patience):
+        done = "all" if run.first_epoch == epochs else f"{run.first_epoch} of"
+        lines = [
+            f"Goes on from {run.resumed_from}: {done} {epochs} epochs are done, its end is left"
+        ]
     else:
         step = f", step {run.first_step + 1} of {trainer.steps}" if run.first_step else ""
         at = f"epoch {run.first_epoch + 1} of {epochs}{step}"
@@ -498,6 +507,7 @@ def choose_settings(recipe: "Recipe", comm: "Communicator", values: dict[str, An
         checkpoint_every=values["checkpoint_every"],
         keep=values["keep"],
         cache_features=values["cache_features"],
+        patience=values["patience"],
         evaluate=values["evaluate"] or ("at-end" if recipe.name == "paper" else "each-epoch"),
     )
 

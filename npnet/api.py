@@ -14,8 +14,9 @@ from npnet.model.network import Network
 from npnet.model.weights import Weights
 from npnet.parallel.communicator import Communicator, connect, together
 from npnet.training.checkpoint import Checkpoint
-from npnet.training.evaluate import Evaluator, Score
+from npnet.training.evaluate import Evaluator
 from npnet.training.features import compute_features
+from npnet.training.judgement import Judgement
 from npnet.training.predict import Prediction, predict_pictures
 from npnet.training.recipe import BATCH_PER_RANK, FINETUNE, MODERN, Recipe
 from npnet.training.results import Summary
@@ -84,7 +85,7 @@ def train(
     trainer = Trainer(dataset, model, recipe, chosen, comm, told, folder, weights=weights)
     compile_kernels()
     summary = trainer.run()
-    return Trained(trainer.network, trainer.run_files.state(epochs), summary)
+    return Trained(trainer.network, trainer.run_files.state(summary.epochs), summary)
 
 
 def evaluate(
@@ -95,15 +96,20 @@ def evaluate(
     batch: int = 32,
     backend: str = "numba",
     comm: Communicator | None = None,
-) -> Score:
-    """Mean loss (nats) and accuracy (a fraction) on a split, with the running statistics."""
+) -> Judgement:
+    """What the network makes of a split, with the running statistics: loss, accuracy, classes.
+
+    `loss` in nats, `accuracy` and `top5` as fractions, `per_class()`, `confusion`, `worst(n)`.
+    """
     evaluator = Evaluator.of_checkpoint(checkpoint, dataset, comm or connect(), batch, backend)
-    return evaluator.scores("moving", split).main
+    judgement, _ = evaluator.judgements("moving", split)
+    assert judgement is not None
+    return judgement
 
 
 def predict(
     checkpoint: str | Path, pictures: Sequence[str | Path], top: int = 5, backend: str = "numba"
 ) -> list[Prediction]:
-    """The likeliest classes of each picture in the files, by the checkpoint in a file."""
+    """The likeliest classes of each picture in files and folders, by the checkpoint in a file."""
     paths = [Path(picture).expanduser() for picture in pictures]
     return list(predict_pictures(Path(checkpoint).expanduser(), paths, top, backend))

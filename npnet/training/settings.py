@@ -14,6 +14,7 @@ LEAST = {
     "max_steps": 1,
     "checkpoint_every": 1,
     "keep": 1,
+    "patience": 1,
     "seed": 0,
 }
 CHOICES = {
@@ -51,6 +52,7 @@ class Settings:
     checkpoint_every: int | None = None  # steps of an epoch between two checkpoints
     cache_features: bool = True  # where the classifier alone is trained; see features.py
     keep: int | None = None  # checkpoints of the newest epochs, and the best; None: of all
+    patience: int | None = None  # epochs without a better score, after which a run ends
 
     def check(self, recipe: Recipe) -> None:
         """Raise NpnetError where a value is not usable, or options contradict each other."""
@@ -63,6 +65,11 @@ class Settings:
                 raise NpnetError(
                     f"`{name}` {getattr(self, name)} is not usable: give {' or '.join(choices)}"
                 )
+        if self.patience is not None and self.evaluate != "each-epoch":
+            raise NpnetError(
+                f"`patience` needs a score of each epoch, not `evaluate` {self.evaluate}: give "
+                "`evaluate` each-epoch"
+            )
         if recipe.sync_steps is not None and recipe.sync != "weights":
             raise NpnetError(f"`sync_steps` is for `sync` weights, not for `sync` {recipe.sync}")
         if recipe.independent_init and recipe.sync == "gradients":

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from npnet.data.batches import Batch, training_shards
-from npnet.data.dataset import Dataset
+from npnet.data.dataset import Dataset, Split
 from npnet.data.seeds import DROPOUT, generator
 from npnet.errors import NpnetError, Stopped
 from npnet.model.config import ModelConfig
@@ -25,7 +25,7 @@ from npnet.parallel.workers import Worker, Workers, workers_of
 from npnet.training.advice import network_seconds
 from npnet.training.checkpoint import Checkpoint
 from npnet.training.costs import Meter
-from npnet.training.evaluate import Evaluator, Scores
+from npnet.training.evaluate import Evaluator, Scores, split_at_end, split_of_epochs
 from npnet.training.features import Features, input_of
 from npnet.training.guard import Guard
 from npnet.training.optimiser import Optimiser, groups_of
@@ -46,7 +46,7 @@ class Reporter(Protocol):
 
     def step_finished(self, epoch: int, step: int, images: int) -> None: ...
 
-    def epoch_finished(self, results: list[EpochResult], test: Scores | None) -> None: ...
+    def epoch_finished(self, results: list[EpochResult], scores: Scores | None) -> None: ...
 
     def finished(self, summary: Summary) -> None: ...
 
@@ -82,7 +82,9 @@ class Trainer:
             parts = parts_of(architecture, recipe)
             steps = settings.max_steps
             shards = training_shards(dataset, recipe, batch, settings.seed, mine, self.world, steps)
-            dataset.size("test")  # damaged files come to light now, not after an epoch
+            # Damaged files come to light now, not after an epoch.
+            self.split, self.last_split = split_of_epochs(dataset), split_at_end(dataset)
+            self._check_split()
         agree(comm, what_ranks_share(dataset, model, recipe, settings, checkpoint))
 
         bn = BatchNorm(recipe.bn_momentum, sum_over_ranks=comm.sum if settings.sync_bn else None)
@@ -194,24 +196,26 @@ class Trainer:
         self.reporter.started(self)
         self.exchange_seconds = network_seconds(self.comm, self.parameters.gradients_and_loss)
         self.meter.start()
-        test: Scores | None = None
+        scores: Scores | None = None
         history: list[list[EpochResult]] = []
         for epoch in range(self.first_epoch, self.settings.epochs):
+            if self.run_files.best.stops(epoch, self.settings.patience):
+                break
             history.append(self.train_epoch(epoch))
-            test = self._test_after(epoch)
+            scores = self._scores_after(epoch)
             testing = self.meter.take()
-            self.guard.check_state(epoch, test.main.loss if test else None)
-            self.reporter.epoch_finished(history[-1], test)
+            self.guard.check_state(epoch, self.split, scores.main.loss if scores else None)
+            self.reporter.epoch_finished(history[-1], scores)
             self.test_seconds += testing.seconds
-            self.run_files.save_epoch(epoch + 1, history[-1], test, testing)
+            self.run_files.save_epoch(epoch + 1, history[-1], self.split, scores, testing)
             if self.trace is not None:
                 self.trace.flush()
             if epoch + 1 < self.settings.epochs and self.pauses.agreed()[1]:
                 self.run_files.check_saved()
                 raise Stopped(f"stopped after epoch {epoch + 1} of {self.settings.epochs}")
         if not history:  # all of it was trained before
-            test = self._test_after(self.settings.epochs - 1)
-        summary = summarise(self, history, test)
+            scores = self._scores_after(self.settings.epochs - 1)
+        summary = summarise(self, history, self._scores_at_end(scores))
         try:
             self.run_files.finish(summary, self.evaluator.recalibrated_statistics)
         except NpnetError:  # the disk refuses: what is printed is all that is left
@@ -264,13 +268,34 @@ class Trainer:
         if leave:
             raise Stopped(f"stopped in epoch {epoch + 1}, after {step} of {self.steps} steps")
 
-    def _test_after(self, epoch: int) -> Scores | None:
+    def _check_split(self) -> None:
+        """Raise NpnetError where a score is asked for and no images are there for it."""
+        if self.settings.evaluate != "never" and not self.dataset.size(self.split):
+            raise NpnetError(
+                f"{self.dataset.name} in {self.dataset.location} has neither validation nor test "
+                "images: hold some out, or give `evaluate` never"
+            )
+
+    def _scores_after(self, epoch: int) -> Scores | None:
         """The scores after `epoch`, where they are asked for."""
         last, when = epoch + 1 == self.settings.epochs, self.settings.evaluate
         if when == "never" or (when == "at-end" and not last):
             return None
+        return self._scores(self.split)
+
+    def _scores_at_end(self, scores: Scores | None) -> dict[Split, Scores]:
+        """Those of the last epoch, and of the split that was kept for the end."""
+        if scores is None:
+            return {}
+        found: dict[Split, Scores] = {self.split: scores}
+        if self.last_split not in found:
+            found[self.last_split] = self._scores(self.last_split)
+            self.test_seconds += self.meter.take().seconds
+        return found
+
+    def _scores(self, split: Split) -> Scores:
         self.clock.enter("test")
-        scores = self.evaluator.scores(self.settings.bn_eval)
+        scores = self.evaluator.scores(self.settings.bn_eval, split)
         self.clock.enter("other")
         return scores
 

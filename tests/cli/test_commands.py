@@ -52,7 +52,7 @@ def test_train_prints_its_recipe_in_lines_that_fit(trained: Path) -> None:
 
 def test_train_leaves_a_run_folder(trained: Path) -> None:
     run = trained / "run"
-    names = {"config.json", "log.csv", "summary.json", "final.npz"}
+    names = {"config.json", "log.csv", "summary.json", "final.npz", "best.npz"}
     assert {path.name for path in run.iterdir()} == names | {"epoch-001.npz", "epoch-002.npz"}
     summary = json.loads((run / "summary.json").read_text())
     assert summary["world"] == 1

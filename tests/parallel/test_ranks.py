@@ -45,7 +45,7 @@ class Silent:
 
     def step_finished(self, epoch, step, images): ...
 
-    def epoch_finished(self, results, test):
+    def epoch_finished(self, results, scores):
         self.results.extend(results)
 
     def finished(self, summary): ...
