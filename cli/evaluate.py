@@ -1,6 +1,7 @@
 """`npnet evaluate`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,6 +16,8 @@ from npnet.cli import options
 @click.option(
     "--data-dir", type=click.Path(path_type=Path), help="Folder with the dataset's files."
 )
+@options.data
+@options.taken
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
 @options.bn_eval
 @click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True)
@@ -31,6 +34,7 @@ def evaluate(
     as_json: bool,
     backend: str,
     threads: int,
+    **values: Any,
 ) -> None:
     """Loss and accuracy of CHECKPOINT, such as runs/NAME/final.npz; under mpiexec, shared out.
 
@@ -39,8 +43,9 @@ def evaluate(
     import json
     from typing import cast
 
-    from npnet.data import open_dataset
+    from npnet.cli import datasets
     from npnet.data.dataset import Split
+    from npnet.data.source import Source
     from npnet.parallel.communicator import connect, together
     from npnet.training import checkpoint as checkpoints
     from npnet.training.evaluate import BatchNormEvaluation, Evaluator
@@ -48,7 +53,16 @@ def evaluate(
     comm = connect("npnet evaluate")
     with together(comm):
         saved = checkpoints.load(checkpoint)
-        source = open_dataset(dataset or saved.header.dataset, data_dir)
+        header = saved.header
+        if dataset is not None or values["data"] is not None:
+            named = {"dataset": dataset, "seed": header.seed}
+            data = datasets.chosen(values | named, header.model.input_size)
+        else:
+            data = Source.from_dict(header.source, f"{checkpoint}: source") or Source(
+                header.dataset
+            )
+    source = datasets.opened(data, data_dir, comm, progress=False)
+    with together(comm):
         for needed in (split, *(["train"] if bn_eval != "moving" else [])):
             source.size(cast(Split, needed))  # damaged files come to light here, on every rank
         evaluator = Evaluator.of_checkpoint(saved, source, comm, batch, backend)

@@ -34,6 +34,7 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 @click.command(cls=CommandWithHeadings, context_settings={"show_default": True})
 @heading("Most used")
 @options.dataset_name
+@options.data
 @options.model_name
 @click.option(
     "--recipe",
@@ -59,6 +60,7 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 @options.config_file
 @heading("Data")
 @options.data_dir
+@options.taken
 @click.option(
     "--flip/--no-flip", default=None, help="Mirror half of the images.  [default: recipe's]"
 )
@@ -220,8 +222,8 @@ def train(
 
     Leaves a run folder with config.json, log.csv, summary.json and checkpoints.
     """
+    from npnet.cli import datasets
     from npnet.cli.console import Console
-    from npnet.data import open_dataset
     from npnet.errors import NpnetError, Stopped
     from npnet.parallel import joining
     from npnet.parallel.communicator import connect, together
@@ -243,16 +245,27 @@ def train(
         if origin is None:
             recipe = choose_recipe(recipe_name, values)
             settings = choose_settings(recipe, comm, values)
-            source = open_dataset(dataset, data_dir)
-            stored = source.image_size
-            model = options.model_config(values, len(source.classes), recipe_name, stored)
+            needed = options.model_config(values, 2, recipe_name).input_size
+            data = datasets.chosen(values | {"dataset": dataset}, needed)
         else:
             given = given_options()
             refuse_another(origin, given)
             recipe = replace(origin.recipe, **of_record(origin.recipe, given))
             settings = changed_settings(origin, comm, given)
-            source = open_dataset(origin.dataset, data_dir or origin.place())
+            data = datasets.changed(origin.source, given)
+            data_dir = data_dir or origin.place()
+    source = datasets.opened(data, data_dir, comm, progress)
+    with together(comm):
+        if origin is None:
+            classes, stored = len(source.classes), source.image_size
+            model = options.model_config(values, classes, recipe_name, stored)
+        else:
             model = origin.model
+        if settings.evaluate != "never" and not (source.size("test") or source.size("val")):
+            raise NpnetError(
+                f"{source.location} has no images to test or to validate on: give `val_split` 0.1, "
+                "or `evaluate` never"
+            )
     world = comm.size * settings.workers_per_rank
     with together(comm):
         folder = choose_folder(out, mine, default_folder(source.name, recipe.name, world))
@@ -460,10 +473,12 @@ def refuse_another(origin: "Origin", given: dict[str, Any]) -> None:
     model = origin.model
     saved = {"dataset": origin.dataset, "recipe": origin.recipe.name, "model": model.architecture}
     saved |= {name: getattr(model, name) for name in options.MODEL_FIELDS}
+    saved |= {name: getattr(origin.source, name) for name in ("val_split", "stored_size")}
     labels = {"recipe_name": "recipe", "model_name": "model"}
     now = {labels.get(name, name): value for name, value in given.items()}
     if any(value != now.get(name, value) for name, value in saved.items()):
         usual = configure(model.architecture, model.classes).as_dict()
+        usual |= {"val_split": None, "stored_size": origin.source.stored_size}
         told = [
             name
             for name, value in saved.items()

@@ -123,7 +123,7 @@ def _read_quoted(file: BufferedReader) -> bytes:
     text = line.removesuffix(b"\n").strip()
     if line[-1:] != b"\n" or len(text) < 2 or text[:1] != text[-1:] or text[:1] not in b"'\"":
         raise ValueError("it has a string without its quotes")
-    data: bytes = codecs.escape_decode(text[1:-1])[0]  # type: ignore[attr-defined]
+    data: bytes = codecs.escape_decode(text[1:-1])[0]
     return data
 
 
