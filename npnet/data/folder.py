@@ -177,7 +177,7 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str
         raise NpnetError(f"cannot read the folder {folder}: {error.strerror}") from error
     here = (status.st_dev, status.st_ino)
     if here in above:
-        raise NpnetError(f"{folder} is a link that leads back to a folder above it: remove it")
+        raise NpnetError(f"{folder} leads back, by a link, to a folder above it: remove that link")
     for entry in _entries(folder):
         if _is_folder(entry):
             yield from _walk(entry.path, (*above, here))

@@ -199,8 +199,8 @@ class OpenFile:
 class PackedImages:
     """A `Dataset` in a packed file, of which a few bytes an image are kept in memory.
 
-    `folder`: that which was packed, if it was opened by that. Raises NpnetError, here and from `read`, if the file is
-    damaged, or is no packed file.
+    `folder`: that which was packed, if it was opened by that. Raises NpnetError, here and from
+    `read`, if the file is damaged, or is no packed file.
     """
 
     resident = False

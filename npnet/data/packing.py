@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -225,7 +226,10 @@ class _Work:
         self.listing, self.front, self.path, self.packing = listing, front, path, packing
         self.part = path.with_name(f".{path.name.removeprefix('.')}.part")
         self.chosen = chosen  # by the user, whose other files are not replaced
-        self.names = [os.fsdecode(each) for each in listing.names.split(b"\0")[:-1]]
+
+    @cached_property
+    def names(self) -> list[str]:
+        return [os.fsdecode(each) for each in self.listing.names.split(b"\0")[:-1]]
 
     def suffices(self, file: OpenFile, skip_damaged: bool) -> bool:
         """Whether a packed file has all that can be read. Raises UnusableFiles."""
