@@ -23,6 +23,7 @@ from npnet.training.evaluate import Scores
 from npnet.training.results import EpochResult, Summary
 from npnet.training.trainer import Trainer
 
+CIFAR = ("cifar10", "cifar100")  # whose place the paper's lines name
 COLUMNS = 100  # of a line of the header
 WORTH_A_WORD = 0.05  # of an epoch's time
 MOST_LEFT = 0.01  # of the initial statistics, without a word
@@ -88,7 +89,7 @@ class Console:
             self.progress.start(trainer)
 
     def _print_header(self, trainer: Trainer) -> None:
-        place = "Dataset" if trainer.dataset.name == "shapes" else "CIFAR dir"
+        place = "CIFAR dir" if trainer.dataset.name in CIFAR else "Dataset"
         say(f"[INFO] {place}: {trainer.dataset.location}")
         for line in self.said:
             say(f"[INFO] {line}")
@@ -193,7 +194,7 @@ class Console:
         )
         if summary.slowest is not None:
             say(f"[Root] What slowed it: {summary.slowest}")
-        place = "dataset" if summary.dataset == "shapes" else "cifar_dir"
+        place = "cifar_dir" if summary.dataset in CIFAR else "dataset"
         say(
             f"[SUMMARY] world={summary.world} epochs={summary.epochs} "
             f"batch/node={summary.batch_per_node} loss={loss:.4f} acc={acc:.2f}% "

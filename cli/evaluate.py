@@ -1,7 +1,7 @@
 """`npnet evaluate`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +24,8 @@ USUAL_WORST = 20  # images in worst.png
 @click.option(
     "--data-dir", type=click.Path(path_type=Path), help="Folder with the dataset's files."
 )
+@options.data
+@options.taken
 @click.option(
     "--split",
     type=click.Choice(["test", "val", "train"]),
@@ -63,6 +65,7 @@ def evaluate(
     as_json: bool,
     backend: str,
     threads: int,
+    **values: Any,
 ) -> None:
     """Loss, accuracy and errors of CHECKPOINT, such as runs/NAME/best.npz or final.npz.
 
@@ -72,8 +75,9 @@ def evaluate(
     import json
     from typing import cast
 
-    from npnet.data import open_dataset
+    from npnet.cli import datasets
     from npnet.data.dataset import Split
+    from npnet.data.source import Source
     from npnet.errors import NpnetError
     from npnet.parallel.communicator import connect, together
     from npnet.study import judging
@@ -84,7 +88,16 @@ def evaluate(
     comm = connect("npnet evaluate")
     with together(comm):
         saved = checkpoints.load(checkpoint)
-        source = open_dataset(dataset or saved.header.dataset, data_dir)
+        header = saved.header
+        if dataset is not None or values["data"] is not None:
+            named = {"dataset": dataset, "seed": header.seed}
+            data = datasets.chosen(values | named, header.model.input_size)
+        else:
+            data = Source.from_dict(header.source, f"{checkpoint}: source") or Source(
+                header.dataset
+            )
+    source = datasets.opened(data, data_dir, comm, progress=False)
+    with together(comm):
         chosen = cast(Split, split) if split is not None else split_at_end(source)
         for needed in (chosen, *(["train"] if bn_eval != "moving" else [])):
             # Damaged files come to light here, on every rank.

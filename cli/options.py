@@ -70,7 +70,43 @@ def dataset_name(function: Function) -> Function:
 
 def dataset(function: Function) -> Function:
     """Which dataset, and where it lies."""
-    return dataset_name(data_dir(function))
+    return dataset_name(data(data_dir(function)))
+
+
+def data(function: Function) -> Function:
+    """A dataset of one's own."""
+    return click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="Instead of --dataset: a folder of images, PATH/train/CLASS/* and PATH/val|test/"
+        "CLASS/* or PATH/CLASS/*; an .npz; or a file of npnet data pack.",
+    )(function)
+
+
+def taken(function: Function) -> Function:
+    """How the images of a dataset are taken."""
+    for option in (
+        click.option(
+            "--skip-damaged",
+            is_flag=True,
+            help="Of --data: leave out files that are no usable images.",
+        ),
+        click.option(
+            "--stored-size",
+            type=click.IntRange(min=1),
+            metavar="PIXELS",
+            help="Of --data: images are packed so large.  [default: input size / 0.875]",
+        ),
+        click.option(
+            "--val-split",
+            type=Finite(0, 1, min_open=True, max_open=True),
+            metavar="FRACTION",
+            help="Hold out this part of each class's training images to validate on.",
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 class ModelName(click.ParamType):  # type: ignore[type-arg]

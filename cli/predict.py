@@ -83,7 +83,7 @@ def predict(
 
 def _object(prediction: "Prediction") -> dict[str, Any]:
     ranking = [{"class": name, "probability": part} for name, part in prediction.ranking]
-    return {"file": str(prediction.path), "index": prediction.index, "ranking": ranking}
+    return {"file": str(prediction.path), "index": prediction.index, "predictions": ranking}
 
 
 def _rows(prediction: "Prediction") -> Iterator[dict[str, Any]]:

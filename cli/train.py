@@ -36,6 +36,7 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 @click.command(cls=CommandWithHeadings, context_settings={"show_default": True})
 @heading("Most used")
 @options.dataset_name
+@options.data
 @options.model_name
 @click.option(
     "--recipe",
@@ -66,6 +67,7 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 @options.config_file
 @heading("Data")
 @options.data_dir
+@options.taken
 @options.augmentation
 @click.option(
     "--shuffle",
@@ -250,8 +252,8 @@ def train(
 
     Leaves a run folder with config.json, log.csv, summary.json and checkpoints.
     """
+    from npnet.cli import datasets
     from npnet.cli.console import Console
-    from npnet.data import open_dataset
     from npnet.errors import NpnetError, Stopped
     from npnet.parallel import joining
     from npnet.parallel.communicator import connect, together
@@ -276,24 +278,33 @@ def train(
         if origin is None:
             name = recipe_name or ("modern" if weights is None else "finetune")
             recipe = choose_recipe(name, values)
-            settings = choose_settings(recipe, comm, values)
-            source = open_dataset(dataset, data_dir)
-            fields = (values, len(source.classes), name, source.image_size)
-            model = options.model_config(*fields)
-            if weights is not None:
-                model = model_of_weights(weights, model, given_options())
-            elif recipe.train != "all":
+            if recipe.train != "all" and weights is None:
                 raise NpnetError(
                     f"`train` {recipe.train} is for weights that are trained already: give them "
                     "by `init`"
                 )
+            settings = choose_settings(recipe, comm, values)
+            model = choose_model(values, 2, name, None, weights)
+            data = datasets.chosen(values | {"dataset": dataset}, model.input_size)
         else:
             given = given_options()
             refuse_another(origin, given)
             recipe = replace(origin.recipe, **of_record(origin.recipe, given))
             settings = changed_settings(origin, comm, given)
-            source = open_dataset(origin.dataset, data_dir or origin.place())
+            data = datasets.changed(origin.source, given)
+            data_dir = data_dir or origin.place()
+    source = datasets.opened(data, data_dir, comm, progress)
+    with together(comm):
+        if origin is None:
+            classes, stored = len(source.classes), source.image_size
+            model = choose_model(values, classes, name, stored, weights)
+        else:
             model = origin.model
+        if settings.evaluate != "never" and not (source.size("test") or source.size("val")):
+            raise NpnetError(
+                f"{source.location} has no images to test or to validate on: give `val_split` 0.1, "
+                "or `evaluate` never"
+            )
     world = comm.size * settings.workers_per_rank
     with together(comm):
         folder = choose_folder(out, mine, default_folder(source.name, recipe.name, world))
@@ -357,27 +368,37 @@ def initial_weights(init: Path | None, origin: "Origin | None") -> "Weights | No
     return replace(read_weights(init), path=init.absolute()) if init is not None else None
 
 
-def model_of_weights(
-    weights: "Weights", asked: "ModelConfig", given: dict[str, Any]
+def choose_model(
+    values: dict[str, Any],
+    classes: int,
+    recipe: str,
+    stored_size: int | None,
+    weights: "Weights | None",
 ) -> "ModelConfig":
-    """The model of the weights, for the dataset and at the sizes that were asked for.
+    """The model that the options name; that of the weights, at the sizes that were asked for.
 
     Raises NpnetError where what is given is not what the weights are of.
     """
     from npnet.errors import NpnetError
 
+    if weights is None:
+        return options.model_config(values, classes, recipe, stored_size)
+    given = given_options()
     fixed = {"model_name": "architecture", **{name: name for name in FIXED_BY_WEIGHTS}}
     for option_name, name in fixed.items():
         value, own = given.get(option_name), getattr(weights.config, name)
         if value is not None and value != own:
             told = option(option_name.removesuffix("_name"), value)
             raise NpnetError(f"{told} does not fit {weights.source}, of {name} {own}: leave it out")
-    here: dict[str, Any] = {"classes": asked.classes, "stored_size": asked.stored_size}
-    free = {name: given[name] for name in ("input_size", "dropout") if given.get(name) is not None}
+    here: dict[str, Any] = {"classes": classes}
+    if stored_size is not None:
+        here["stored_size"] = stored_size
+    free = {name: given[name] for name in FREE_FIELDS if given.get(name) is not None}
     return replace(weights.config, **here, **free)
 
 
 FIXED_BY_WEIGHTS = ("width", "batch_norm", "padding", "bn_epsilon")
+FREE_FIELDS = ("input_size", "dropout", "crop_fraction")
 
 
 def how_it_begins(weights: "Weights", trainer: "Trainer") -> list[str]:
@@ -573,10 +594,12 @@ def refuse_another(origin: "Origin", given: dict[str, Any]) -> None:
     model = origin.model
     saved = {"dataset": origin.dataset, "recipe": origin.recipe.name, "model": model.architecture}
     saved |= {name: getattr(model, name) for name in options.MODEL_FIELDS}
+    saved |= {name: getattr(origin.source, name) for name in ("val_split", "stored_size")}
     labels = {"recipe_name": "recipe", "model_name": "model"}
     now = {labels.get(name, name): value for name, value in given.items()}
     if any(value != now.get(name, value) for name, value in saved.items()):
         usual = configure(model.architecture, model.classes).as_dict()
+        usual |= {"val_split": None, "stored_size": origin.source.stored_size}
         told = [
             name
             for name, value in saved.items()

@@ -27,7 +27,11 @@ class Images:
 
 
 class Dataset(Protocol):
-    """A source of labelled images; `read` returns just the rows asked for, in their order."""
+    """A source of labelled images; `read` returns just the rows asked for, in their order.
+
+    It may have a method `labels(split)`, which gives all of them without any pixels, and
+    `file(split, index)`, the name of an image's file: see `labels_of` and `file_of`.
+    """
 
     @property
     def name(self) -> str: ...

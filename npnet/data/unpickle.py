@@ -6,6 +6,7 @@ containers need, imports nothing, sets no attribute, and calls nothing that the 
 hostile file can waste a little time, and no more.
 """
 
+import codecs
 import math
 import os
 import pickletools
@@ -22,9 +23,10 @@ import numpy as np
 
 from npnet.errors import NpnetError
 
-# The largest CIFAR file takes some 250 000 opcodes. An empty dict costs one byte on disk and 64 in
-# memory, so the number of opcodes is what bounds the memory that a small hostile file can take.
-_MOST_OPCODES = 1_000_000
+# The largest CIFAR file takes some 250 000 opcodes, and 2 000 000 where each label is a number of
+# NumPy's. An empty dict costs one byte on disk and 64 in memory, so the number of opcodes is what
+# bounds the memory that a small hostile file can take.
+_MOST_OPCODES = 2_500_000
 _LARGE = 1 << 20  # bytes, of a string that has memory of its own
 _BY_CODE = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 _MOST_AXES = 32  # of an array: NumPy's own limit before 2.0
@@ -41,27 +43,29 @@ class _Global(Enum):
     DTYPE = "numpy dtype"
     RECONSTRUCT = "multiarray _reconstruct"  # makes the array that BUILD fills
     FROMBUFFER = "numeric _frombuffer"  # protocol 5
+    SCALAR = "multiarray scalar"  # a number of NumPy's
     ENCODE = "_codecs encode"  # how Python 3 writes bytes in protocol 2
 
 
 _GLOBALS = {g.value: g for g in (_Global.NDARRAY, _Global.DTYPE, _Global.ENCODE)} | {
     f"{package}.{g.value}": g
     for package in ("numpy.core", "numpy._core")  # before and since NumPy 2
-    for g in (_Global.RECONSTRUCT, _Global.FROMBUFFER)
+    for g in (_Global.RECONSTRUCT, _Global.FROMBUFFER, _Global.SCALAR)
 }
 
 
 def damaged(path: Path, reason: str) -> NpnetError:
     """The error for a dataset's file that cannot be used."""
-    return NpnetError(f"{path}: {reason}; remove the dataset's folder and fetch it again")
+    return NpnetError(f"{path}: {reason}; fetch it again, into another folder")
 
 
 def load(path: Path) -> object:
     """Read a pickle of arrays of numbers in dicts, lists and tuples, with text, bytes and numbers.
 
-    Protocols 2 to 5 are read; Python 2's `str` comes out as `bytes`. An array is a view of the
-    file's bytes, which are in memory once, and cannot be written. Raises NpnetError if the file
-    cannot be read, is damaged, or asks for anything else, big-endian arrays included.
+    All protocols are read; Python 2's `str` comes out as `bytes`, and NumPy's whole numbers as
+    Python's. An array is a view of the file's bytes, which are in memory once, and cannot be
+    written. Raises NpnetError if the file cannot be read, is damaged, or asks for anything else,
+    big-endian arrays included.
     """
     try:
         with open(path, "rb") as file, warnings.catch_warnings():
@@ -90,8 +94,8 @@ def _opcodes(file: BufferedReader) -> Iterator[tuple[str, object]]:
         if opcode is None:
             raise ValueError(f"unknown opcode {code!r}")
         reader: Any = None if opcode.arg is None else opcode.arg.reader
-        if opcode.name == "BINSTRING":
-            reader = _read_string
+        if opcode.name in _READERS:
+            reader = _READERS[opcode.name]
         yield opcode.name, None if reader is None else reader(file)
         if opcode.name == "STOP":
             return
@@ -111,6 +115,19 @@ def _read_string(file: BufferedReader) -> bytes | mmap:
     if read != length:
         raise ValueError(f"it ends in a string of {length} bytes")
     return data
+
+
+def _read_quoted(file: BufferedReader) -> bytes:
+    """A string of Python 2 under protocol 0, as it stands in a program."""
+    line = file.readline()
+    text = line.removesuffix(b"\n").strip()
+    if line[-1:] != b"\n" or len(text) < 2 or text[:1] != text[-1:] or text[:1] not in b"'\"":
+        raise ValueError("it has a string without its quotes")
+    data: bytes = codecs.escape_decode(text[1:-1])[0]
+    return data
+
+
+_READERS = {"BINSTRING": _read_string, "STRING": _read_quoted}
 
 
 class _Machine:
@@ -137,15 +154,17 @@ class _Machine:
                 self.stack.append(arg.encode("latin-1"))
             case (("BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT"), _):
                 self.stack.append(arg)
+            case (("INT" | "LONG" | "FLOAT" | "UNICODE" | "STRING"), _):  # of protocol 0
+                self.stack.append(arg)
             case (("SHORT_BINUNICODE" | "BINUNICODE" | "BINUNICODE8"), _):
                 self.stack.append(arg)
             case (("BINSTRING" | "SHORT_BINBYTES" | "BINBYTES" | "BINBYTES8" | "BYTEARRAY8"), _):
                 self.stack.append(arg)
-            case (("BINPUT" | "LONG_BINPUT"), int()):
+            case (("BINPUT" | "LONG_BINPUT" | "PUT"), int()):
                 self.memo[arg] = self.stack[-1]
             case "MEMOIZE", _:
                 self.memo[len(self.memo)] = self.stack[-1]
-            case (("BINGET" | "LONG_BINGET"), int()):
+            case (("BINGET" | "LONG_BINGET" | "GET"), int()):
                 self.stack.append(self.memo[arg])
             case "NONE", _:
                 self.stack.append(None)
@@ -165,6 +184,13 @@ class _Machine:
             case "TUPLE", _:
                 items = self.pop_to_mark()
                 self.stack.append(tuple(items))
+            case "LIST", _:
+                items = self.pop_to_mark()
+                self.stack.append(items)
+            case "DICT", _:
+                items = self.pop_to_mark()
+                self.stack.append({})
+                _set_items(self.stack[-1], items)
             case (("APPEND" | "APPENDS"), _):
                 items = self.pop(1) if name == "APPEND" else self.pop_to_mark()
                 _append(self.stack[-1], items)
@@ -205,6 +231,10 @@ class _Machine:
                 function is _Global.FROMBUFFER
             ):
                 return np.frombuffer(raw, dtype).reshape(_check_shape(shape, dtype, raw))
+            case (np.dtype() as dtype, bytes() as raw) if function is _Global.SCALAR:
+                if dtype.kind not in "iu" or len(raw) != dtype.itemsize:
+                    raise _Refused(f"a number of NumPy's is of {dtype} in {len(raw)} bytes")
+                return int(np.frombuffer(raw, dtype)[0])
             case (str() as text, str("latin1")) if function is _Global.ENCODE:
                 self.encodable -= len(text)
                 if self.encodable < 0:

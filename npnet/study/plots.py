@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from npnet.data.augmentation import Augmentation, draw
 from npnet.data.batches import ImageInput, not_augmented
 from npnet.data.dataset import Dataset
+from npnet.data.held_out import labels_of
 from npnet.errors import NpnetError
 from npnet.kernels import backend as kernels_of
 from npnet.measure.benchmark import Timing
@@ -33,11 +34,11 @@ CURVES = ("loss", "acc", "test_loss", "test_acc", "val_loss", "val_acc")
 def contact_sheet(dataset: Dataset, path: Path, columns: int = 12) -> None:
     """Write a picture with a row of training images for each class (the first ten classes)."""
     names = list(dataset.classes)[:10]
-    images = dataset.read("train", np.arange(min(2000, dataset.size("train"))))
+    labels = labels_of(dataset, "train")
     figure = blank(figsize=(columns * 0.6 + 1.2, len(names) * 0.6))
     axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
     for label, (name, axis) in enumerate(zip(names, axes, strict=True)):
-        chosen = images.pixels[images.labels == label][:columns]
+        chosen = dataset.read("train", np.flatnonzero(labels == label)[:columns]).pixels
         axis.imshow(np.concatenate(list(chosen), axis=1), interpolation="nearest")
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
         axis.set(xticks=[], yticks=[])

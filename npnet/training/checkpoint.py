@@ -68,6 +68,7 @@ class Header:
     steps: int = 0  # of an epoch
     settings: dict[str, Any] | None = None  # the fields of Settings
     dataset_digest: str | None = None
+    source: dict[str, Any] | None = None  # how the dataset was opened, the fields of Source
 
     def build(self) -> Architecture:
         return build(self.model)

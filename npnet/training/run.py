@@ -11,6 +11,7 @@ import numpy as np
 
 import npnet
 from npnet.data.dataset import Dataset, Split
+from npnet.data.source import source_of
 from npnet.errors import NotWritten, NpnetError
 from npnet.kernels.arrays import Floats
 from npnet.machine import telemetry
@@ -82,9 +83,10 @@ class Run:
                 )
             digest = trainer.dataset.digest()
             if header.dataset_digest not in (None, digest):
+                place = "data" if header.source and header.source["name"][:1] == "/" else "data_dir"
                 raise NpnetError(
                     f"{trainer.dataset.name} in {trainer.dataset.location} holds other images than "
-                    f"{self.resumed_from} was trained on: give their folder to `data_dir`"
+                    f"{self.resumed_from} was trained on: give their folder to `{place}`"
                 )
             if tuple(trainer.dataset.classes) != header.classes:
                 raise NpnetError(
@@ -179,7 +181,11 @@ class Run:
         dataset = trainer.dataset
         return {
             "command": "train",
-            "dataset": {"name": dataset.name, "location": dataset.location},
+            "dataset": {
+                "name": dataset.name,
+                "location": dataset.location,
+                "source": source_of(dataset),
+            },
             "model": trainer.network.architecture.config.as_dict(),
             "settings": asdict(trainer.settings),
             "recipe": trainer.recipe.as_dict(),
@@ -211,6 +217,7 @@ class Run:
             steps=trainer.steps,
             settings=asdict(settings),
             dataset_digest=trainer.dataset.digest(),
+            source=source_of(trainer.dataset),
         )
         own = self._own_rows(step > 0, synchronised)
         if "tallies" in own:
