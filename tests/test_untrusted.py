@@ -138,7 +138,7 @@ class TestCheckpoints:
                 file.writestr(f"{name}.npy", b"")
             file.comment = b"0" * SEAL
         (tmp_path / "state.npz").write_bytes(sealed(buffer.getvalue()[:-SEAL]))
-        assert "a member 'values.npy', or has it twice" in refusal(tmp_path / "state.npz")
+        assert "the member 'values.npy' twice" in refusal(tmp_path / "state.npz")
 
     def test_a_header_of_a_million_brackets(self, tmp_path: Path, good: dict[str, Any]) -> None:
         deep = np.frombuffer(b"[" * 1000_000, np.uint8)
