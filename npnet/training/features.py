@@ -51,6 +51,7 @@ class Features:
         self.name, self.location = images.name, images.location
         self.classes: Sequence[str] = images.classes
         self.image_size = images.image_size
+        self.source = getattr(images, "source", None)  # see npnet/data/source.py
 
     def size(self, split: Split) -> int:
         return len(self._rows[split]) if split in self._rows else 0
