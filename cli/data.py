@@ -101,6 +101,7 @@ def pack(path: Path, out: Path | None, stored_size: int, skip_damaged: bool) -> 
 
 @data.command()
 @options.dataset
+@options.data
 @options.taken
 @click.option("--out", type=click.Path(path_type=Path), help="[default: <dataset>.png]")
 def preview(data_dir: Path | None, out: Path | None, **values: Any) -> None:

@@ -32,7 +32,7 @@ class Origin:
     recipe: Recipe
     settings: Settings
     world: int
-    source: Source  # how the dataset was opened
+    source: Source  # how the dataset was opened; of an older npnet its name alone
     checkpoint: Checkpoint | None
     said: tuple[str, ...] = ()
     stamp: Stamp | None = None  # of the run's folder, before any of it was read
@@ -103,7 +103,7 @@ def _find(path: Path) -> Origin:
         model=header.model,
         dataset=header.dataset,
         world=header.world,
-        source=_source(header.source, header.dataset, str(checkpoint.path)),
+        source=header.source or Source(header.dataset),
     )
 
 
@@ -149,7 +149,7 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint, said: tuple[str, ...] = (
         header.recipe,
         _settings({**settings, "epochs": header.epochs, "seed": header.seed}, str(checkpoint.path)),
         header.world,
-        _source(header.source, header.dataset, str(checkpoint.path)),
+        header.source or Source(header.dataset),
         checkpoint,
         said,
     )
@@ -170,14 +170,9 @@ def _of_config(path: Path, file: Path) -> Origin:
         Recipe.from_dict(config.get("recipe"), f"{file}: recipe"),
         _settings(settings, str(file)),
         world,
-        _source(about.get("source"), name, str(file)),
+        Source.from_dict(about.get("source"), f"{file}: source") or Source(name),
         None,
     )
-
-
-def _source(found: Any, name: str, where: str) -> Source:
-    """How a dataset was opened; an older npnet left its name alone."""
-    return Source.from_dict(found, f"{where}: source") or Source(name)
 
 
 def _settings(found: Mapping[str, Any], where: str) -> Settings:
