@@ -1,6 +1,7 @@
 """`npnet data`: get datasets, and look at them."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +105,36 @@ def pack(path: Path, out: Path | None, stored_size: int, skip_damaged: bool) -> 
 @options.data
 @options.taken
 @click.option("--out", type=click.Path(path_type=Path), help="[default: <dataset>.png]")
-def preview(data_dir: Path | None, out: Path | None, **values: Any) -> None:
+@click.option(
+    "--augmented",
+    is_flag=True,
+    help="Ten images, and what epochs of the recipe `modern` make of them, or these options:",
+)
+@options.augmentation
+@click.option(
+    "--input-size",
+    type=click.IntRange(1, 1024),
+    default=128,
+    show_default=True,
+    help="Of --augmented: images are resized to this.",
+)
+def preview(
+    data_dir: Path | None, out: Path | None, augmented: bool, input_size: int, **values: Any
+) -> None:
     """Draw some training images of each class into a picture."""
     from npnet.cli import datasets
-    from npnet.study.plots import contact_sheet
+    from npnet.schema import known_fields
+    from npnet.study.plots import augmentation_sheet, contact_sheet
+    from npnet.training.recipe import MODERN, Recipe
 
     source = datasets.opened(datasets.chosen(values), data_dir)
     path = out or Path(f"{source.name}.png")
-    contact_sheet(source, path)
+    known = known_fields(Recipe, values)
+    given = {name: value for name, value in known.items() if value is not None}
+    if augmented:
+        augmentation_sheet(source, replace(MODERN, **given), input_size, path)
+    elif given:
+        raise click.UsageError("these options are of --augmented: give that, too")
+    else:
+        contact_sheet(source, path)
     click.echo(f"wrote {printable(path)}")

@@ -45,6 +45,11 @@ OPTIONS = {
     "--wd --l2": ("--weight-decay",),
     "--warmup --lr-warmup-epochs": ("--warmup-epochs",),
     "--smoothing": ("--label-smoothing",),
+    "--hflip --horizontal-flip": ("--flip",),
+    "--scale": ("--crop-scale",),
+    "--ratio": ("--crop-ratio",),
+    "--crop-pct": ("--crop-fraction",),
+    "--jitter --colour-jitter": ("--color-jitter",),
     "--drop --drop-rate": ("--dropout",),
     "--sync-batchnorm --syncbn": ("--sync-bn",),
     "--cfg --config-file": ("--config",),
@@ -73,7 +78,9 @@ REMARKS = {
     ),
     "--amp --fp16 --bf16 --half --precision": "npnet trains in float32",
     "--eval --test --test-only --validate": "that is a command, npnet evaluate CHECKPOINT",
-    "--augment --augmentation --aug": "these are --flip and --crop-padding here",
+    "--augment --augmentation --aug": (
+        "these are --flip, --crop-padding, --crop-scale and --color-jitter here"
+    ),
 }
 
 COMMANDS = {

@@ -66,7 +66,7 @@ class KerasArrays:
             self._labels[split] = _read_labels(archive, names[1], images.shape[0])
             sizes.add(images.shape[1])
             for name in names:
-                archive.check(name)
+                archive.check_sum(name)
                 member = archive.members[name]
                 digest.update(f"{name} {member.size} {member.crc} ".encode())
         if len(sizes) > 1:

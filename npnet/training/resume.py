@@ -35,6 +35,7 @@ class Origin:
     source: Source  # how the dataset was opened; of an older npnet its name alone
     checkpoint: Checkpoint | None
     said: tuple[str, ...] = ()
+    init: Path | None = None  # the file that a run without a checkpoint began with
     stamp: Stamp | None = None  # of the run's folder, before any of it was read
     reached: Done | None = None  # how far the run got there, if it was killed
 
@@ -172,6 +173,7 @@ def _of_config(path: Path, file: Path) -> Origin:
         world,
         Source.from_dict(about.get("source"), f"{file}: source") or Source(name),
         None,
+        init=Path(init) if isinstance(init := config.get("init"), str) else None,
     )
 
 
