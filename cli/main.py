@@ -20,6 +20,7 @@ import click
 import npnet
 from npnet.cli.bench import bench
 from npnet.cli.completion import completion
+from npnet.cli.convert import convert
 from npnet.cli.data import data
 from npnet.cli.doctor import doctor
 from npnet.cli.evaluate import evaluate
@@ -68,7 +69,7 @@ def cli() -> None:
 
 
 for command in (
-    *(train, evaluate, predict, study, launch, machinefile, doctor),
+    *(train, evaluate, predict, convert, study, launch, machinefile, doctor),
     *(plot, info, data, bench, gradcheck, warmup, completion),
 ):
     cli.add_command(command)
