@@ -20,6 +20,7 @@ import click
 import npnet
 from npnet.cli.bench import bench
 from npnet.cli.completion import completion
+from npnet.cli.convert import convert
 from npnet.cli.data import data
 from npnet.cli.doctor import doctor
 from npnet.cli.evaluate import evaluate
@@ -69,7 +70,8 @@ def cli() -> None:
 
 
 for command in (
-    *(train, lr_find, evaluate, predict, study, launch, machinefile, doctor),
+    *(train, lr_find, evaluate, predict, convert),
+    *(study, launch, machinefile, doctor),
     *(plot, info, data, bench, gradcheck, warmup, completion),
 ):
     cli.add_command(command)
