@@ -1,10 +1,21 @@
-"""Batch norm that passes on what it gets, for weights into which it was folded."""
+"""Batch norm folded into weights, and batch norm that passes on what it gets."""
 
 import numpy as np
 
 from npnet.kernels.arrays import Floats
+from npnet.model.fusion import folded
 from npnet.model.operations import Convolution, Operation
 from npnet.model.parameters import Parameters
+
+
+def folded_numbers(
+    parameters: Parameters, operation: Operation, epsilon: float
+) -> tuple[Floats, Floats]:
+    """An operation's weight, in npnet's layout, and bias, with batch norm folded."""
+    if isinstance(operation, Convolution) and operation.batch_norm:
+        return folded(operation, parameters, epsilon)
+    value, name = parameters.value, operation.name
+    return value(f"{name}.weight"), value(f"{name}.bias")
 
 
 def set_folded(

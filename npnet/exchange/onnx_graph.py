@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper
 
 import npnet
+from npnet.exchange.folding import folded_numbers
 from npnet.exchange.layout import to_torch_layout
 from npnet.exchange.onnx_windows import Windows, windows_of
 from npnet.kernels.arrays import Floats
 from npnet.model.config import ModelConfig
-from npnet.model.fusion import folded
 from npnet.model.operations import (
     Add,
     AveragePool,
@@ -68,7 +68,7 @@ class Graph:
     def constant(self, name: str, value: Any) -> str:
         """Add a constant, once; return its name."""
         if name not in self.constants:
-            self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+            self.constants[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
     def node(self, kind: str, name: str, inputs: Sequence[str], **attributes: Any) -> str:
@@ -123,9 +123,10 @@ class Graph:
         first = f"{name}.conv" if norm or relu else name
         y = self.windowed("Conv", first, [x, *self.weighted(operation)], windows, group=group)
         if norm:
+            value = self.parameters.value
             numbers = zip(
                 ("gamma", "beta", "mean", "variance"),
-                (*self.values(name, "gamma", "beta"), *self.parameters.running(name)),
+                (value(f"{name}.gamma"), value(f"{name}.beta"), *self.parameters.running(name)),
                 strict=True,
             )
             arrays = [self.constant(f"{name}.{role}", value) for role, value in numbers]
@@ -148,16 +149,10 @@ class Graph:
         return names
 
     def numbers(self, operation: Convolution | Linear) -> tuple[Floats, Floats | None]:
-        """Weight, in npnet's layout, and bias, float32; None where a batch norm stands for it."""
-        if not isinstance(operation, Convolution) or not operation.batch_norm:
-            weight, bias = self.values(operation.name, "weight", "bias")
-            return weight, bias
-        if self.fold:
-            return folded(operation, self.parameters, self.config.bn_epsilon)
-        return self.parameters.value(f"{operation.name}.weight"), None
-
-    def values(self, name: str, *roles: str) -> list[Floats]:
-        return [self.parameters.value(f"{name}.{role}") for role in roles]
+        """Weight, in npnet's layout, and bias; None where a batch norm stands for it."""
+        if isinstance(operation, Convolution) and operation.batch_norm and not self.fold:
+            return self.parameters.value(f"{operation.name}.weight"), None
+        return folded_numbers(self.parameters, operation, self.config.bn_epsilon)
 
     def laid_out(self, operation: Convolution | Linear, weight: NDArray[Any]) -> NDArray[Any]:
         """A weight as ONNX has it, for upright images."""
