@@ -3,12 +3,12 @@
 #
 #   ./setup.sh [EXTRAS]      default: mpi; several as mpi,plots
 #
-#   mpi       MPICH, with its mpiexec, inside the environment
-#   openmpi   Open MPI instead
-#   plots     pictures of runs and studies (matplotlib)
-#   images    JPEG, PNG and the like (Pillow)
-#   exchange  weights of Keras, in safetensors, and of ONNX (h5py, safetensors, onnx)
-#   dev       what tests and checks need; plots, images and exchange, too
+#   mpi        MPICH, with its mpiexec, inside the environment
+#   openmpi    Open MPI instead
+#   plots      pictures of runs and studies (matplotlib)
+#   images     JPEG, PNG and the like (Pillow)
+#   exchange   weights of Keras, in safetensors, and of ONNX (h5py, safetensors, onnx)
+#   dev        what tests and checks need; plots, images and exchange, too
 #
 # VENV names the folder (default .venv), PYTHON the interpreter (default python3). Only when Debian's
 # Python comes without its venv module is a system package installed, python3.11-venv or so.

@@ -23,6 +23,7 @@ from npnet.training.evaluate import Scores
 from npnet.training.results import EpochResult, Summary
 from npnet.training.trainer import Trainer
 
+CIFAR = ("cifar10", "cifar100")  # whose place the paper's lines name
 COLUMNS = 100  # of a line of the header
 WORTH_A_WORD = 0.05  # of an epoch's time
 MOST_LEFT = 0.01  # of the initial statistics, without a word
@@ -36,6 +37,7 @@ class Console:
         self.root = comm.rank == 0
         self.progress = TrainingProgress(terminal()) if progress and self.root else None
         self.epochs_kept = 0  # whole epochs of which there is a checkpoint
+        self._features: Progress | None = None
         self.said: list[str] = []  # of a run that goes on: from where, and what changes
 
     @contextmanager
@@ -60,6 +62,17 @@ class Console:
         finally:
             progress.finish()
 
+    def computing(self, split: str, done: int, total: int) -> None:
+        """Features of a split are computed."""
+        if self.progress is None:
+            return
+        if self._features is None:
+            self._features = Progress(self.progress.stream)
+        self._features.show(f"Features of the {split} images:", done, total, "")
+        if done == total:
+            self._features.finish()
+            self._features = None
+
     def started(self, trainer: Trainer) -> None:
         self.epochs = trainer.settings.epochs
         self.dataset, self.trainer = trainer.dataset, trainer
@@ -76,7 +89,7 @@ class Console:
             self.progress.start(trainer)
 
     def _print_header(self, trainer: Trainer) -> None:
-        place = "Dataset" if trainer.dataset.name == "shapes" else "CIFAR dir"
+        place = "CIFAR dir" if trainer.dataset.name in CIFAR else "Dataset"
         say(f"[INFO] {place}: {trainer.dataset.location}")
         for line in self.said:
             say(f"[INFO] {line}")
@@ -131,7 +144,7 @@ class Console:
         if self.progress:
             self.progress.step(epoch)
 
-    def epoch_finished(self, results: list[EpochResult], test: Scores | None) -> None:
+    def epoch_finished(self, results: list[EpochResult], scores: Scores | None) -> None:
         if self.progress:
             self.progress.finish_epoch()
         epoch, several = results[0].epoch, f", {len(results)} workers" if len(results) > 1 else ""
@@ -144,10 +157,11 @@ class Console:
             f"[Rank {self.comm.rank}{several}] Epoch {epoch}/{self.epochs} loss={loss:.4f} "
             f"acc={acc:.4f} time={seconds:.2f}s{waiting}"
         )
-        if self.root and test is not None and epoch < self.epochs:
+        if self.root and scores is not None and epoch < self.epochs:
+            split = self.trainer.split
             say(
-                f"[Root] Epoch {epoch}/{self.epochs} test acc: {test.main.accuracy:.4f} | "
-                f"test loss: {test.main.loss:.4f}{recalibrated(test)}"
+                f"[Root] Epoch {epoch}/{self.epochs} {split} acc: {scores.main.accuracy:.4f} | "
+                f"{split} loss: {scores.main.loss:.4f}{recalibrated(scores)}"
             )
 
     def finished(self, summary: Summary) -> None:
@@ -155,8 +169,15 @@ class Console:
             return
         wall, loss = summary.wall_seconds, summary.train_loss
         epoch, acc = summary.epochs, 100 * summary.train_acc
+        if summary.stopped_early:
+            say(
+                f"[Root] Stopped early, after epoch {epoch} of {self.epochs}: none was better than "
+                f"epoch {summary.best_epoch}, which best.npz is of"
+            )
         say(f"[Root] Global wall time: {wall:.2f}s")
         say(f"[Root] Mean train acc (epoch {epoch}): {acc:.2f}% | Mean train loss: {loss:.4f}")
+        if summary.val_acc is not None:
+            say(f"[Root] Val acc: {summary.val_acc:.4f} | Val loss: {summary.val_loss:.4f}")
         if summary.test_acc is not None:
             say(f"[Root] Test acc: {summary.test_acc:.4f} | Test loss: {summary.test_loss:.4f}")
         if summary.bn_eval == "both" and summary.test_acc is not None:
@@ -173,7 +194,7 @@ class Console:
         )
         if summary.slowest is not None:
             say(f"[Root] What slowed it: {summary.slowest}")
-        place = "dataset" if summary.dataset == "shapes" else "cifar_dir"
+        place = "cifar_dir" if summary.dataset in CIFAR else "dataset"
         say(
             f"[SUMMARY] world={summary.world} epochs={summary.epochs} "
             f"batch/node={summary.batch_per_node} loss={loss:.4f} acc={acc:.2f}% "
@@ -181,11 +202,11 @@ class Console:
         )
 
 
-def recalibrated(test: Scores) -> str:
-    """What stands behind a test's line where both kinds of statistics were tried."""
-    if test.moving is None or test.recalibrated is None:
+def recalibrated(scores: Scores) -> str:
+    """What stands behind a line of scores where both kinds of statistics were tried."""
+    if scores.moving is None or scores.recalibrated is None:
         return ""
-    return f" | recalibrated: {test.recalibrated.accuracy:.4f}"
+    return f" | recalibrated: {scores.recalibrated.accuracy:.4f}"
 
 
 def span(workers: Workers) -> str:

@@ -1,12 +1,16 @@
 """`npnet data`: get datasets, and look at them."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from npnet.cli import options
 from npnet.cli.bar import Progress
+from npnet.cli.streams import say
+from npnet.cli.words import one_line, printable
 
 
 @click.group()
@@ -49,13 +53,87 @@ def fetch(name: str, data_dir: Path, url: str | None) -> None:
 
 
 @data.command()
-@options.dataset
-@click.option("--out", type=click.Path(path_type=Path), help="[default: <dataset>.png]")
-def preview(dataset: str, data_dir: Path | None, out: Path | None) -> None:
-    """Draw some training images of each class into a picture."""
-    from npnet.data import open_dataset
-    from npnet.study.plots import contact_sheet
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File, for --data.  [default: in PATH, or the user's cache where that cannot be written]",
+)
+@click.option(
+    "--stored-size",
+    type=click.IntRange(min=1),
+    metavar="PIXELS",
+    default=146,
+    show_default=True,
+    help="Of each image, across; 146 is what networks of 128 are trained on.",
+)
+@click.option("--skip-damaged", is_flag=True, help="Leave out files that are no usable images.")
+def pack(path: Path, out: Path | None, stored_size: int, skip_damaged: bool) -> None:
+    """Pack the folder of images PATH into one file of squares, as training does on first use.
 
-    path = out or Path(f"{dataset}.png")
-    contact_sheet(open_dataset(dataset, data_dir), path)
-    click.echo(f"wrote {path}")
+    A file that is there is checked image by image; what has changed is packed again. An interrupted
+    packing goes on when the command is repeated. Every file that is no usable image is named.
+    """
+    from npnet.cli.datasets import Told
+    from npnet.data.folder import SPLITS
+    from npnet.data.packing import UnusableFiles, open_folder
+    from npnet.parallel.communicator import connect, together
+
+    comm = connect("npnet data pack")
+    with together(comm):
+        if comm.rank > 0:
+            return
+        told = Told(comm)
+        try:
+            images = open_folder(path, stored_size, skip_damaged, told, out, check=True)
+        except UnusableFiles as error:
+            told.finish()
+            for line in error.not_shown:
+                say(f"npnet: error: {one_line(line)}", err=True)
+            raise
+        finally:
+            told.finish()
+        counts = " ".join(f"{split}={images.size(split):,}" for split in SPLITS)
+        say(
+            f"{printable(images.path)}: {len(images.classes)} classes, {counts}, "
+            f"{images.image_size} pixels across"
+        )
+
+
+@data.command()
+@options.dataset
+@options.taken
+@click.option("--out", type=click.Path(path_type=Path), help="[default: <dataset>.png]")
+@click.option(
+    "--augmented",
+    is_flag=True,
+    help="Ten images, and what epochs of the recipe `modern` make of them, or these options:",
+)
+@options.augmentation
+@click.option(
+    "--input-size",
+    type=click.IntRange(1, 1024),
+    default=128,
+    show_default=True,
+    help="Of --augmented: images are resized to this.",
+)
+def preview(
+    data_dir: Path | None, out: Path | None, augmented: bool, input_size: int, **values: Any
+) -> None:
+    """Draw some training images of each class into a picture."""
+    from npnet.cli import datasets
+    from npnet.schema import known_fields
+    from npnet.study.plots import augmentation_sheet, contact_sheet
+    from npnet.training.recipe import MODERN, Recipe
+
+    source = datasets.opened(datasets.chosen(values), data_dir)
+    path = out or Path(f"{source.name}.png")
+    known = known_fields(Recipe, values)
+    given = {name: value for name, value in known.items() if value is not None}
+    if augmented:
+        augmentation_sheet(source, replace(MODERN, **given), input_size, path)
+    elif given:
+        raise click.UsageError("these options are of --augmented: give that, too")
+    else:
+        contact_sheet(source, path)
+    click.echo(f"wrote {printable(path)}")

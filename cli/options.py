@@ -24,7 +24,7 @@ GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
 
 # Named here again because the engine's modules that define them load NumPy; a test compares.
 DATASETS = ("shapes", "cifar10", "cifar100")
-RECIPES = ("modern", "paper")
+RECIPES = ("modern", "paper", "finetune")
 STRATEGIES = ("gradients", "weights", "gather-bcast")
 BACKENDS = ("numba", "reference")
 BN_EVALUATIONS = ("moving", "recalibrated", "both")
@@ -70,7 +70,43 @@ def dataset_name(function: Function) -> Function:
 
 def dataset(function: Function) -> Function:
     """Which dataset, and where it lies."""
-    return dataset_name(data_dir(function))
+    return dataset_name(data(data_dir(function)))
+
+
+def data(function: Function) -> Function:
+    """A dataset of one's own."""
+    return click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="Instead of --dataset: a folder of images, PATH/train/CLASS/* and PATH/val|test/"
+        "CLASS/* or PATH/CLASS/*; an .npz; or a file of npnet data pack.",
+    )(function)
+
+
+def taken(function: Function) -> Function:
+    """How the images of a dataset are taken."""
+    for option in (
+        click.option(
+            "--skip-damaged",
+            is_flag=True,
+            help="Of --data: leave out files that are no usable images.",
+        ),
+        click.option(
+            "--stored-size",
+            type=click.IntRange(min=1),
+            metavar="PIXELS",
+            help="Of --data: images are packed so large.  [default: input size / 0.875]",
+        ),
+        click.option(
+            "--val-split",
+            type=Finite(0, 1, min_open=True, max_open=True),
+            metavar="FRACTION",
+            help="Hold out this part of each class's training images to validate on.",
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 class ModelName(click.ParamType):  # type: ignore[type-arg]
@@ -89,7 +125,15 @@ class ModelName(click.ParamType):  # type: ignore[type-arg]
         return str(value)
 
 
-MODEL_FIELDS = ("width", "input_size", "batch_norm", "padding", "dropout", "bn_epsilon")
+MODEL_FIELDS = (
+    "width",
+    "input_size",
+    "batch_norm",
+    "padding",
+    "dropout",
+    "bn_epsilon",
+    "crop_fraction",
+)
 
 
 def model_name(function: Function) -> Function:
@@ -141,6 +185,37 @@ def model_config(
     given = {name: values[name] for name in MODEL_FIELDS if values.get(name) is not None}
     fields = {**OF_RECIPE[recipe], **given}
     return configure(values["model_name"], classes, stored_size=stored_size, **fields)
+
+
+def augmentation(function: Function) -> Function:
+    """How training images differ from epoch to epoch: the recipe's unless told otherwise."""
+    for option in (
+        click.option(
+            "--color-jitter",
+            type=Finite(0, 1),
+            help="Vary brightness, contrast, saturation by up to this.  [default: recipe's]",
+        ),
+        click.option(
+            "--crop-ratio",
+            type=Finite(1, 10),
+            help="The largest aspect of such a crop, wide or high.  [default: recipe's]",
+        ),
+        click.option(
+            "--crop-scale",
+            type=Finite(0.01, 1),
+            help="Crop at random, from this share of the area to all.  [default: recipe's]",
+        ),
+        click.option(
+            "--crop-padding",
+            type=click.IntRange(0, 16),
+            help="Shift by up to ... px.  [default: recipe's]",
+        ),
+        click.option(
+            "--flip/--no-flip", default=None, help="Mirror half of the images.  [default: recipe's]"
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 def batch(function: Function) -> Function:

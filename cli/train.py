@@ -17,6 +17,8 @@ from npnet.cli.words import SECONDS_TO_PASS_ON
 from npnet.schema import known_fields
 
 if TYPE_CHECKING:
+    from npnet.model.config import ModelConfig
+    from npnet.model.weights import Weights
     from npnet.parallel.communicator import Communicator
     from npnet.training.recipe import Recipe
     from npnet.training.resume import Origin
@@ -34,13 +36,14 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 @click.command(cls=CommandWithHeadings, context_settings={"show_default": True})
 @heading("Most used")
 @options.dataset_name
+@options.data
 @options.model_name
 @click.option(
     "--recipe",
     "recipe_name",
     type=click.Choice(options.RECIPES),
-    default="modern",
-    help="`modern` keeps learning at any number of ranks; `paper` is the paper's protocol.",
+    help="`modern` keeps learning at any number of ranks, `paper` is the paper's protocol, "
+    "`finetune` goes on from --init.  [default: modern; finetune with --init]",
 )
 @click.option("--epochs", type=POSITIVE, default=10, help="Passes over the training images.")
 @click.option(
@@ -56,15 +59,16 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     type=click.Path(path_type=Path),
     help="Go on with the run in this folder, or from this checkpoint, as it was started.",
 )
+@click.option(
+    "--init",
+    type=click.Path(path_type=Path),
+    help="Begin with the weights in this file, of npnet, torchvision, timm, Keras or ONNX.",
+)
 @options.config_file
 @heading("Data")
 @options.data_dir
-@click.option(
-    "--flip/--no-flip", default=None, help="Mirror half of the images.  [default: recipe's]"
-)
-@click.option(
-    "--crop-padding", type=click.IntRange(0, 16), help="Shift by up to ... px.  [default: recipe's]"
-)
+@options.taken
+@options.augmentation
 @click.option(
     "--shuffle",
     type=click.Choice(["shard", "global"]),
@@ -76,6 +80,11 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     "--padding",
     type=click.Choice(options.PADDINGS),
     help="At stride 2: on all sides, or as TensorFlow and Keras pad.  [default: symmetric]",
+)
+@click.option(
+    "--crop-fraction",
+    type=options.Finite(0.01, 1),
+    help="Test on the centre, so much of an image across; torchvision's is 0.875.  [default: 1]",
 )
 @click.option("--dropout", type=SHARE, help="Rate before the classifier.  [default: model's]")
 @click.option(
@@ -93,8 +102,24 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     multiple=True,
     help="Operations that are not trained, such as stem or 'block1.*'; may be repeated.",
 )
+@click.option(
+    "--train",
+    metavar="all|head|last:N|norm",
+    help="What of the network is trained: all, its classifier, its N last units and that, or its "
+    "batch norms and that.  [default: all]",
+)
+@click.option(
+    "--cache-features/--no-cache-features",
+    default=True,
+    help="With --train head, compute once what the classifier reads, and keep it on disk.",
+)
 @heading("Optimiser")
 @click.option("--lr", type=NOT_NEGATIVE, help="Peak learning rate.  [default: recipe's]")
+@click.option(
+    "--layer-decay",
+    type=options.Finite(0.01, 1),
+    help="Of the rate, from each unit to the one before it, such as 0.8.  [default: recipe's]",
+)
 @click.option(
     "--warmup-epochs", type=NOT_NEGATIVE, help="Epochs of linear warm-up.  [default: recipe's]"
 )
@@ -176,6 +201,12 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     metavar="EPOCHS",
     help="Keep checkpoints of the newest ... epochs and of the best.  [default: of all]",
 )
+@click.option(
+    "--patience",
+    type=POSITIVE,
+    metavar="EPOCHS",
+    help="End after so many epochs without a better accuracy; best.npz is the best one's.",
+)
 @click.option("--max-steps", type=POSITIVE, help="Stop each epoch after this many steps.")
 @click.option(
     "--seed",
@@ -207,9 +238,10 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 def train(
     dataset: str,
     data_dir: Path | None,
-    recipe_name: str,
+    recipe_name: str | None,
     out: Path | None,
     resume: Path | None,
+    init: Path | None,
     trace: Path | None,
     threads: int,
     progress: bool,
@@ -220,12 +252,13 @@ def train(
 
     Leaves a run folder with config.json, log.csv, summary.json and checkpoints.
     """
+    from npnet.cli import datasets
     from npnet.cli.console import Console
-    from npnet.data import open_dataset
     from npnet.errors import NpnetError, Stopped
     from npnet.parallel import joining
     from npnet.parallel.communicator import connect, together
     from npnet.parallel.watchdog import Watchdog
+    from npnet.training.features import compute_features
     from npnet.training.resume import find
     from npnet.training.trace import Trace
     from npnet.training.trainer import Trainer
@@ -238,21 +271,40 @@ def train(
     with together(comm):
         # Rank 0 alone reads and writes the run: no other node needs its files.
         origin = find(resume) if resume is not None and comm.rank == 0 else None
+        weights = initial_weights(init, origin) if comm.rank == 0 else None
     mine, origin = origin, comm.broadcast(origin.without_rows() if origin is not None else None)
+    weights = comm.broadcast(weights)
     with together(comm):
         if origin is None:
-            recipe = choose_recipe(recipe_name, values)
+            name = recipe_name or ("modern" if weights is None else "finetune")
+            recipe = choose_recipe(name, values)
+            if recipe.train != "all" and weights is None:
+                raise NpnetError(
+                    f"`train` {recipe.train} is for weights that are trained already: give them "
+                    "by `init`"
+                )
             settings = choose_settings(recipe, comm, values)
-            source = open_dataset(dataset, data_dir)
-            stored = source.image_size
-            model = options.model_config(values, len(source.classes), recipe_name, stored)
+            model = choose_model(values, 2, name, None, weights)
+            data = datasets.chosen(values | {"dataset": dataset}, model.input_size)
         else:
             given = given_options()
             refuse_another(origin, given)
             recipe = replace(origin.recipe, **of_record(origin.recipe, given))
             settings = changed_settings(origin, comm, given)
-            source = open_dataset(origin.dataset, data_dir or origin.place())
+            data = datasets.changed(origin.source, given)
+            data_dir = data_dir or origin.place()
+    source = datasets.opened(data, data_dir, comm, progress)
+    with together(comm):
+        if origin is None:
+            classes, stored = len(source.classes), source.image_size
+            model = choose_model(values, classes, name, stored, weights)
+        else:
             model = origin.model
+        if settings.evaluate != "never" and not (source.size("test") or source.size("val")):
+            raise NpnetError(
+                f"{source.location} has no images to test or to validate on: give `val_split` 0.1, "
+                "or `evaluate` never"
+            )
     world = comm.size * settings.workers_per_rank
     with together(comm):
         folder = choose_folder(out, mine, default_folder(source.name, recipe.name, world))
@@ -261,13 +313,28 @@ def train(
     checkpoint = (mine or origin).checkpoint if origin is not None else None
     folder.path = comm.broadcast(folder.path)
     watch.advice = lambda: f"go on with {command_to_go_on(comm.size, folder.path)}"
-    trainer = Trainer(source, model, recipe, settings, comm, console, folder, checkpoint)
+
+    def compile_kernels() -> None:
+        if settings.backend == "numba":
+            prepare(comm, Rehearsal.of(model, recipe, settings.dtype), console.compiling)
+
+    below = weights or (checkpoint.weights() if checkpoint is not None else None)
+    if settings.caches_features(recipe) and below is not None:
+        with together(comm):
+            settings.check(recipe)
+            model.check_classes(source.classes, source.name)
+        compile_kernels()
+        computing = (settings.batch_per_rank, settings.backend, console.computing)
+        source = compute_features(source, below.at(model.input_size), comm, *computing) or source
+    start = (folder, checkpoint, weights)
+    trainer = Trainer(source, model, recipe, settings, comm, console, *start)
     if timeline is not None:
         timeline.start()  # now that the run was not refused
-    if settings.backend == "numba":
-        prepare(comm, Rehearsal.of(model, recipe, settings.dtype), console.compiling)
+    compile_kernels()
     if origin is not None:
         console.said = [*origin.said, *how_it_goes_on(origin, trainer)]
+    elif weights is not None:
+        console.said = how_it_begins(weights, trainer)
     trainer.trace = timeline
     try:
         with trainer.pauses.for_signals():
@@ -285,6 +352,68 @@ def train(
                 f"{command_to_go_on(comm.size, folder.path)}"
             )
         raise
+
+
+def initial_weights(init: Path | None, origin: "Origin | None") -> "Weights | None":
+    """Those that a run begins with, also one that begins once more."""
+    from npnet.errors import NpnetError
+    from npnet.exchange import read_weights
+
+    if origin is not None:
+        if init is not None:
+            raise NpnetError("`init` is for a run that begins: leave it out, or `resume`")
+        if origin.checkpoint is not None:
+            return None
+        init = origin.init
+    return replace(read_weights(init), path=init.absolute()) if init is not None else None
+
+
+def choose_model(
+    values: dict[str, Any],
+    classes: int,
+    recipe: str,
+    stored_size: int | None,
+    weights: "Weights | None",
+) -> "ModelConfig":
+    """The model that the options name; that of the weights, at the sizes that were asked for.
+
+    Raises NpnetError where what is given is not what the weights are of.
+    """
+    from npnet.errors import NpnetError
+
+    if weights is None:
+        return options.model_config(values, classes, recipe, stored_size)
+    given = given_options()
+    fixed = {"model_name": "architecture", **{name: name for name in FIXED_BY_WEIGHTS}}
+    for option_name, name in fixed.items():
+        value, own = given.get(option_name), getattr(weights.config, name)
+        if value is not None and value != own:
+            told = option(option_name.removesuffix("_name"), value)
+            raise NpnetError(f"{told} does not fit {weights.source}, of {name} {own}: leave it out")
+    here: dict[str, Any] = {"classes": classes}
+    if stored_size is not None:
+        here["stored_size"] = stored_size
+    free = {name: given[name] for name in FREE_FIELDS if given.get(name) is not None}
+    return replace(weights.config, **here, **free)
+
+
+FIXED_BY_WEIGHTS = ("width", "batch_norm", "padding", "bn_epsilon")
+FREE_FIELDS = ("input_size", "dropout", "crop_fraction")
+
+
+def how_it_begins(weights: "Weights", trainer: "Trainer") -> list[str]:
+    """Lines: from which weights, and what is new."""
+    from npnet.training.features import Features
+
+    classes, lines = trainer.dataset.classes, [f"Weights: {weights.source}"]
+    if not weights.knows(classes):
+        knew = weights.config.classes
+        lines.append(f"A new classifier for {len(classes)} classes in place of that for {knew}")
+    if isinstance(trainer.dataset, Features):
+        lines.append(
+            "The classifier is trained on features that were computed once, without flips or crops"
+        )
+    return lines
 
 
 def say_who_is_awaited(words: str) -> None:
@@ -344,8 +473,11 @@ def how_it_goes_on(origin: "Origin", trainer: "Trainer") -> list[str]:
     run, epochs = trainer.run_files, trainer.settings.epochs
     if run.checkpoint is None:
         lines = [f"{origin.path} has no checkpoint yet: it begins once more"]
-    elif run.first_epoch == epochs:
-        lines = [f"Goes on from {run.resumed_from}: all {epochs} epochs are done, its end is left"]
+    elif run.first_epoch == epochs or run.best.stops(run.first_epoch, trainer.settings.patience):
+        done = "all" if run.first_epoch == epochs else f"{run.first_epoch} of"
+        lines = [
+            f"Goes on from {run.resumed_from}: {done} {epochs} epochs are done, its end is left"
+        ]
     else:
         step = f", step {run.first_step + 1} of {trainer.steps}" if run.first_step else ""
         at = f"epoch {run.first_epoch + 1} of {epochs}{step}"
@@ -395,6 +527,8 @@ def choose_settings(recipe: "Recipe", comm: "Communicator", values: dict[str, An
         max_steps=values["max_steps"],
         checkpoint_every=values["checkpoint_every"],
         keep=values["keep"],
+        cache_features=values["cache_features"],
+        patience=values["patience"],
         evaluate=values["evaluate"] or ("at-end" if recipe.name == "paper" else "each-epoch"),
     )
 
@@ -460,10 +594,12 @@ def refuse_another(origin: "Origin", given: dict[str, Any]) -> None:
     model = origin.model
     saved = {"dataset": origin.dataset, "recipe": origin.recipe.name, "model": model.architecture}
     saved |= {name: getattr(model, name) for name in options.MODEL_FIELDS}
+    saved |= {name: getattr(origin.source, name) for name in ("val_split", "stored_size")}
     labels = {"recipe_name": "recipe", "model_name": "model"}
     now = {labels.get(name, name): value for name, value in given.items()}
     if any(value != now.get(name, value) for name, value in saved.items()):
         usual = configure(model.architecture, model.classes).as_dict()
+        usual |= {"val_split": None, "stored_size": origin.source.stored_size}
         told = [
             name
             for name, value in saved.items()

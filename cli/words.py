@@ -37,13 +37,19 @@ OPTIONS = {
     "--learning-rate --base-lr --initial-lr": ("--lr",),
     "--num-epochs --n-epochs --max-epochs --num-train-epochs": ("--epochs",),
     "--arch --architecture --network --net --backbone -a": ("--model",),
-    "--data --data-path --data-root --dataset-dir --root": ("--data-dir",),
+    "--data-path --data-root --dataset-dir --root": ("--data", "--data-dir"),
+    "--validation-split --val-fraction --val-ratio": ("--val-split",),
     "--image-size --img-size --imgsz --resolution": ("--input-size",),
     "--output --output-dir --out-dir --save-dir --log-dir --logdir -o": ("--out",),
     "--width-mult --width-multiplier --alpha": ("--width",),
     "--wd --l2": ("--weight-decay",),
     "--warmup --lr-warmup-epochs": ("--warmup-epochs",),
     "--smoothing": ("--label-smoothing",),
+    "--hflip --horizontal-flip": ("--flip",),
+    "--scale": ("--crop-scale",),
+    "--ratio": ("--crop-ratio",),
+    "--crop-pct": ("--crop-fraction",),
+    "--jitter --colour-jitter": ("--color-jitter",),
     "--drop --drop-rate": ("--dropout",),
     "--sync-batchnorm --syncbn": ("--sync-bn",),
     "--cfg --config-file": ("--config",),
@@ -72,7 +78,9 @@ REMARKS = {
     ),
     "--amp --fp16 --bf16 --half --precision": "npnet trains in float32",
     "--eval --test --test-only --validate": "that is a command, npnet evaluate CHECKPOINT",
-    "--augment --augmentation --aug": "these are --flip and --crop-padding here",
+    "--augment --augmentation --aug": (
+        "these are --flip, --crop-padding, --crop-scale and --color-jitter here"
+    ),
 }
 
 COMMANDS = {

@@ -19,6 +19,9 @@ Ints = NDArray[np.int64]
 SCALE, SHIFT, MEAN, RSTD, LOW, HIGH = range(6)
 IDENTITY = (1.0, 0.0, 0.0, 1.0, -np.inf, np.inf)
 
+# The grey of a pixel is so much of its red, green and blue (ITU-R BT.601).
+LUMA = (0.299, 0.587, 0.114)
+
 
 def output_size(size: int, stride: int) -> int:
     """Height (or width) after a 3x3 convolution with one pixel of zero padding on each side."""

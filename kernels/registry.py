@@ -25,10 +25,6 @@ from npnet.kernels.arrays import (
 if TYPE_CHECKING:  # this table is read without the compiler
     from npnet.kernels.jit.target import Target
 
-# What the image kernel reads from: a few pictures of CIFAR's size.
-STORED_IMAGES, STORED_SIZE = 5, 32
-STORED_PIXELS = (STORED_IMAGES, STORED_SIZE, STORED_SIZE, 3)
-
 Shape = tuple[int, ...]
 Arguments = dict[str, Any]
 
@@ -46,6 +42,7 @@ class Case:
     stride: int = 1
     k: int = 3
     padding: int = 1
+    stored: int = 32  # pixels across, of the bytes that become maps of h x w
 
     @property
     def maps(self) -> Shape:
@@ -148,6 +145,25 @@ def places(c: Case) -> Drawn:
         return 3 * rng.integers(0, rows, shape) + rng.integers(0, columns, shape)
 
     return Drawn(c.pooled, draw, np.uint8)
+
+
+def _stored(c: Case) -> dict[str, Shape]:
+    """Images as bytes, and which of them are read."""
+    pixels = (c.n, c.stored, c.stored, 3)
+    return {"pixels": whole(pixels, 256, dtype=np.uint8), "index": whole((c.n,), c.n)}
+
+
+def _boxes(c: Case) -> Drawn:
+    """Crops of a quarter of the image up to the whole, some mirrored, some partly outside."""
+
+    def draw(rng: np.random.Generator, shape: Shape) -> Floats:
+        extent = c.stored * rng.uniform(0.5, 1, (c.n, 2))
+        start = (c.stored - extent) * rng.uniform(-0.2, 1.2, (c.n, 2))
+        mirrored = rng.random((c.n, 2)) < 0.5
+        start, extent = np.where(mirrored, [start + extent, -extent], [start, extent])
+        return np.concatenate((start, extent), axis=1)
+
+    return Drawn((c.n, 4), draw, np.float64)
 
 
 @dataclass(frozen=True)
@@ -546,12 +562,16 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel(
         "image_forward", "image", 1,
-        lambda c: {"y": (c.n, c.h, c.h, 3),
-                   "pixels": whole(STORED_PIXELS, 256, dtype=np.uint8),
-                   "index": whole((c.n,), STORED_IMAGES),
-                   "shift_yx": whole((c.n, 2), 5, start=-4), "flip": bits(c.n),
-                   "mean": doubles(3), "rstd": positive(3, dtype=np.float64)},
+        lambda c: {"y": (c.n, c.h, c.h, 3), **_stored(c), "shift_yx": whole((c.n, 2), 5, start=-4),
+                   "flip": bits(c.n), "mean": doubles(3), "rstd": positive(3, dtype=np.float64)},
         lambda c: 11 * 3 * c.n * c.h * c.h, 5e-6,
+    ),
+    Kernel(
+        "image_resized_crop_forward", "image", 1,
+        lambda c: {"y": (c.n, c.h, c.h, 3), **_stored(c), "box": _boxes(c),
+                   "color": positive(c.n, 3, dtype=np.float64),
+                   "mean": doubles(3), "rstd": positive(3, dtype=np.float64)},
+        lambda c: 20 * 3 * c.n * c.h * c.h, 5e-6,
     ),
     Kernel(
         "conv_forward", "convolution", 1,
@@ -701,7 +721,8 @@ _KERNELS = ((1, 1, 0), (1, 2, 0), (3, 1, 1), (3, 2, 0), (3, 1, 0), (7, 2, 0), (7
 def border_cases(kind: str) -> tuple[Case, ...]:
     """Small cases around the places where a kernel's loops begin and end."""
     if kind == "image":
-        return tuple(Case(f"n3 {s}x{s}", 3, s, s, 3, 3) for s in (32, 33, 64, 128))
+        shapes = ((32, 32), (32, 33), (32, 64), (32, 128), (48, 20), (33, 5))
+        return tuple(Case(f"n3 {f}->{s}", 3, s, s, 3, 3, stored=f) for f, s in shapes)
     if kind == "stem":
         return tuple(Case(f"{h}x{w}", 2, h, w, 3, co, 2) for h, w in _MAPS for co in (1, 8, 17))
     if kind in ("head", "sgd"):

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from npnet.api import evaluate, predict, train
     from npnet.data import open_dataset
     from npnet.errors import NpnetError
+    from npnet.exchange import read_weights
     from npnet.model.config import ModelConfig
     from npnet.model.inference import Inference
     from npnet.model.network import Network
     from npnet.model.zoo import build, configure, models
     from npnet.training.checkpoint import load, save
-    from npnet.training.recipe import MODERN, PAPER, Recipe
+    from npnet.training.recipe import FINETUNE, MODERN, PAPER, Recipe
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ _PLACES = {
     "train": "npnet.api",
     "open_dataset": "npnet.data",
     "NpnetError": "npnet.errors",
+    "read_weights": "npnet.exchange",
     "ModelConfig": "npnet.model.config",
     "Inference": "npnet.model.inference",
     "Network": "npnet.model.network",
@@ -45,12 +47,14 @@ _PLACES = {
     "models": "npnet.model.zoo",
     "load": "npnet.training.checkpoint",
     "save": "npnet.training.checkpoint",
+    "FINETUNE": "npnet.training.recipe",
     "MODERN": "npnet.training.recipe",
     "PAPER": "npnet.training.recipe",
     "Recipe": "npnet.training.recipe",
 }
 
 __all__ = [
+    "FINETUNE",
     "MODERN",
     "PAPER",
     "Inference",
@@ -65,6 +69,7 @@ __all__ = [
     "models",
     "open_dataset",
     "predict",
+    "read_weights",
     "save",
     "train",
 ]

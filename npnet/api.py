@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from npnet.data.dataset import Dataset, Split
+from npnet.errors import NpnetError
+from npnet.exchange import read_weights
 from npnet.model.config import ModelConfig
 from npnet.model.network import Network
-from npnet.parallel.communicator import Communicator, connect
+from npnet.model.weights import Weights
+from npnet.parallel.communicator import Communicator, connect, together
 from npnet.training.checkpoint import Checkpoint
-from npnet.training.evaluate import Evaluator, Score
+from npnet.training.evaluate import Evaluator
+from npnet.training.features import compute_features
+from npnet.training.judgement import Judgement
 from npnet.training.predict import Prediction, predict_pictures
-from npnet.training.recipe import BATCH_PER_RANK, MODERN, Recipe
+from npnet.training.recipe import BATCH_PER_RANK, FINETUNE, MODERN, Recipe
 from npnet.training.results import Summary
 from npnet.training.run_folder import RunFolder
 from npnet.training.settings import Settings
@@ -32,9 +37,10 @@ class Trained:
 
 def train(
     dataset: Dataset,
-    model: ModelConfig,
-    recipe: Recipe = MODERN,
+    model: ModelConfig | None = None,
+    recipe: Recipe | None = None,
     *,
+    init: str | Path | Weights | None = None,
     epochs: int = 10,
     batch_per_rank: int = BATCH_PER_RANK,
     out: str | Path | None = None,
@@ -45,25 +51,41 @@ def train(
 ) -> Trained:
     """Train a model; under mpiexec, on all ranks together.
 
+    `init`: weights to begin with, or a file that holds some; the model is then theirs, and the
+    recipe FINETUNE, unless others are given. Without, a model is needed; the recipe is MODERN.
     `out`: the folder for config, log and checkpoints; None leaves nothing on disk. `settings`:
     further fields of Settings, such as max_steps or freeze_bn. `reporter` is told of the course.
     The dataset's stored image size becomes the model's.
     Raises NpnetError, the same on every rank, if the data, the model or the settings do not fit.
     """
     comm = comm or connect()
+    with together(comm):
+        weights = read_weights(Path(init).expanduser()) if isinstance(init, str | Path) else init
+        if model is None and weights is None:
+            raise NpnetError("there is nothing to train: give a `model`, or weights by `init`")
+    if model is None:
+        assert weights is not None
+        model = replace(weights.config, classes=len(dataset.classes))
+    recipe = recipe or (MODERN if weights is None else FINETUNE)
     model = replace(model, stored_size=dataset.image_size)
     here = {"ranks_per_node": max(comm.nodes.count(node) for node in comm.nodes)} | settings
     chosen = Settings(epochs=epochs, batch_per_rank=batch_per_rank, seed=seed, **here)
     folder = RunFolder(Path(out).expanduser()) if out is not None else None
-    trainer = Trainer(dataset, model, recipe, chosen, comm, reporter or Silence(), folder)
-    if chosen.backend == "numba":
-        prepare(
-            comm,
-            Rehearsal.of(model, recipe, chosen.dtype),
-            lambda: nullcontext(lambda kernels: None),
-        )
+    rehearsal = Rehearsal.of(model, recipe, chosen.dtype)
+
+    def compile_kernels() -> None:
+        if chosen.backend == "numba":
+            prepare(comm, rehearsal, lambda: nullcontext(lambda kernels: None))
+
+    if chosen.caches_features(recipe) and weights is not None:
+        compile_kernels()
+        batch = (chosen.batch_per_rank, chosen.backend)
+        dataset = compute_features(dataset, weights.at(model.input_size), comm, *batch) or dataset
+    told = reporter or Silence()
+    trainer = Trainer(dataset, model, recipe, chosen, comm, told, folder, weights=weights)
+    compile_kernels()
     summary = trainer.run()
-    return Trained(trainer.network, trainer.run_files.state(epochs), summary)
+    return Trained(trainer.network, trainer.run_files.state(summary.epochs), summary)
 
 
 def evaluate(
@@ -74,15 +96,20 @@ def evaluate(
     batch: int = 32,
     backend: str = "numba",
     comm: Communicator | None = None,
-) -> Score:
-    """Mean loss (nats) and accuracy (a fraction) on a split, with the running statistics."""
+) -> Judgement:
+    """What the network makes of a split, with the running statistics: loss, accuracy, classes.
+
+    `loss` in nats, `accuracy` and `top5` as fractions, `per_class()`, `confusion`, `worst(n)`.
+    """
     evaluator = Evaluator.of_checkpoint(checkpoint, dataset, comm or connect(), batch, backend)
-    return evaluator.scores("moving", split).main
+    judgement, _ = evaluator.judgements("moving", split)
+    assert judgement is not None
+    return judgement
 
 
 def predict(
     checkpoint: str | Path, pictures: Sequence[str | Path], top: int = 5, backend: str = "numba"
 ) -> list[Prediction]:
-    """The likeliest classes of each picture in the files, by the checkpoint in a file."""
+    """The likeliest classes of each picture in files and folders, by the checkpoint in a file."""
     paths = [Path(picture).expanduser() for picture in pictures]
     return list(predict_pictures(Path(checkpoint).expanduser(), paths, top, backend))

@@ -1,14 +1,16 @@
-"""Arrays from files that somebody else may have made: .npy, and .npz as `numpy.savez` writes them.
+"""Zip files and arrays that somebody else may have made: .npy, .npz as `numpy.savez` writes it.
 
-A header says how much memory its array wants. Here it must want just what lies behind it, and of an
-.npz each member is stored as it is, once, where its directory says, and of the shape that the
-caller expects: so a small file cannot ask for much. Nothing of it is evaluated.
+Of a zip file each member lies there once, where its directory says, stored as it is or, where a
+caller takes such, deflated: that comes in blocks, which take no more memory than the caller keeps.
+The header of an array says how much memory it wants: here just what lies behind it, and the shape
+that the caller expects. So a small file cannot ask for much. Nothing of it is evaluated.
 """
 
+import io
 import re
 import struct
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -26,6 +28,7 @@ _HEADER = re.compile(
     r"\{'descr': '([^']{1,40})', 'fortran_order': (True|False), 'shape': \(([0-9, ]*)\), ?\} *\n"
 )
 _LONGEST_HEADER = 4096  # bytes; NumPy writes 128
+_LONGEST_NPY_HEADER = 12 + _LONGEST_HEADER  # with what stands before it
 _MOST_AXES = 32
 
 
@@ -90,38 +93,35 @@ def _short(shape: tuple[int, ...]) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
-# --- .npz: a zip file of .npy files. Source: PKWARE's APPNOTE.TXT, sections 4.3.7, 4.3.12, 4.3.16.
+# --- Zip files. Source: PKWARE's APPNOTE.TXT, sections 4.3.7, 4.3.12, 4.3.14 to 4.3.16.
 _LOCAL, _CENTRAL, _END = "<4s5H3L2H", "<4s6H3L5H2L", "<4s4H2LH"
-_UTF8 = 0x800  # the one flag that a name may have
+_END_64 = 56 + 20  # bytes: the same record with 64 bits, and its locator, which PyTorch adds
+_UTF8, _SIZES_BEHIND = 0x800, 0x8  # the flags that a member may have; the directory has its sizes
 _NEWEST = 45  # version 4.5 of the format, which numpy.savez writes
+_DEFLATED = 8  # a method
 _BLOCK = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
 class Member:
-    """Where the bytes of a member lie, and their checksum."""
+    """Where the bytes of a member lie, and their checksum. `packed`: how many they are there."""
 
     start: int
     size: int
     crc: int
+    packed: int
+    deflated: bool = False
 
 
-class ArrayArchive:
-    """The members of an .npz that is `size` bytes long, its comment of `comment` bytes included.
+class Archive:
+    """The members of a zip file that is `size` bytes long, its comment of `comment` bytes included.
 
-    They must be the `names`, perhaps with some of the `optional` ones, each once, and stored as
-    they are. Raises Refused for anything else.
+    Each must be there once, and stored as it is or, where `packed`, deflated. Raises Refused for
+    anything else.
     """
 
-    def __init__(
-        self,
-        file: BinaryIO,
-        size: int,
-        comment: int,
-        names: Collection[str],
-        optional: Collection[str] = (),
-    ) -> None:
-        self.file, self.size = file, size
+    def __init__(self, file: BinaryIO, size: int, comment: int = 0, packed: bool = False) -> None:
+        self.file, self.size, self.methods = file, size, (0, _DEFLATED) if packed else (0,)
         end = size - comment - struct.calcsize(_END)
         fields = self._unpack(_END, end)
         mark, disk, first, here, entries, length, start, note = fields
@@ -129,20 +129,15 @@ class ArrayArchive:
             raise Refused("it is no archive, or was cut short")
         if disk or first or here != entries:
             raise Refused("its directory is in parts")
-        if not len(names) <= entries <= len(names) + len(optional):
-            raise Refused(f"it has {entries} members, where {len(names)} were expected")
-        if start + length != end:
+        if start + length not in (end, end - _END_64):
             raise Refused("its directory is not where it should be")
         self.members: dict[str, Member] = {}
         for _ in range(entries):
             name, member, start = self._entry(start, end)
-            if name not in (*names, *optional) or name in self.members:
-                raise Refused(f"it has a member {name!r:.40}, or has it twice")
+            if name in self.members:
+                raise Refused(f"it has the member {name!r:.40} twice")
             self.members[name] = member
-        for name in names:
-            if name not in self.members:
-                raise Refused(f"it lacks the member {name!r}")
-        taken = sorted((each.start, each.start + each.size) for each in self.members.values())
+        taken = sorted((each.start, each.start + each.packed) for each in self.members.values())
         if any(before[1] > after[0] for before, after in pairwise(taken)):
             raise Refused("its members lie over each other")
 
@@ -162,20 +157,115 @@ class ArrayArchive:
         after = at + struct.calcsize(_CENTRAL) + letters + extra + note
         if mark != b"PK\1\2" or after > end:
             raise Refused("its directory is broken")
-        if fields[2] & 0xFF > _NEWEST or method or flags & ~_UTF8 or packed != size:
+        if (
+            fields[2] & 0xFF > _NEWEST
+            or method not in self.methods
+            or flags & ~(_UTF8 | _SIZES_BEHIND)
+            or (packed != size and not method)
+        ):
             raise Refused(f"its member {name!r:.40} is packed, encrypted or of a newer zip")
         local = fields[-1]
-        mark, _, flags, method, *_, letters, extra = self._unpack(_LOCAL, local)
+        mark, _, flags, here, *_, letters, extra = self._unpack(_LOCAL, local)
         start = local + struct.calcsize(_LOCAL) + letters + extra
-        if mark != b"PK\3\4" or method or flags & ~_UTF8 or start + size > self.size:
+        if (
+            mark != b"PK\3\4"
+            or here != method
+            or flags & ~(_UTF8 | _SIZES_BEHIND)
+            or start + packed > self.size
+        ):
             raise Refused(f"its member {name!r:.40} is not where its directory says")
-        return name, Member(start, size, crc), after
+        return name, Member(start, size, crc, packed, method == _DEFLATED), after
+
+    def content(self, name: str, most: int) -> bytes:
+        """The bytes of a member of `most` bytes or less."""
+        member = self.members[name]
+        if member.size > most:
+            raise Refused(f"{name} has {member.size:,} bytes, {most:,} at most were expected")
+        self.check_sum(name)
+        self.file.seek(member.start)
+        return self.file.read(member.size)
+
+    def check_sum(self, name: str) -> None:
+        """Raise Refused unless a member has the bytes and the checksum that its directory says."""
+        member, crc, size = self.members[name], 0, 0
+        for block in self._bytes(member, _BLOCK):
+            crc, size = zlib.crc32(block, crc), size + len(block)
+        if size != member.size:
+            raise Refused("it was cut short")
+        if crc != member.crc:
+            raise Refused(f"the checksum of {name} does not fit")
+
+    def _bytes(self, member: Member, most: int) -> Iterator[bytes]:
+        """A member's bytes as they were before it was packed, in blocks of `most` or fewer."""
+        if member.deflated:
+            yield from self._inflated(member, most)
+            return
+        done = 0
+        while done < member.size:
+            self.file.seek(member.start + done)  # others may have read meanwhile
+            block = self.file.read(min(most, member.size - done))
+            if not block:
+                return
+            done += len(block)
+            yield block
+
+    def _inflated(self, member: Member, most: int) -> Iterator[bytes]:
+        inflater, done, left = zlib.decompressobj(-zlib.MAX_WBITS), 0, member.packed
+        waiting = b""
+        while done < member.size and not inflater.eof:
+            if not waiting:
+                self.file.seek(member.start + member.packed - left)
+                waiting = self.file.read(min(_BLOCK, left))
+                left -= len(waiting)
+            try:
+                block = inflater.decompress(waiting, min(most, member.size - done))
+            except zlib.error as error:
+                raise Refused(f"it is damaged ({error})") from error
+            if not block and not waiting:
+                return  # it was cut short
+            waiting = inflater.unconsumed_tail
+            done += len(block)
+            if block:
+                yield block
+
+
+class ArrayArchive(Archive):
+    """An .npz whose members are the `names`, perhaps with some of the `optional` ones."""
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        size: int,
+        comment: int,
+        names: Collection[str],
+        optional: Collection[str] = (),
+        packed: bool = False,
+    ) -> None:
+        super().__init__(file, size, comment, packed)
+        for name in self.members:
+            if name not in (*names, *optional):
+                raise Refused(f"it has a member {name!r:.40}, which is not expected")
+        for name in names:
+            if name not in self.members:
+                raise Refused(f"it lacks the member {name!r}")
 
     def header(self, name: str) -> ArrayFile:
         """What a member says of itself."""
         member = self.members[name]
+        if member.deflated:
+            first = next(self._inflated(member, _LONGEST_NPY_HEADER), b"")
+            return array_header(io.BytesIO(first), member.size)
         self.file.seek(member.start)
         return array_header(self.file, member.size)
+
+    def blocks(self, name: str, most: int) -> Iterator[bytes]:
+        """The bytes of a member's array, in blocks of `most` or fewer."""
+        left = self.header(name).start
+        for block in self._bytes(self.members[name], most):
+            rest = block[left:]
+            left -= len(block) - len(rest)
+            if rest:
+                yield rest
 
     def read(
         self,
@@ -192,17 +282,6 @@ class ArrayArchive:
             raise Refused(f"{name} holds {found.dtype}, where {' or '.join(dtypes)} was expected")
         if shape is not None and found.shape != shape:
             raise Refused(f"{name} has the shape {_short(found.shape)}, where {shape} was expected")
-        self._check_sum(name, member)
+        self.check_sum(name)
         self.file.seek(member.start + found.start)
         return found.read(self.file)
-
-    def _check_sum(self, name: str, member: Member) -> None:
-        self.file.seek(member.start)
-        crc, left = 0, member.size
-        while left:
-            block = self.file.read(min(left, _BLOCK))
-            if not block:
-                raise Refused("it was cut short")
-            crc, left = zlib.crc32(block, crc), left - len(block)
-        if crc != member.crc:
-            raise Refused(f"the checksum of {name} does not fit")

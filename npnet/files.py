@@ -183,10 +183,16 @@ def append_rows(
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as a CSV file; what a row lacks, or has as None, is empty."""
+    """Write rows as a CSV file, see `table_text`."""
+    # A path's bytes that are no text stand in it as Python escapes them. A link stays one.
+    text = table_text(columns, rows)
+    write_atomically(path.resolve(), text.encode(errors="backslashreplace"))
+
+
+def table_text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows in CSV; what a row lacks, or has as None, is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    # A path's bytes that are no text stand in it as Python escapes them. A link stays one.
-    write_atomically(path.resolve(), text.getvalue().encode(errors="backslashreplace"))
+    return text.getvalue()

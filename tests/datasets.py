@@ -15,10 +15,10 @@ class Toy:
     name, location, image_size, resident = "toy", "in memory", 32, True
     classes = ("dark", "middle", "bright")
 
-    def __init__(self, train=30, test=9):
+    def __init__(self, train=30, test=9, val=0):
         rng = np.random.default_rng(0)
         self._splits = {}
-        for split, count in (("train", train), ("test", test)):
+        for split, count in (("train", train), ("test", test), ("val", val)):
             labels = rng.permutation(np.arange(count, dtype=np.int64) % 3)
             noise = rng.integers(0, 60, (count, 32, 32, 3))
             pixels = (60 * labels[:, None, None, None] + noise).astype(np.uint8)

@@ -74,7 +74,7 @@ POINTS = {
     "in the test": Point(1, "before(Evaluator, 'scores', 2)"),
     **{
         f"at write {number}": Point(0, f"before(os, 'replace', {number})")
-        for number in range(1, 9)
+        for number in range(1, 11)
     },
     "before the summary": Point(0, "before(RunFolder, 'write_summary')"),
 }  # fmt: skip

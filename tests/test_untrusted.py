@@ -138,7 +138,7 @@ class TestCheckpoints:
                 file.writestr(f"{name}.npy", b"")
             file.comment = b"0" * SEAL
         (tmp_path / "state.npz").write_bytes(sealed(buffer.getvalue()[:-SEAL]))
-        assert "a member 'values.npy', or has it twice" in refusal(tmp_path / "state.npz")
+        assert "the member 'values.npy' twice" in refusal(tmp_path / "state.npz")
 
     def test_a_header_of_a_million_brackets(self, tmp_path: Path, good: dict[str, Any]) -> None:
         deep = np.frombuffer(b"[" * 1000_000, np.uint8)
@@ -151,6 +151,10 @@ class TestCheckpoints:
             ("recipe", "momentum", 1e300, "`momentum` 1e+300 is not usable"),
             ("recipe", "bn_momentum", -1, "`bn_momentum` -1.0 is not usable"),
             ("recipe", "crop_padding", 10**9, "`crop_padding` 1000000000 is not usable"),
+            ("recipe", "crop_scale", 0, "`crop_scale` 0.0 is not usable: give 0.01 to 1"),
+            ("recipe", "crop_ratio", 0.5, "`crop_ratio` 0.5 is not usable"),
+            ("recipe", "color_jitter", 1.5, "`color_jitter` 1.5 is not usable"),
+            ("model", "crop_fraction", 0, "`crop_fraction` 0.0 is not usable"),
             ("recipe", "sync", "none", "`sync` 'none' is not usable"),
             ("recipe", "sync_steps", 0, "`sync_steps` 0 is not usable"),
             ("model", "std", [1, 0, 1], "std (1.0, 0.0, 1.0) is not usable"),

@@ -6,9 +6,9 @@ import numpy as np
 import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from bench.peers.layout import to_torch_layout
 from bench.peers.task import Task
 from bench.peers.worker import Contestant
+from npnet.exchange.layout import to_torch_layout
 from npnet.kernels.arrays import Floats
 from npnet.model.operations import (
     Add,

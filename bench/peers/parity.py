@@ -41,7 +41,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.peers.layout import to_torch_layout
 from bench.peers.torch_model import (
     TorchModel,
     images_to_torch,
@@ -50,6 +49,7 @@ from bench.peers.torch_model import (
     read_gradients,
     read_parameters,
 )
+from npnet.exchange.layout import to_torch_layout
 from npnet.kernels.arrays import Floats, Ints
 from npnet.model import zoo
 from npnet.model.architecture import Architecture

@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
-from bench.peers.layout import to_tensorflow_layout
 from bench.peers.task import MOMENTUM, WEIGHT_DECAY, Task
 from bench.peers.worker import Contestant
+from npnet.exchange.layout import to_keras_layout
 from npnet.model.architecture import Architecture
 from npnet.model.operations import (
     Add,
@@ -82,7 +82,7 @@ def load_parameters(
         name = operation.name
         weight, *others = (parameters.value(spec.name) for spec in operation.parameters)
         if isinstance(operation, Convolution):
-            weight = to_tensorflow_layout(weight)
+            weight = to_keras_layout(weight)
         if operation.statistics_channels:
             norm = [*others, *parameters.running(name)]
             model.get_layer(f"{name}.batchnorm").set_weights(norm)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.peers.layout import to_npnet_layout, to_torch_layout
+from npnet.exchange.layout import to_npnet_layout, to_torch_layout
 from npnet.kernels.arrays import Floats
 from npnet.model.architecture import Architecture
 from npnet.model.operations import (

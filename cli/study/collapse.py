@@ -77,7 +77,7 @@ def collapse(
     An interrupted run goes on after its last whole epoch; one of the paper's protocol then starts
     with new momenta. Options of `npnet train` are for all runs.
     """
-    from npnet.data import open_dataset
+    from npnet.cli import datasets
     from npnet.machine.telemetry import node_cores
     from npnet.study import collapse as studies
     from npnet.study.cases import Study
@@ -85,7 +85,7 @@ def collapse(
     if budget:
         shorten(context)
     values = context.params
-    source = open_dataset(values["dataset"], values["data_dir"])
+    source = datasets.opened(datasets.chosen(values), values["data_dir"])
     arguments = common.arguments_for_train(context)
     cases = studies.cases(
         values["counts"],

@@ -62,14 +62,14 @@ def scale(
     paper's rows are drawn beside. An interrupted run goes on after its last whole epoch. mpiexec is
     started by the study. Options of `npnet train` are for all runs.
     """
-    from npnet.data import open_dataset
+    from npnet.cli import datasets
     from npnet.errors import NpnetError
     from npnet.study import scale as studies
     from npnet.study.cases import Study
 
     if target_acc is not None and values["evaluate"] == "never":
         raise NpnetError("`target_acc` needs tests: leave `evaluate` never out")
-    source = open_dataset(values["dataset"], values["data_dir"])
+    source = datasets.opened(datasets.chosen(values), values["data_dir"])
     arguments = common.arguments_for_train(context)
     kinds = ("strong", "weak") if scaling == "both" else (scaling,)
     cases = [

@@ -36,6 +36,7 @@ from npnet.kernels.jit.head import (
 )
 from npnet.kernels.jit.image import (
     image_forward,
+    image_resized_crop_forward,
 )
 from npnet.kernels.jit.inference import (
     head_inference,
@@ -87,6 +88,7 @@ __all__ = [
     "conv_forward",
     "head_inference",
     "image_forward",
+    "image_resized_crop_forward",
     "inverted_residual_inference",
     "linear_backward_input",
     "linear_backward_weight",

@@ -1,9 +1,13 @@
 """From stored bytes to the network's input: crop, flip, resize and normalise in one pass."""
 
+from typing import Any
+
 import numpy as np
 
-from npnet.kernels.arrays import Bytes, Floats, Ints
+from npnet.kernels.arrays import LUMA, Bytes, Floats, Ints
 from npnet.kernels.jit.options import inline, kernel
+
+RED, GREEN, BLUE = LUMA
 
 
 @kernel
@@ -68,3 +72,101 @@ def at(image: Bytes, i: int, j: int, c: int) -> float:
     if 0 <= i < image.shape[0] and 0 <= j < image.shape[1]:
         return float(image[i, j, c])
     return 0.0
+
+
+@kernel
+def image_resized_crop_forward(
+    y: Floats,
+    pixels: Bytes,
+    index: Ints,
+    box: Floats,
+    color: Floats,
+    mean: Floats,
+    rstd: Floats,
+) -> None:
+    """As reference.image_resized_crop_forward: a row of the output at a time, first its source rows
+    down to one, which runs along memory, then across; the colours once the image's mean is known.
+    """
+    n_images, size, _, _ = y.shape
+    h, w = pixels.shape[1:3]
+    taps = 3
+    for n in range(n_images):
+        taps = max(taps, 2 * int(max(abs(box[n, 2]), abs(box[n, 3])) / size) + 3)
+    first = np.empty((2, size), np.int64)
+    count = np.empty((2, size), np.int64)
+    weights = np.empty((2, size, taps), y.dtype)
+    down = np.empty(3 * w, y.dtype)
+    for n in range(n_images):
+        antialiased(first[0], count[0], weights[0], box[n, 0], box[n, 2], h)
+        antialiased(first[1], count[1], weights[1], box[n, 1], box[n, 3], w)
+        start, stop = w, 0  # the columns that are read
+        for j in range(size):
+            start = min(start, first[1, j])
+            stop = max(stop, first[1, j] + count[1, j])
+        image, columns = pixels[index[n]].reshape(h, 3 * w), down[3 * start : 3 * stop]
+        for i in range(size):
+            columns[:] = 0
+            for t in range(count[0, i]):
+                row, weight = image[first[0, i] + t, 3 * start : 3 * stop], weights[0, i, t]
+                for k in range(len(row)):
+                    columns[k] += weight * row[k]
+            for j in range(size):
+                red = green = blue = y.dtype.type(0)
+                for t in range(count[1, j]):
+                    k, weight = 3 * (first[1, j] + t), weights[1, j, t]
+                    red += weight * down[k]
+                    green += weight * down[k + 1]
+                    blue += weight * down[k + 2]
+                y[n, i, j, 0], y[n, i, j, 1], y[n, i, j, 2] = red, green, blue
+        jitter_and_normalise(y[n].reshape(-1), color[n], mean, rstd)
+
+
+@inline
+def antialiased(
+    first: Ints, count: Ints, weights: Floats, start: float, extent: float, source: int
+) -> None:
+    """For each target pixel, its first source pixel, their number, and their weights (S,taps).
+
+    Only pixels of the image are listed; the weights of black ones count in the sum all the same.
+    """
+    size = len(first)
+    step = extent / size
+    width = max(abs(step), 1.0)
+    low = min(0, int(np.floor(min(start, start + extent) + 0.5)))
+    high = max(source, int(np.floor(max(start, start + extent) + 0.5)))
+    for i in range(size):
+        centre = start + (i + 0.5) * step
+        begin = max(low, int(np.floor(centre - width + 0.5)))
+        end = min(high, int(np.floor(centre + width + 0.5)))
+        total = 0.0
+        for k in range(begin, end):
+            total += max(0.0, 1 - abs(k + 0.5 - centre) / width)
+        first[i] = max(begin, 0)
+        count[i] = max(0, min(end, source) - first[i])
+        for t in range(count[i]):
+            weights[i, t] = max(0.0, 1 - abs(first[i] + t + 0.5 - centre) / width) / total
+
+
+@inline
+def jitter_and_normalise(x: Floats, color: Floats, mean: Floats, rstd: Floats) -> None:
+    """x (S*S*3,), the resized colours, in place: clip(gain*x + mix*grey + offset), normalised."""
+    brightness, contrast, saturation = color[0], color[1], color[2]
+    total = 0.0
+    for k in range(0, len(x), 3):
+        total += grey(x, k)
+    gain = x.dtype.type(brightness * contrast * saturation)
+    mix = x.dtype.type(brightness * contrast * (1 - saturation))
+    offset = x.dtype.type(brightness * (1 - contrast) * total / (len(x) // 3))
+    black, white = x.dtype.type(0), x.dtype.type(255)
+    for k in range(0, len(x), 3):
+        same = mix * grey(x, k) + offset
+        for c in range(3):
+            value = min(max(gain * x[k + c] + same, black), white)
+            x[k + c] = (value - mean[c]) * rstd[c]
+
+
+@inline
+def grey(x: Floats, k: int) -> Any:
+    """The luma of the pixel that begins at k."""
+    one = x.dtype.type
+    return one(RED) * x[k] + one(GREEN) * x[k + 1] + one(BLUE) * x[k + 2]

@@ -65,7 +65,7 @@ from npnet.kernels.reference.head import (
     softmax_cross_entropy_backward,
     softmax_cross_entropy_forward,
 )
-from npnet.kernels.reference.image import image_forward
+from npnet.kernels.reference.image import image_forward, image_resized_crop_forward
 from npnet.kernels.reference.inference import (
     head_inference,
     inverted_residual_inference,
@@ -132,6 +132,7 @@ __all__ = [
     "dropout_forward",
     "head_inference",
     "image_forward",
+    "image_resized_crop_forward",
     "inverted_residual_inference",
     "linear_backward_input",
     "linear_backward_weight",

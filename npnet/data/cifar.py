@@ -225,8 +225,10 @@ def _read_batch(path: Path, expected: Variant) -> tuple[NDArray[np.uint8], NDArr
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _SAMPLES:
         raise damaged(path, f"data is {data.dtype} {data.shape}, not uint8 (n, {_SAMPLES})")
     labels = batch.get(expected.labels_key)
-    if not isinstance(labels, list):
-        raise damaged(path, f"it has no list called {expected.labels_key}")
+    if isinstance(labels, np.ndarray) and labels.shape in ((len(data),), (len(data), 1)):
+        labels = labels.ravel().tolist()  # as others may have pickled them
+    if not isinstance(labels, list | tuple):
+        raise damaged(path, f"it has no list of numbers called {expected.labels_key}")
     if len(labels) != len(data):
         raise damaged(path, f"it has {len(data)} images but {len(labels)} {expected.labels_key}")
     for index, label in enumerate(labels):

@@ -2,22 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Images:
     """Labelled images as they are stored, one byte a sample.
 
-    `pixels`: uint8 (n, H, W, 3), red, green, blue. `labels`: int64 (n,), 0 <= label < classes.
+    `pixels`: uint8 (n, H, W, 3), red, green, blue; of training/features.py, vectors (n, C) instead.
+    `labels`: int64 (n,), 0 <= label < classes.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[Any]
     labels: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -25,7 +27,11 @@ class Images:
 
 
 class Dataset(Protocol):
-    """A source of labelled images; `read` returns just the rows asked for, in their order."""
+    """A source of labelled images; `read` returns just the rows asked for, in their order.
+
+    It may have a method `labels(split)`, which gives all of them without any pixels, and
+    `file(split, index)`, the name of an image's file: see `labels_of` and `file_of`.
+    """
 
     @property
     def name(self) -> str: ...

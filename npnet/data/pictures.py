@@ -1,7 +1,14 @@
-"""Pictures from a user's files. Needs the `images` extra for anything but .npy."""
+"""Pictures from a user's files. Needs the `images` extra for anything but .npy.
+
+Training packs what `read_square` makes of a file, and prediction reads files by it, too: a network
+meets what it was trained on.
+"""
 
 import os
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,29 +24,65 @@ from npnet.untrusted import Refused, open_file
 # at less, and one of them, that of EPS, starts another program on the file.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 MOST_PIXELS = 64_000_000  # of a file: some 800 MB while one with clear parts is read
+# Of a JPEG as few pixels are decoded as leave so many for each that is kept, across.
+DETAIL = 3
+LARGE = 4_000_000  # pixels: of such pictures one is decoded at a time
 _BITS, _INTERPRETATION, _WHITE_IS_ZERO = 258, 262, 0  # tags of a TIFF, and what one may say
 
 
 def read_pictures(path: Path, stored_size: int) -> NDArray[np.uint8]:
     """The pictures in a file, uint8 (N,H,W,3).
 
-    A .npy file holds one, (H,W,3), or several, (N,H,W,3). Of a file of FORMATS Pillow makes the
-    largest centred square, `stored_size` pixels across, as small as the images that the network
-    was trained on: in more detail it would not know them. Its colours are those that a viewer shows
-    on white, with 255 for white whatever its depth; a colour profile is left aside. Raises
-    NpnetError if the file is not a picture, or has more than MOST_PIXELS.
+    A .npy file holds one, (H,W,3), or several, (N,H,W,3), which stay as they are. Any other is
+    read by `read_square`. Raises NpnetError if the file is not a picture, or has more than
+    MOST_PIXELS.
     """
+    if path.suffix != ".npy":
+        with quiet():
+            return read_square(path, stored_size)[None]
     try:
         with open_file(path) as file:
-            if path.suffix == ".npy":
-                pixels = _array(file, path)
-            else:
-                pixels = _picture(file, path, stored_size)[None]
-    except OSError as error:  # Pillow raises one for a file that was cut short, too
+            pixels = _array(file, path)
+    except OSError as error:
         raise NpnetError(f"cannot read the picture {path}: {error.strerror or error}") from error
     if pixels.size == 0:
         raise NpnetError(f"{path} holds no pixels: its shape is {pixels.shape}")
     return pixels
+
+
+def read_square(path: Path, size: int) -> NDArray[np.uint8]:
+    """The picture in a file of FORMATS, uint8 (size,size,3); of an animated one, the first.
+
+    It is the largest centred square, scaled by Pillow's bicubic filter, which averages where it
+    makes smaller. Its colours are those that a viewer shows on white, with 255 for white whatever
+    its depth; a colour profile is left aside. It may be called in several threads, within `quiet`.
+    Raises NpnetError if the file is not a picture, or has more than MOST_PIXELS.
+    """
+    try:
+        with open_file(path) as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise NpnetError(f"cannot read the picture {path}: it is empty")
+            return _picture(file, path, size)
+    except OSError as error:  # Pillow raises one for a file that was cut short, too
+        raise NpnetError(f"cannot read the picture {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Pillow's warnings, of broken notes in a file whose picture is whole."""
+    with warnings.catch_warnings():  # which all threads of a process share
+        warnings.simplefilter("ignore")
+        yield
+
+
+def check_pillow(path: Path) -> None:
+    """Raise NpnetError, naming `path`, if Pillow is missing."""
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError as error:
+        raise NpnetError(
+            f"reading {path} needs Pillow: pip install 'npnet[images]', or give a .npy file"
+        ) from error
 
 
 def _array(file: BinaryIO, path: Path) -> NDArray[np.uint8]:
@@ -64,20 +107,22 @@ def _check_size(pixels: int, path: Path) -> None:
         raise NpnetError(f"{path} has {pixels:,} pixels: give {MOST_PIXELS:,} at most")
 
 
-def _picture(file: BinaryIO, path: Path, stored_size: int) -> NDArray[np.uint8]:
+_one_at_a_time = threading.Lock()
+
+
+def _picture(file: BinaryIO, path: Path, size: int) -> NDArray[np.uint8]:
+    check_pillow(path)
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
     try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
-    except ImportError as error:
-        raise NpnetError(
-            f"reading {path} needs Pillow: pip install 'npnet[images]', or give a .npy file"
-        ) from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of broken notes in a file whose picture is whole
-            with Image.open(file, formats=FORMATS) as picture:
-                _check_size(picture.width * picture.height, path)
+        with Image.open(file, formats=FORMATS) as picture:
+            _check_size(picture.width * picture.height, path)
+            picture.draft(None, (DETAIL * size, DETAIL * size))
+            large = picture.width * picture.height > LARGE
+            with _one_at_a_time if large else nullcontext():
                 turned = _upright(picture)
                 upright = _on_white(_of_eight_bits(turned, picture, path))
+                square = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
     except UnidentifiedImageError as error:
         raise NpnetError(
             f"cannot read the picture {path}: it is none of {', '.join(FORMATS)}"
@@ -87,8 +132,6 @@ def _picture(file: BinaryIO, path: Path, stored_size: int) -> NDArray[np.uint8]:
     except Exception as error:  # of a broken file Pillow raises many kinds
         reason = str(error) or type(error).__name__
         raise NpnetError(f"cannot read the picture {path}: {reason}") from error
-    size = min(stored_size, *upright.size)
-    square = ImageOps.fit(upright, (size, size), Image.Resampling.BOX)
     return np.asarray(square, dtype=np.uint8)
 
 

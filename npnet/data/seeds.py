@@ -6,7 +6,7 @@ depends on time, or on who draws first.
 
 import numpy as np
 
-INITIAL_VALUES, ORDER, AUGMENTATION, DROPOUT = range(4)
+INITIAL_VALUES, ORDER, AUGMENTATION, DROPOUT, HELD_OUT = range(5)
 
 
 def generator(seed: int, purpose: int, *where: int) -> np.random.Generator:

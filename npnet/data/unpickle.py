@@ -3,35 +3,34 @@
 `pickle.load` imports and calls whatever the file names. Here `pickletools` takes the file apart and
 a small stack machine puts it together again. It knows only the opcodes that arrays in plain
 containers need, imports nothing, sets no attribute, and calls nothing that the file chose: a
-hostile file can waste a little time, and no more.
+hostile file can waste a little time, and no more. Other kinds of pickles have a machine that knows
+other names, see npnet/exchange/pth.py.
 """
 
+import codecs
 import math
 import os
 import pickletools
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
-from io import BufferedReader
 from mmap import mmap
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from npnet.errors import NpnetError
+from npnet.untrusted import Refused
 
-# The largest CIFAR file takes some 250 000 opcodes. An empty dict costs one byte on disk and 64 in
-# memory, so the number of opcodes is what bounds the memory that a small hostile file can take.
-_MOST_OPCODES = 1_000_000
+# The largest CIFAR file takes some 250 000 opcodes, and 2 000 000 where each label is a number of
+# NumPy's. An empty dict costs one byte on disk and 64 in memory, so the number of opcodes is what
+# bounds the memory that a small hostile file can take.
+_MOST_OPCODES = 2_500_000
 _LARGE = 1 << 20  # bytes, of a string that has memory of its own
 _BY_CODE = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 _MOST_AXES = 32  # of an array: NumPy's own limit before 2.0
-
-
-class _Refused(Exception):
-    """The file asks for something that no array in plain containers needs."""
 
 
 class _Global(Enum):
@@ -41,45 +40,40 @@ class _Global(Enum):
     DTYPE = "numpy dtype"
     RECONSTRUCT = "multiarray _reconstruct"  # makes the array that BUILD fills
     FROMBUFFER = "numeric _frombuffer"  # protocol 5
+    SCALAR = "multiarray scalar"  # a number of NumPy's
     ENCODE = "_codecs encode"  # how Python 3 writes bytes in protocol 2
 
 
 _GLOBALS = {g.value: g for g in (_Global.NDARRAY, _Global.DTYPE, _Global.ENCODE)} | {
     f"{package}.{g.value}": g
     for package in ("numpy.core", "numpy._core")  # before and since NumPy 2
-    for g in (_Global.RECONSTRUCT, _Global.FROMBUFFER)
+    for g in (_Global.RECONSTRUCT, _Global.FROMBUFFER, _Global.SCALAR)
 }
 
 
 def damaged(path: Path, reason: str) -> NpnetError:
     """The error for a dataset's file that cannot be used."""
-    return NpnetError(f"{path}: {reason}; remove the dataset's folder and fetch it again")
+    return NpnetError(f"{path}: {reason}; fetch it again, into another folder")
 
 
 def load(path: Path) -> object:
     """Read a pickle of arrays of numbers in dicts, lists and tuples, with text, bytes and numbers.
 
-    Protocols 2 to 5 are read; Python 2's `str` comes out as `bytes`. An array is a view of the
-    file's bytes, which are in memory once, and cannot be written. Raises NpnetError if the file
-    cannot be read, is damaged, or asks for anything else, big-endian arrays included.
+    All protocols are read; Python 2's `str` comes out as `bytes`, and NumPy's whole numbers as
+    Python's. An array is a view of the file's bytes, which are in memory once, and cannot be
+    written. Raises NpnetError if the file cannot be read, is damaged, or asks for anything else,
+    big-endian arrays included.
     """
     try:
-        with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a stray backslash in a damaged file's names
-            return _Machine(os.fstat(file.fileno()).st_size).run(file)
+        with open(path, "rb") as file:
+            return Machine(os.fstat(file.fileno()).st_size).load(file)
     except OSError as error:
         raise damaged(path, error.strerror or str(error)) from error
-    except _Refused as error:
-        raise damaged(path, f"not a plain pickle of arrays: {error}") from error
-    except (IndexError, KeyError) as error:
-        raise damaged(path, "not a whole pickle: an opcode lacks its operand") from error
-    except MemoryError as error:
-        raise damaged(path, "it asks for more memory than there is") from error
-    except (ValueError, OverflowError) as error:
-        raise damaged(path, f"not a whole pickle: {str(error)[:200]}") from error
+    except Refused as error:
+        raise damaged(path, str(error)) from error
 
 
-def _opcodes(file: BufferedReader) -> Iterator[tuple[str, object]]:
+def _opcodes(file: BinaryIO) -> Iterator[tuple[str, object]]:
     """Names and arguments, as pickletools.genops gives them, up to STOP.
 
     But Python 2's strings, as which it wrote arrays, stay bytes: as text they would be in memory
@@ -90,15 +84,15 @@ def _opcodes(file: BufferedReader) -> Iterator[tuple[str, object]]:
         if opcode is None:
             raise ValueError(f"unknown opcode {code!r}")
         reader: Any = None if opcode.arg is None else opcode.arg.reader
-        if opcode.name == "BINSTRING":
-            reader = _read_string
+        if opcode.name in _READERS:
+            reader = _READERS[opcode.name]
         yield opcode.name, None if reader is None else reader(file)
         if opcode.name == "STOP":
             return
     raise ValueError("it ends before its STOP")
 
 
-def _read_string(file: BufferedReader) -> bytes | mmap:
+def _read_string(file: BinaryIO) -> bytes | mmap:
     """A string of Python 2; a large one in pages of its own, which go back to the system at once.
 
     Memory that malloc gave would stay the process's, beside the arrays that come after it.
@@ -107,14 +101,34 @@ def _read_string(file: BufferedReader) -> bytes | mmap:
     if length < 0:
         raise ValueError("a string has a negative length")
     data: bytes | mmap = file.read(length) if length < _LARGE else mmap(-1, length)
-    read = file.readinto(data) if isinstance(data, mmap) else len(data)
+    read = file.readinto(data) if isinstance(data, mmap) else len(data)  # type: ignore[attr-defined]
     if read != length:
         raise ValueError(f"it ends in a string of {length} bytes")
     return data
 
 
-class _Machine:
-    """The stack, the memo and the stacks that MARK set aside, as in Python's own unpickler."""
+def _read_quoted(file: BinaryIO) -> bytes:
+    """A string of Python 2 under protocol 0, as it stands in a program."""
+    line = file.readline()
+    text = line.removesuffix(b"\n").strip()
+    if line[-1:] != b"\n" or len(text) < 2 or text[:1] != text[-1:] or text[:1] not in b"'\"":
+        raise ValueError("it has a string without its quotes")
+    data: bytes = codecs.escape_decode(text[1:-1])[0]
+    return data
+
+
+_READERS = {"BINSTRING": _read_string, "STRING": _read_quoted}
+
+
+class Machine:
+    """The stack, the memo and the stacks that MARK set aside, as in Python's own unpickler.
+
+    What it makes is an `aim`. `names` are those that a file may refer to, and what stands for each:
+    `reduce` and `build` act on it. They, `may_be_key` and `persistent` differ for other aims.
+    """
+
+    aim = "array"
+    names: Mapping[str, object] = _GLOBALS
 
     def __init__(self, file_size: int) -> None:
         self.stack: list[object] = []
@@ -122,13 +136,28 @@ class _Machine:
         self.memo: dict[int, object] = {}
         self.encodable = file_size  # characters that `_codecs encode` may still turn into bytes
 
-    def run(self, file: BufferedReader) -> object:
+    def load(self, file: BinaryIO) -> object:
+        """The value of the pickle that begins here. Raises Refused, and OSError."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a stray backslash in a damaged file's names
+                return self.run(file)
+        except Refused as error:
+            raise Refused(f"not a plain pickle of {self.aim}s: {error}") from error
+        except (IndexError, KeyError) as error:
+            raise Refused("not a whole pickle: an opcode lacks its operand") from error
+        except MemoryError as error:
+            raise Refused("it asks for more memory than there is") from error
+        except (ValueError, OverflowError) as error:
+            raise Refused(f"not a whole pickle: {str(error)[:200]}") from error
+
+    def run(self, file: BinaryIO) -> object:
         for count, (name, arg) in enumerate(_opcodes(file)):
             if count == _MOST_OPCODES:
-                raise _Refused(f"it has more than {_MOST_OPCODES} opcodes")
+                raise Refused(f"it has more than {_MOST_OPCODES} opcodes")
             self.step(name, arg)
         if len(self.stack) != 1 or self.marked:
-            raise _Refused("it leaves more or less than one value")
+            raise Refused("it leaves more or less than one value")
         return self.stack.pop()
 
     def step(self, name: str, arg: object) -> None:
@@ -137,15 +166,17 @@ class _Machine:
                 self.stack.append(arg.encode("latin-1"))
             case (("BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT"), _):
                 self.stack.append(arg)
+            case (("INT" | "LONG" | "FLOAT" | "UNICODE" | "STRING"), _):  # of protocol 0
+                self.stack.append(arg)
             case (("SHORT_BINUNICODE" | "BINUNICODE" | "BINUNICODE8"), _):
                 self.stack.append(arg)
             case (("BINSTRING" | "SHORT_BINBYTES" | "BINBYTES" | "BINBYTES8" | "BYTEARRAY8"), _):
                 self.stack.append(arg)
-            case (("BINPUT" | "LONG_BINPUT"), int()):
+            case (("BINPUT" | "LONG_BINPUT" | "PUT"), int()):
                 self.memo[arg] = self.stack[-1]
             case "MEMOIZE", _:
                 self.memo[len(self.memo)] = self.stack[-1]
-            case (("BINGET" | "LONG_BINGET"), int()):
+            case (("BINGET" | "LONG_BINGET" | "GET"), int()):
                 self.stack.append(self.memo[arg])
             case "NONE", _:
                 self.stack.append(None)
@@ -165,16 +196,23 @@ class _Machine:
             case "TUPLE", _:
                 items = self.pop_to_mark()
                 self.stack.append(tuple(items))
+            case "LIST", _:
+                items = self.pop_to_mark()
+                self.stack.append(items)
+            case "DICT", _:
+                items = self.pop_to_mark()
+                self.stack.append({})
+                self.set_items(self.stack[-1], items)
             case (("APPEND" | "APPENDS"), _):
                 items = self.pop(1) if name == "APPEND" else self.pop_to_mark()
                 _append(self.stack[-1], items)
             case (("SETITEM" | "SETITEMS"), _):
                 items = self.pop(2) if name == "SETITEM" else self.pop_to_mark()
-                _set_items(self.stack[-1], items)
+                self.set_items(self.stack[-1], items)
             case "GLOBAL", str():
-                self.stack.append(_find_global(arg))
+                self.stack.append(self.find(arg))
             case "STACK_GLOBAL", _:
-                self.stack.append(_find_global(" ".join(map(_text, self.pop(2)))))
+                self.stack.append(self.find(" ".join(map(_text, self.pop(2)))))
             case "REDUCE", _:
                 function, args = self.pop(2)
                 self.stack.append(self.reduce(function, args))
@@ -183,8 +221,10 @@ class _Machine:
                 self.build(self.stack[-1], state)
             case (("PROTO" | "FRAME" | "STOP"), _):
                 pass
+            case "BINPERSID", _:
+                self.stack.append(self.persistent(*self.pop(1)))
             case _:
-                raise _Refused(f"no array needs the opcode {name}")
+                raise Refused(f"no {self.aim} needs the opcode {name}")
 
     def pop(self, count: int) -> list[object]:
         return [self.stack.pop() for _ in range(count)][::-1]
@@ -192,6 +232,27 @@ class _Machine:
     def pop_to_mark(self) -> list[object]:
         items, self.stack = self.stack, self.marked.pop()
         return items
+
+    def find(self, name: str) -> object:
+        if name not in self.names:
+            raise Refused(f"no {self.aim} needs {name[:80]!a}")
+        return self.names[name]
+
+    def set_items(self, target: object, items: list[object]) -> None:
+        if not isinstance(target, dict) or len(items) % 2:
+            raise Refused(f"it sets {len(items)} keys and values of a {type(target).__name__}")
+        keys = items[::2]
+        if not all(map(self.may_be_key, keys)):
+            raise Refused("a dict has keys that are not text")
+        target.update(zip(keys, items[1::2], strict=True))
+
+    def may_be_key(self, key: object) -> bool:
+        """A tuple's hash, nested deep enough, overflows the C stack; an int's is easy to match."""
+        return isinstance(key, str | bytes)
+
+    def persistent(self, key: object) -> object:
+        """What the file keeps elsewhere, under a key."""
+        raise Refused(f"no {self.aim} needs the opcode BINPERSID")
 
     def reduce(self, function: object, args: object) -> object:
         """What calling a global would give. A few bytes can ask for it many times over: no case
@@ -205,12 +266,16 @@ class _Machine:
                 function is _Global.FROMBUFFER
             ):
                 return np.frombuffer(raw, dtype).reshape(_check_shape(shape, dtype, raw))
+            case (np.dtype() as dtype, bytes() as raw) if function is _Global.SCALAR:
+                if dtype.kind not in "iu" or len(raw) != dtype.itemsize:
+                    raise Refused(f"a number of NumPy's is of {dtype} in {len(raw)} bytes")
+                return int(np.frombuffer(raw, dtype)[0])
             case (str() as text, str("latin1")) if function is _Global.ENCODE:
                 self.encodable -= len(text)
                 if self.encodable < 0:
-                    raise _Refused("it encodes more text than it holds")
+                    raise Refused("it encodes more text than it holds")
                 return text.encode("latin-1")
-        raise _Refused("it calls something in a way that no array needs")
+        raise Refused(f"it calls something in a way that no {self.aim} needs")
 
     def build(self, target: object, state: object) -> None:
         """Put an array of the state in the place of the empty one that `reduce` made.
@@ -220,7 +285,7 @@ class _Machine:
         match target, state:
             case np.dtype(), (_, order, *_):
                 if _text(order) not in ("|", "<"):
-                    raise _Refused(f"the byte order {_text(order)[:80]!a} is not little-endian")
+                    raise Refused(f"the byte order {_text(order)[:80]!a} is not little-endian")
             case np.ndarray(), (_, shape, np.dtype() as dtype, bool() as fortran, raw) if (
                 isinstance(raw, bytes | mmap)
             ):
@@ -231,29 +296,13 @@ class _Machine:
                     if value is target:
                         self.memo[key] = made
             case _:
-                raise _Refused(f"a {type(target).__name__} has no such state")
+                raise Refused(f"a {type(target).__name__} has no such state")
 
 
 def _append(target: object, items: list[object]) -> None:
     if not isinstance(target, list):
-        raise _Refused(f"it appends to a {type(target).__name__}")
+        raise Refused(f"it appends to a {type(target).__name__}")
     target.extend(items)
-
-
-def _set_items(target: object, items: list[object]) -> None:
-    if not isinstance(target, dict) or len(items) % 2:
-        raise _Refused(f"it sets {len(items)} keys and values of a {type(target).__name__}")
-    keys = items[::2]
-    # To hash a tuple nested deep enough overflows the C stack, and an int's hash is easy to match.
-    if not all(isinstance(key, str | bytes) for key in keys):
-        raise _Refused("a dict has keys that are not text")
-    target.update(zip(keys, items[1::2], strict=True))
-
-
-def _find_global(name: str) -> _Global:
-    if name not in _GLOBALS:
-        raise _Refused(f"no array needs {name[:80]!a}")
-    return _GLOBALS[name]
 
 
 def _text(value: object) -> str:
@@ -261,13 +310,13 @@ def _text(value: object) -> str:
         return value.decode("latin-1")
     if isinstance(value, str):
         return value
-    raise _Refused(f"a {type(value).__name__} lies where text should")
+    raise Refused(f"a {type(value).__name__} lies where text should")
 
 
 def _dtype(code: str) -> np.dtype[Any]:
     # An object's bytes would be taken for a pointer, and a record may hold objects.
     if not re.fullmatch("[iu][1248]|f[248]", code):
-        raise _Refused(f"the dtype {code[:80]!a} is not a number's")
+        raise Refused(f"the dtype {code[:80]!a} is not a number's")
     return np.dtype(f"<{code}")
 
 
@@ -281,5 +330,5 @@ def _check_shape(
         and all(type(length) is int and length >= 0 for length in shape)
         and math.prod(shape) * dtype.itemsize == len(raw)
     ):
-        raise _Refused(f"an array's shape does not match its {len(raw)} bytes")
+        raise Refused(f"an array's shape does not match its {len(raw)} bytes")
     return shape

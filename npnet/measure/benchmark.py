@@ -16,7 +16,7 @@ from npnet.data.batches import ImageInput, not_augmented
 from npnet.kernels import backend as kernels_of
 from npnet.kernels import registry
 from npnet.kernels.arrays import Floats
-from npnet.kernels.registry import COMPILED, STORED_IMAGES, Case, Kernel
+from npnet.kernels.registry import COMPILED, Case, Kernel
 from npnet.machine.telemetry import peak_rss_bytes
 from npnet.model.architecture import Architecture
 from npnet.model.inference import Inference
@@ -123,10 +123,10 @@ def recorded_calls(
     else:
         step = TrainingStep(kernels, batch, architecture)
         size = architecture.config.stored_size
-        pictures = np.zeros((STORED_IMAGES, size, size, 3), np.uint8)
-        rows = not_augmented(np.zeros(batch, np.int64), step.labels)
+        pictures = np.zeros((batch, size, size, 3), np.uint8)
         recorder.calls.clear()
-        ImageInput(architecture.config, kernels).fill(step.network.images, pictures, rows)
+        image_input = ImageInput(architecture.config, kernels)
+        image_input.fill(step.network.images, not_augmented(pictures, step.labels))
         step()
     for name, arguments in recorder.calls:
         yield name, use_of(registry.kernel(name), arguments)
@@ -156,11 +156,12 @@ def use_of(kernel: Kernel, arguments: Mapping[str, Any]) -> Use:
     elif len(source) == 1:
         case = Case(f"{source[0]} channels", ci=source[0], co=source[0])
     elif kernel.kind == "image":
-        case = Case(f"{shapes['pixels'][1]}x{shapes['pixels'][2]}->{h}x{w}", n, h, w, 3, 3)
+        stored = shapes["pixels"][1]
+        case = Case(f"{stored}x{stored}->{h}x{w}", n, h, w, 3, 3, stored=stored)
     else:
         case = Case(label, n, h, w, ci, result[-1], k=k, **strides)
     drawn = kernel.shapes(case)
-    assert kernel.kind == "image" or all(drawn[name] == shapes[name] for name in shapes), (
+    assert all(drawn[name] == shapes[name] for name in shapes), (
         f"{kernel.name} was called with {shapes}, its row in the registry draws {drawn}"
     )
     return Use(case, absent)

@@ -12,6 +12,7 @@ Padding = Literal["symmetric", "tf_same"]
 
 LARGEST = 2**16  # pixels across: anything beyond is a mistake
 LEAST_DIVISOR, LARGEST_COLOR = 1e-12, 1e6  # float32 can divide by the one and square the other
+LEAST_CROP = 0.01  # of an image, across
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
@@ -37,6 +38,7 @@ class ModelConfig:
     padding: Padding = "symmetric"
     mean: Color = IMAGENET_MEAN
     std: Color = IMAGENET_STD
+    crop_fraction: float = 1.0  # evaluation sees so much of an image across, its centre
 
     def __post_init__(self) -> None:
         if not 0 < self.width <= 16:
@@ -58,6 +60,11 @@ class ModelConfig:
         if not LEAST_DIVISOR <= self.bn_epsilon <= LARGEST_COLOR:
             raise NpnetError(
                 f"`bn_epsilon` {self.bn_epsilon} is not usable: give a number above 0, such as 1e-5"
+            )
+        if not LEAST_CROP <= self.crop_fraction <= 1:
+            raise NpnetError(
+                f"`crop_fraction` {self.crop_fraction} is not usable: give {LEAST_CROP} to 1, "
+                "such as 0.875"
             )
         if self.padding not in get_args(Padding):
             raise NpnetError(

@@ -20,7 +20,8 @@ from npnet.model.parameters import Parameters
 class Inference:
     """Predictions for up to `batch` images at a time.
 
-    Fill `images[:n]`, then call `forward(n)`. It predicts with the weights and running statistics
+    Fill `images[:n]`, then call `forward(n)`. What is filled is `entrance`, which `enter_behind`
+    may put elsewhere. It predicts with the weights and running statistics
     that `parameters` had when this was made, or when `fold` was last called.
     """
 
@@ -41,7 +42,9 @@ class Inference:
         resources = Resources(parameters, arrays, self.kernels, bn, inference=True)
         self.layers = [operation.layer(resources) for operation in operations]
         self.images: Floats = arrays[IMAGES]
-        self._images = Activation.of(self.images, dz=self.images)
+        self.entrance: Floats = self.images
+        self._entered, self._first = IMAGES, 0
+        self._input = Activation.of(self.images, dz=self.images)
         self.cross_entropy = CrossEntropy(self.layers[-1].whole_batch, self.kernels)
 
     @property
@@ -54,6 +57,17 @@ class Inference:
         """Of the last `loss`, (batch, K)."""
         return self.cross_entropy.probabilities
 
+    def output(self, operation: str) -> Floats:
+        """Where an operation leaves its output, (batch, ...)."""
+        return next(each.whole_batch.x for each in self.layers if each.operation.name == operation)
+
+    def enter_behind(self, operation: str) -> None:
+        """Begin with the output of an operation, which is then to be filled as `entrance`."""
+        names = [each.operation.name for each in self.layers]
+        self._entered, self._first = operation, names.index(operation) + 1
+        self.entrance = self.output(operation)
+        self._input = Activation.of(self.entrance, dz=self.entrance)
+
     def fold(self) -> None:
         """Fold the present weights and running statistics."""
         for layer in self.layers:
@@ -61,9 +75,9 @@ class Inference:
                 layer.fold()
 
     def forward(self, n: int) -> Floats:
-        """Logits (n, K) of `images[:n]`."""
-        outputs = {IMAGES: self._images.first(n)}
-        for layer in self.layers:
+        """Logits (n, K) of `entrance[:n]`."""
+        outputs = {self._entered: self._input.first(n)}
+        for layer in self.layers[self._first :]:
             operation = layer.operation
             if isinstance(operation, Fused):
                 outputs |= {each: self._plain(outputs[each]) for each in operation.inputs}

@@ -28,7 +28,8 @@ class Network:
     """An architecture with its parameters and the buffers for batches of up to `batch` images.
 
     Fill `images[:n]`, then call `forward(n)`, `loss(labels)` and `backward(scale)`; the gradient
-    appears in `parameters.gradients`. No step allocates more than a few vectors of channels.
+    appears in `parameters.gradients`. What is filled is `entrance`, which `enter_behind` may put
+    elsewhere. No step allocates more than a few vectors of channels.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class Network:
         resources = Resources(self.parameters, arrays, self.kernels, bn)
         self.layers = [operation.layer(resources) for operation in operations]
         self.images: Floats = arrays[IMAGES]
-        self._images = Activation.of(self.images, dz=self.images)  # which need no gradient
+        self.entrance: Floats = self.images
+        self._entered, self._first = IMAGES, 0
+        self._input = Activation.of(self.images, dz=self.images)  # which need no gradient
         self.cross_entropy = CrossEntropy(self.layers[-1].whole_batch, self.kernels)
         self.junctions = self._junctions(arrays)
         self.set_trainable(None)
@@ -63,20 +66,42 @@ class Network:
                 junctions[name] = Junction(names, arrays.get(f"{name}.more"), self.kernels)
         return junctions
 
+    def enter_behind(self, operation: str) -> None:
+        """Begin with the output of an operation, which is then to be filled as `entrance`.
+
+        Nothing before it may be trainable.
+        """
+        names = [each.operation.name for each in self.layers]
+        self._entered, self._first = operation, names.index(operation) + 1
+        self.entrance = self.layers[self._first - 1].whole_batch.x
+        self._input = Activation.of(self.entrance, dz=self.entrance)
+
     def set_trainable(self, names: Collection[str] | None) -> None:
-        """Train the parameters of the named operations alone; None: of all.
+        """Train the named parameters, or all those of the named operations, alone; None: all.
 
         Backward then stops where nothing below is trainable, and leaves out unused gradients.
         """
         moving: dict[str, bool] = {IMAGES: False}  # is anything trainable, up to here?
         for layer in self.layers:
             operation = layer.operation
-            chosen = names is None or operation.name in names
+            chosen = [
+                spec.role
+                for spec in operation.parameters
+                if names is None or spec.name in names or operation.name in names
+            ]
             below = any(moving[name] for name in operation.inputs)
-            layer.trainable, layer.sends_gradient = bool(operation.parameters) and chosen, below
-            moving[operation.name] = layer.trainable or below
+            layer.trainable, layer.sends_gradient = "weight" in chosen, below
+            moving[operation.name] = bool(chosen) or below
         self._backward = [each for each in reversed(self.layers) if moving[each.operation.name]]
         self._open = {name: each for name, each in self.junctions.items() if moving[name]}
+
+    def use_running_statistics(self, names: Collection[str]) -> None:
+        """In training, too, normalise the outputs of the named operations with running statistics.
+
+        Those stay as they are.
+        """
+        for bn in self.normalisations:
+            bn.frozen = bn.name in names
 
     def forward(
         self,
@@ -85,15 +110,15 @@ class Network:
         frozen: bool = False,
         dropout: np.random.Generator | None = None,
     ) -> Floats:
-        """Logits (n, K) of `images[:n]`.
+        """Logits (n, K) of `entrance[:n]`.
 
         In training, batch norm uses the batch's own statistics and updates the running ones;
         otherwise, or when `frozen`, it uses the running ones. `dropout` draws which numbers are
         dropped; None drops nothing.
         """
         mode = Mode(training and not frozen, dropout)
-        outputs = {IMAGES: self._images.first(n)}
-        for layer in self.layers:
+        outputs = {self._entered: self._input.first(n)}
+        for layer in self.layers[self._first :]:
             operation = layer.operation
             inputs = [
                 self._as_read(outputs[name], name, operation.name) for name in operation.inputs

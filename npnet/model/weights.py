@@ -1,8 +1,11 @@
 """A network's numbers apart from any run: what a training starts from, what files exchange."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from npnet.kernels.arrays import Floats
+from npnet.model.architecture import Architecture
 from npnet.model.config import ModelConfig
 from npnet.model.parameters import Parameters
 from npnet.model.zoo import build
@@ -22,10 +25,33 @@ class Weights:
     statistics: Floats
     classes: tuple[str, ...] | None
     source: str
+    path: Path | None = None  # where they were read
+
+    @property
+    def architecture(self) -> Architecture:
+        return build(self.config)
+
+    def at(self, input_size: int) -> "Weights":
+        """The same weights, for images of another size."""
+        return replace(self, config=replace(self.config, input_size=input_size))
+
+    def knows(self, classes: Sequence[str]) -> bool:
+        """Whether its classifier is for these classes; names count where it has any."""
+        return tuple(classes) == self.classes or (
+            self.classes is None and len(classes) == self.config.classes
+        )
+
+    def load_into(self, parameters: Parameters, classes: Sequence[str]) -> None:
+        """Copy all that a network of these classes can take: its classifier, if it knows them."""
+        mine = self.parameters()
+        for spec in mine.specs:
+            if spec.operation != "classifier" or self.knows(classes):
+                parameters.value(spec.name)[...] = mine.value(spec.name)
+        parameters.statistics[:] = mine.statistics
 
     def parameters(self) -> Parameters:
         """The same numbers with a view on each by its name."""
-        parameters = Parameters(build(self.config))
+        parameters = Parameters(self.architecture)
         parameters.values[:] = self.values
         parameters.statistics[:] = self.statistics
         return parameters

@@ -3,37 +3,70 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from npnet.data.augmentation import Augmentation, draw
+from npnet.data.batches import ImageInput, not_augmented
 from npnet.data.dataset import Dataset
+from npnet.data.held_out import labels_of
 from npnet.errors import NpnetError
+from npnet.kernels import backend as kernels_of
 from npnet.measure.benchmark import Timing
 from npnet.measure.roofline import Roof
+from npnet.model.config import ModelConfig
 from npnet.study.collapse import Row
 from npnet.study.figures import blank, save
 from npnet.study.paper import TABLE_3
 from npnet.study.report.log import Log, read_log
 from npnet.study.report.values import plain, read_json
+from npnet.training.judgement import Judgement
 from npnet.training.run_folder import RunFolder
 
-CURVES = ("loss", "acc", "test_loss", "test_acc")
+CURVES = ("loss", "acc", "test_loss", "test_acc", "val_loss", "val_acc")
 
 
 def contact_sheet(dataset: Dataset, path: Path, columns: int = 12) -> None:
     """Write a picture with a row of training images for each class (the first ten classes)."""
     names = list(dataset.classes)[:10]
-    images = dataset.read("train", np.arange(min(2000, dataset.size("train"))))
+    labels = labels_of(dataset, "train")
     figure = blank(figsize=(columns * 0.6 + 1.2, len(names) * 0.6))
     axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
     for label, (name, axis) in enumerate(zip(names, axes, strict=True)):
-        chosen = images.pixels[images.labels == label][:columns]
+        chosen = dataset.read("train", np.flatnonzero(labels == label)[:columns]).pixels
         axis.imshow(np.concatenate(list(chosen), axis=1), interpolation="nearest")
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
         axis.set(xticks=[], yticks=[])
+    save(figure, path)
+
+
+def augmentation_sheet(
+    dataset: Dataset, recipe: Augmentation, size: int, path: Path, columns: int = 12
+) -> None:
+    """Write a picture with a row for each of ten training images: as it is stored, and then as
+    epoch after epoch of a recipe sees it, `size` pixels across."""
+    total = dataset.size("train")
+    chosen = np.random.default_rng(0).permutation(total)[:10]
+    images = dataset.read("train", chosen)
+    grey = ModelConfig("mobilenet_v2", 2, mean=(0, 0, 0), std=(1, 1, 1))  # bytes stay as they are
+    image_input = ImageInput(grey, kernels_of("reference"))
+    seen = np.empty((columns, len(chosen), size, size, 3), np.float32)
+    for column in range(columns):
+        batch = not_augmented(images.pixels, images.labels)
+        if column > 0:
+            drawn = draw(recipe, total, dataset.image_size, seed=0, epoch=column - 1)
+            batch = replace(batch, **{name: numbers[chosen] for name, numbers in drawn.items()})
+        image_input.fill(seen[column], batch)
+    rows = seen.transpose(1, 2, 0, 3, 4).reshape(len(chosen) * size, columns * size, 3)
+    figure = blank(figsize=(columns, len(chosen)))
+    axis = figure.subplots()
+    axis.imshow(rows.round().astype(np.uint8), interpolation="nearest", aspect="auto")
+    axis.set_axis_off()
     save(figure, path)
 
 
@@ -75,6 +108,100 @@ def training_curves(runs: Sequence[Path], path: Path) -> None:
         columns_of_legend = max(1, min(len(runs), 130 // (max(map(len, labels)) + 6)))
         figure.legend(handles, labels, loc="outside lower center", ncols=columns_of_legend)
     save(figure, path)
+
+
+FEW, MANY = 20, 150  # classes: up to FEW a cell has a number, beyond MANY no class has its name
+CELL, SMALL_CELL = 0.5, 0.17  # inches
+SMALLEST_SIDE, LARGEST_SIDE = 2.5, 26.0  # inches, of the cells together
+TOLD = 10  # pairs below the matrix
+LONGEST_NAME, LONGEST_IN_CAPTION = 24, 18  # characters
+
+
+def confusion(judgement: Judgement, title: str, path: Path) -> None:
+    """Write a picture of the confusion matrix: a row a class, a column a prediction.
+
+    The colour is the part of the row, on a scale on which few errors are seen, too. Below stand the
+    most frequent errors in words.
+    """
+    cells, count = judgement.confusion, len(judgement.classes)
+    parts = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
+    names = [plain(name, LONGEST_NAME) for name in judgement.classes]
+    few = count <= FEW
+    side = min(max(count * (CELL if few else SMALL_CELL), SMALLEST_SIDE), LARGEST_SIDE)
+    figure = blank(figsize=(side + 3.2, side + 3.2))
+    axis = figure.subplots()
+    image = axis.imshow(parts**0.5, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    bar = figure.colorbar(
+        image, ax=axis, shrink=min(1, 4 / side), ticks=np.sqrt((0, 0.01, 0.1, 0.25, 0.5, 1))
+    )
+    bar.ax.set_yticklabels(("0", "1 %", "10 %", "25 %", "50 %", "100 %"))
+    bar.set_label("part of a class")
+    size = 9 if few else 6.5
+    if count <= MANY:
+        words = {"fontsize": size, "parse_math": False}
+        axis.set_xticks(range(count), names, rotation=90, **words)
+        axis.set_yticks(range(count), names, **words)
+    axis.tick_params(length=0)
+    axis.set_xticks(np.arange(-0.5, count), minor=True)
+    axis.set_yticks(np.arange(-0.5, count), minor=True)
+    axis.grid(which="minor", color="black", alpha=0.12, linewidth=0.4)
+    axis.tick_params(which="minor", length=0)
+    for row, column in np.argwhere(cells) if few else ():
+        colour = "white" if parts[row, column] > 0.4 else "black"
+        look = {"ha": "center", "va": "center", "fontsize": size, "color": colour}
+        axis.text(column, row, str(cells[row, column]), **look)
+    axis.set(xlabel="predicted class", ylabel="true class")
+    axis.set_title(title, fontsize="medium", parse_math=False)
+    figure.supxlabel(_most_confused(judgement), fontsize=9, parse_math=False)
+    save(figure, path)
+
+
+def _most_confused(judgement: Judgement) -> str:
+    """A line for each of the most frequent errors."""
+    pairs = [
+        f"{plain(pair.label, LONGEST_NAME)} taken for {plain(pair.predicted, LONGEST_NAME)}: "
+        f"{pair.images} ({100 * pair.share:.0f} %)"
+        for pair in judgement.confusions()[:TOLD]
+    ]
+    return "\n".join(["Most frequent errors", *pairs]) if pairs else "No errors"
+
+
+def errors(
+    judgement: Judgement,
+    indices: NDArray[np.int64],
+    pixels: NDArray[np.uint8],
+    title: str,
+    path: Path,
+    columns: int = 5,
+) -> None:
+    """Write a picture of images that were taken for others: their classes, and how sure that was.
+
+    `pixels` (n,H,W,3) are those of the images `indices` (n,) of the split that was judged.
+    """
+    columns = max(1, min(columns, len(indices)))
+    rows = -(-len(indices) // columns) or 1
+    figure = blank(figsize=(1.9 * columns + 0.2, 2.35 * rows + 0.5))
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, index, image in zip(axes, indices, pixels, strict=False):
+        label, predicted = (
+            plain(judgement.classes[found[index]], LONGEST_IN_CAPTION)
+            for found in (judgement.labels, judgement.predicted)
+        )
+        own, other = np.exp(-judgement.losses[index]), judgement.probabilities[index]
+        axis.imshow(image, interpolation="nearest")
+        axis.set_title(
+            f"{label} ({_percent(own)})\ntaken for {predicted} ({_percent(other)})\nimage {index}",
+            fontsize=7,
+            parse_math=False,
+        )
+    figure.suptitle(title, fontsize="medium", parse_math=False)
+    save(figure, path)
+
+
+def _percent(part: float) -> str:
+    return f"{100 * part:.2g} %" if part < 0.1 else f"{100 * part:.0f} %"
 
 
 def roofline(timings: Sequence[Timing], roof: Roof, path: Path) -> None:

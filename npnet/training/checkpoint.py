@@ -31,6 +31,7 @@ from npnet.model.config import ModelConfig
 from npnet.model.inference import Inference
 from npnet.model.network import BatchNorm, Network
 from npnet.model.parameters import Parameters
+from npnet.model.weights import Weights
 from npnet.model.zoo import build, entry
 from npnet.schema import checked_fields
 from npnet.training.recipe import Recipe
@@ -43,8 +44,8 @@ VECTORS = ("values", "statistics", "velocity")
 ROWS = {"velocities": "velocity", "running": "statistics", "weights": "values", "tallies": ""}
 # Of the epoch under way: loss, hits, images; the run's seconds; those of each phase, wall and cpu.
 TALLIES = 4 + 2 * len(PHASES)
-_SEAL = 64  # hexadecimal digits
-_END_AND_SEAL = 22 + _SEAL  # bytes: the record that ends a zip file, and its comment
+SEAL = 64  # hexadecimal digits
+END_AND_SEAL = 22 + SEAL  # bytes: the record that ends a zip file, and its comment
 LONGEST_HEADER = 1 << 20  # bytes
 LARGEST = 2**128  # of a seed, which NumPy makes of as many bits
 
@@ -67,6 +68,7 @@ class Header:
     steps: int = 0  # of an epoch
     settings: dict[str, Any] | None = None  # the fields of Settings
     dataset_digest: str | None = None
+    source: dict[str, Any] | None = None  # how the dataset was opened, the fields of Source
 
     def build(self) -> Architecture:
         return build(self.model)
@@ -91,6 +93,12 @@ class Checkpoint:
         """A hash of the vectors."""
         arrays = (self.values, self.statistics, self.velocity)
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+
+    def weights(self) -> Weights:
+        """What another training may begin with."""
+        source = f"{self.path}, a checkpoint of npnet"
+        classes = self.header.classes
+        return Weights(self.header.model, self.values, self.statistics, classes, source, self.path)
 
     def inference(self, batch: int, backend: str) -> Inference:
         """The trained network, ready to predict up to `batch` images at a time."""
@@ -133,8 +141,8 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     with zipfile.ZipFile(buffer, "a") as archive:
-        archive.comment = b"0" * _SEAL
-    body = buffer.getvalue()[:-_SEAL]
+        archive.comment = b"0" * SEAL
+    body = buffer.getvalue()[:-SEAL]
     write_atomically(Path(path), body + hashlib.sha256(body).hexdigest().encode())
 
 
@@ -158,9 +166,7 @@ def load(path: str | Path) -> Checkpoint:
 def _read(file: BinaryIO, path: Path) -> Checkpoint:
     size = os.fstat(file.fileno()).st_size
     _check_seal(file, size, path)
-    archive = ArrayArchive(
-        file, size, _SEAL, _members("header", *VECTORS), optional=_members(*ROWS)
-    )
+    archive = ArrayArchive(file, size, SEAL, _members("header", *VECTORS), optional=_members(*ROWS))
     text = archive.read("header.npy", ("|u1",), None, LONGEST_HEADER)
     found = parse_json(text.tobytes())
     header = _of_fields(found, str(path))
@@ -197,16 +203,16 @@ def _members(*names: str) -> list[str]:
 
 
 def _check_seal(file: BinaryIO, size: int, path: Path) -> None:
-    file.seek(max(0, size - _END_AND_SEAL))
+    file.seek(max(0, size - END_AND_SEAL))
     end = file.read()
-    if len(end) < _END_AND_SEAL or not end.startswith(b"PK\5\6"):
+    if len(end) < END_AND_SEAL or not end.startswith(b"PK\5\6"):
         raise NpnetError(f"{path} is not a checkpoint, or was cut short: use another one")
     file.seek(0)
-    digest, left = hashlib.sha256(), size - _SEAL
+    digest, left = hashlib.sha256(), size - SEAL
     while block := file.read(min(left, 1 << 20)):
         digest.update(block)
         left -= len(block)
-    if digest.hexdigest().encode() != end[-_SEAL:]:
+    if digest.hexdigest().encode() != end[-SEAL:]:
         raise NpnetError(f"{path} is damaged (its checksum does not fit): use another checkpoint")
 
 

@@ -46,8 +46,8 @@ class Guard:
         what = f"the loss is {loss} on rank {rank}, epoch {epoch + 1}, step {step + 1}"
         raise (CollectiveError if every_step else NpnetError)(self._advice(what, epoch))
 
-    def check_state(self, epoch: int, test_loss: float | None) -> None:
-        """After an epoch all is finite, and the same on all ranks; `test_loss` if it was tested.
+    def check_state(self, epoch: int, split: str, loss: float | None) -> None:
+        """After an epoch all is finite, and the same on all ranks; `loss` of a split if scored.
 
         The last update may overflow after the last loss. Raises CollectiveError on every rank.
         """
@@ -56,8 +56,8 @@ class Guard:
             if not all(np.isfinite(array).all() for array in state):
                 what = f"the weights or statistics after epoch {epoch + 1} are not finite"
                 raise NpnetError(self._advice(what, epoch))
-            if test_loss is not None and not math.isfinite(test_loss):
-                what = f"the test loss after epoch {epoch + 1} is {test_loss}"
+            if loss is not None and not math.isfinite(loss):
+                what = f"the {split} loss after epoch {epoch + 1} is {loss}"
                 raise NpnetError(self._advice(what, epoch))
         names = ", ".join(odd_ranks(self.comm, self.parameters.digest()))
         if names:

@@ -7,20 +7,20 @@ own and the slow classifier are rows of one table:
     weights           1      recipe's       unless frozen
     gammas, betas     1      0              unless frozen
     classifier        k      recipe's / k, so that decay itself is not slowed
+
+Which of them are trained, and at which rate, training/parts.py says.
 """
 
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
 from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
-from npnet.errors import NpnetError
 from npnet.kernels import backend as kernels_of
 from npnet.kernels.arrays import Floats
-from npnet.model.architecture import Architecture
 from npnet.model.parameters import Parameters, ParameterSpec
+from npnet.training.parts import CLASSIFIER, Parts
 from npnet.training.recipe import Recipe
 
 
@@ -35,9 +35,9 @@ class Group(NamedTuple):
 
 def groups_of(parameters: Parameters, recipe: Recipe) -> list[Group]:
     """The table for a network, neighbours that are alike in one row."""
-    groups: list[Group] = []
+    parts, groups = Parts(parameters.specs, recipe), list[Group]()
     for spec in parameters.specs:
-        group = _group(spec, parameters.where(spec.name), recipe)
+        group = _group(spec, parameters.where(spec.name), parts)
         last = groups[-1] if groups else None
         if last is not None and last._replace(where=group.where) == group:
             groups[-1] = last._replace(where=slice(last.where.start, group.where.stop))
@@ -46,36 +46,12 @@ def groups_of(parameters: Parameters, recipe: Recipe) -> list[Group]:
     return groups
 
 
-def _group(spec: ParameterSpec, where: slice, recipe: Recipe) -> Group:
-    name = spec.operation
-    rate = recipe.classifier_gradient if name == "classifier" else 1.0
-    decay = recipe.weight_decay if spec.role == "weight" else 0.0
-    return Group(where, rate, decay / rate if rate else 0.0, rate > 0 and not frozen(name, recipe))
-
-
-def frozen(name: str, recipe: Recipe) -> bool:
-    """Whether an operation's parameters are not trained."""
-    return any(fnmatchcase(name, pattern) for pattern in recipe.freeze)
-
-
-def trainable_operations(architecture: Architecture, recipe: Recipe) -> list[str] | None:
-    """The operations whose parameters are trained; None: all.
-
-    Raises NpnetError for a pattern that fits none, and where nothing is left to train.
-    """
-    if not recipe.freeze:
-        return None
-    names = [each.name for each in architecture.operations if each.parameters]
-    for pattern in recipe.freeze:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise NpnetError(
-                f"`freeze` {pattern} fits no operation of {architecture.name} with parameters: "
-                "npnet info --operations lists them"
-            )
-    moving = [name for name in names if not frozen(name, recipe)]
-    if not moving:
-        raise NpnetError("`freeze` leaves nothing to train: freeze fewer operations")
-    return moving
+def _group(spec: ParameterSpec, where: slice, parts: Parts) -> Group:
+    rate = parts.rate(spec)
+    decay = parts.recipe.weight_decay if spec.role == "weight" else 0.0
+    if spec.operation == CLASSIFIER and rate:
+        decay /= parts.recipe.classifier_gradient
+    return Group(where, rate, decay, rate > 0 and parts.trains(spec))
 
 
 class Optimiser:

@@ -4,8 +4,9 @@ What a network is, is another record: npnet.model.config.
 """
 
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from npnet.errors import NpnetError
@@ -14,6 +15,8 @@ from npnet.parallel.strategies import STRATEGIES
 from npnet.schema import checked_fields
 
 BATCH_PER_RANK = 12  # images a rank and step, in the paper's runs and here
+
+TRAIN = re.compile("all|head|norm|last:[1-9][0-9]{0,3}")
 
 # The least and the largest value of each number; some may be None instead.
 _RANGES: Mapping[str, tuple[float, float]] = {
@@ -27,6 +30,10 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "label_smoothing": (0, 1),
     "bn_momentum": (0, 1),
     "crop_padding": (0, 16),
+    "layer_decay": (0.01, 1),
+    "crop_scale": (0.01, 1),
+    "crop_ratio": (1, 10),
+    "color_jitter": (0, 1),
 }
 
 
@@ -50,9 +57,14 @@ class Recipe:
     zero_gamma: bool  # blocks with a shortcut start as the identity
     bn_momentum: float  # running = momentum*running + (1-momentum)*batch
     flip: bool  # mirror half of the training images
-    crop_padding: int  # pixels: the largest shift of a training image
+    crop_padding: int  # pixels: the largest shift of a training image, where crop_scale is 1
     shuffle: Literal["shard", "global"]  # each rank's shard, or all: new shards each epoch
     freeze: tuple[str, ...] = ()  # operations that are not trained, by name or pattern
+    train: str = "all"  # or head, last:N, norm: see npnet.training.parts
+    layer_decay: float = 1.0  # of the rate, from each unit to the one before it
+    crop_scale: float = 1.0  # the least area of a random resized crop; 1: none
+    crop_ratio: float = 4 / 3  # the largest aspect of such a crop, and 1/ratio the least
+    color_jitter: float = 0.0  # brightness, contrast, saturation times 1-jitter to 1+jitter
     independent_init: bool = False  # each worker draws its own weights, until the first average
 
     def __post_init__(self) -> None:
@@ -64,6 +76,11 @@ class Recipe:
         if self.sync not in STRATEGIES:
             names = ", ".join(STRATEGIES)
             raise NpnetError(f"`sync` {self.sync!r:.40} is not usable: give one of {names}")
+        if not TRAIN.fullmatch(self.train):
+            raise NpnetError(
+                f"`train` {self.train!r:.40} is not usable: give all, head, norm or last:N, such "
+                "as last:4"
+            )
 
     def peak_lr(self, global_batch: int) -> float:
         """The linear scaling rule (Goyal et al. 2017, section 2.1), unless `lr` is given."""
@@ -143,10 +160,24 @@ MODERN = Recipe(
     shuffle="shard",
 )
 
-RECIPES = {recipe.name: recipe for recipe in (MODERN, PAPER)}
+# From weights that are trained already: small steps, all units alike, classes that are not smeared.
+# Batch norm's statistics are those of another dataset at first, and follow within an epoch.
+FINETUNE = replace(
+    MODERN,
+    name="finetune",
+    lr_base=0.04,
+    classifier_gradient=1.0,
+    warmup_epochs=0.5,
+    momentum=0.9,
+    weight_decay=1e-4,
+    zero_gamma=False,
+)
+
+RECIPES = {recipe.name: recipe for recipe in (MODERN, PAPER, FINETUNE)}
 
 # Fields of ModelConfig that a recipe chooses, because its source does.
 MODEL_FIELDS: Mapping[str, Mapping[str, Any]] = {
     "modern": {},
+    "finetune": {},
     "paper": {"bn_epsilon": 1e-3, "mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5)},
 }

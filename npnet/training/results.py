@@ -1,9 +1,10 @@
 """What a run yields: an epoch of one rank, and the summary of all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from npnet.data.dataset import Split
 from npnet.machine import telemetry
 from npnet.machine.clock import Times
 from npnet.model.architecture import Architecture
@@ -51,8 +52,10 @@ class EpochResult:
 class Summary:
     """A run's results; accuracies are fractions, losses nats. `train_*` are of the last epoch.
 
-    `world` counts workers, which are ranks unless a rank runs several. `test_*` are with the
-    running statistics, or with recalibrated ones if `bn_eval` asks for those alone.
+    `world` counts workers, which are ranks unless a rank runs several. `test_*` and `val_*` are of
+    the last weights, with the running statistics, or with recalibrated ones if `bn_eval` asks for
+    those alone; None of a split that is empty or was not scored. `epochs` are those that were made,
+    fewer than planned if the run `stopped_early`; `best_epoch`: see Best, None if none was scored.
     `wall_seconds` covers all of the run, of which an interrupted one's starts have each a part;
     `train_seconds` and `test_seconds` are those of the slowest rank. `images_per_second` are of
     training alone, on all ranks, since this start, or of the last epoch if that was made before.
@@ -73,6 +76,10 @@ class Summary:
     bn_eval: str
     recalibrated_test_loss: float | None
     recalibrated_test_acc: float | None
+    val_loss: float | None
+    val_acc: float | None
+    best_epoch: int | None
+    stopped_early: bool
     wall_seconds: float
     train_seconds: float
     test_seconds: float
@@ -97,7 +104,7 @@ def planned_bytes(
 ) -> dict[str, int]:
     """The arrays that a rank keeps from start to end, bytes."""
     arrays = training_bytes(architecture, settings.batch_per_rank, settings.dtype)
-    images = sum(worker.shard.images.pixels.nbytes for worker in workers)
+    images = sum(worker.shard.nbytes for worker in workers)
     rows = {"rows of workers": workers.nbytes} if len(workers) > 1 else {}
     exchange = {"exchange": workers.buckets.nbytes} if workers.buckets.nbytes else {}
     return {"images": images} | arrays | rows | exchange
@@ -130,7 +137,7 @@ def epoch_results(trainer: "Trainer", epoch: int, times: Times) -> list[EpochRes
 def summarise(
     trainer: "Trainer",
     history: Sequence[Sequence[EpochResult]],
-    test: Scores | None,
+    scores: Mapping[Split, Scores],
 ) -> Summary:
     """The same on every rank. `history` holds this rank's results, epoch by epoch.
 
@@ -154,23 +161,29 @@ def summarise(
     last = [(result.loss, result.acc) for result in history[-1]] if history else None
     workers = comm.of_all(last) if last is not None else list(before.last)
     loss, acc = zip(*workers, strict=True)
-    main, recalibrated = (test.main, test.recalibrated) if test else (None, None)
+    test, val = scores.get("test"), scores.get("val")
+    recalibrated = test.recalibrated if test else None
+    done = trainer.first_epoch + len(history)
     config = trainer.network.architecture.config
     trained = max(each.train_seconds for each in ranks) - before.train
     speed = sum(each.images for each in ranks) / trained if history else before.images_per_second
     return Summary(
         world=trainer.world,
-        epochs=settings.epochs,
+        epochs=done,
         batch_per_node=settings.batch_per_rank * settings.ranks_per_node,
         batch_per_rank=settings.batch_per_rank,
         workers_per_rank=settings.workers_per_rank,
         train_loss=sum(loss) / len(loss),
         train_acc=sum(acc) / len(acc),
-        test_loss=main.loss if main else None,
-        test_acc=main.accuracy if main else None,
+        test_loss=test.main.loss if test else None,
+        test_acc=test.main.accuracy if test else None,
         bn_eval=settings.bn_eval,
         recalibrated_test_loss=recalibrated.loss if recalibrated else None,
         recalibrated_test_acc=recalibrated.accuracy if recalibrated else None,
+        val_loss=val.main.loss if val else None,
+        val_acc=val.main.accuracy if val else None,
+        best_epoch=trainer.run_files.best.epoch or None,
+        stopped_early=done < settings.epochs,
         wall_seconds=max(each.elapsed for each in ranks),
         train_seconds=max(each.train_seconds for each in ranks),
         test_seconds=max(each.test_seconds for each in ranks),

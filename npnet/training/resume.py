@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from npnet.data.source import Source
 from npnet.errors import NpnetError
 from npnet.model.config import ModelConfig
 from npnet.schema import checked_fields, known_fields
@@ -31,8 +32,10 @@ class Origin:
     recipe: Recipe
     settings: Settings
     world: int
+    source: Source  # how the dataset was opened
     checkpoint: Checkpoint | None
     said: tuple[str, ...] = ()
+    init: Path | None = None  # the file that a run without a checkpoint began with
     stamp: Stamp | None = None  # of the run's folder, before any of it was read
     reached: Done | None = None  # how far the run got there, if it was killed
 
@@ -96,7 +99,13 @@ def _find(path: Path) -> Origin:
     if checkpoint is None:
         return origin
     header = checkpoint.header
-    return replace(origin, model=header.model, dataset=header.dataset, world=header.world)
+    return replace(
+        origin,
+        model=header.model,
+        dataset=header.dataset,
+        world=header.world,
+        source=_source(header.source, header.dataset, str(checkpoint.path)),
+    )
 
 
 def _first(path: Path, before: str) -> Checkpoint:
@@ -141,6 +150,7 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint, said: tuple[str, ...] = (
         header.recipe,
         _settings({**settings, "epochs": header.epochs, "seed": header.seed}, str(checkpoint.path)),
         header.world,
+        _source(header.source, header.dataset, str(checkpoint.path)),
         checkpoint,
         said,
     )
@@ -149,7 +159,8 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint, said: tuple[str, ...] = (
 def _of_config(path: Path, file: Path) -> Origin:
     config = _read(file)
     dataset, world, settings = (config.get(name) for name in ("dataset", "world", "settings"))
-    name = dataset.get("name") if isinstance(dataset, dict) else None
+    about = dataset if isinstance(dataset, dict) else {}
+    name = about.get("name")
     if not isinstance(name, str) or not isinstance(world, int) or not isinstance(settings, dict):
         raise NpnetError(f"{file} lacks dataset, world or settings: `resume` a checkpoint instead")
     return Origin(
@@ -160,8 +171,15 @@ def _of_config(path: Path, file: Path) -> Origin:
         Recipe.from_dict(config.get("recipe"), f"{file}: recipe"),
         _settings(settings, str(file)),
         world,
+        _source(about.get("source"), name, str(file)),
         None,
+        init=Path(init) if isinstance(init := config.get("init"), str) else None,
     )
+
+
+def _source(found: Any, name: str, where: str) -> Source:
+    """How a dataset was opened; an older npnet left its name alone."""
+    return Source.from_dict(found, f"{where}: source") or Source(name)
 
 
 def _settings(found: Mapping[str, Any], where: str) -> Settings:

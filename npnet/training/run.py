@@ -4,19 +4,22 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import npnet
-from npnet.data.dataset import Dataset
+from npnet.data.dataset import Dataset, Split
+from npnet.data.source import source_of
 from npnet.errors import NotWritten, NpnetError
 from npnet.kernels.arrays import Floats
 from npnet.machine import telemetry
 from npnet.machine.clock import Times
 from npnet.model.config import ModelConfig
 from npnet.parallel.communicator import together
-from npnet.training.checkpoint import ROWS, TALLIES, VERSION, Checkpoint, Header
+from npnet.training.best import Best
+from npnet.training.checkpoint import ROWS, TALLIES, VERSION, Checkpoint, Header, load
 from npnet.training.costs import AfterEpoch, Earlier
 from npnet.training.evaluate import Scores
 from npnet.training.reached import Done
@@ -42,16 +45,18 @@ class Run:
         self.trainer, self.comm, self.folder = trainer, trainer.comm, folder
         self.checkpoint, self.first_epoch, self.first_step = checkpoint, 0, 0
         self._tallies: Floats | None = None  # of the epoch under way, a row for each worker
-        self.before = Earlier()
+        self.before, self.best = Earlier(), Best()
         self.said: list[str] = []
         self._rows: list[dict[str, Any]] = []  # of the log, of epochs that are not saved yet
         self._refused: str | None = None  # what the disk did not take, if that was the last word
         if checkpoint is not None:
             self.first_epoch = checkpoint.header.epoch
             if self.comm.rank == 0 and checkpoint.path is not None:
-                log = RunFolder(checkpoint.path.parent)
-                self.before = Earlier.of(log.read_log(), self.first_epoch)
-            self.before = self.comm.broadcast(self.before)
+                log = RunFolder(checkpoint.path.parent).read_log()
+                self.before = Earlier.of(log, self.first_epoch)
+                if folder is not None and folder.holds(checkpoint):
+                    self.best = Best.of(log, self.first_epoch)
+            self.before, self.best = self.comm.broadcast((self.before, self.best))
             self._continue_from(checkpoint)
 
     @property
@@ -62,6 +67,7 @@ class Run:
         """Restore what workers have in common."""
         trainer, header = self.trainer, checkpoint.header
         done, planned = header.epoch, trainer.settings.epochs
+        patience = trainer.settings.patience
         finishable = self.comm.broadcast(self._is_unfinished(checkpoint))
         with together(self.comm):
             checkpoint.load_into(trainer.parameters)
@@ -70,11 +76,17 @@ class Run:
                     f"nothing is left to train: the checkpoint has {done} of {planned} epochs; "
                     "give more `epochs`"
                 )
+            if self.best.stops(done, patience) and not finishable:
+                raise NpnetError(
+                    f"nothing is left to train: in {patience} epochs none was better than epoch "
+                    f"{self.best.epoch}; give a larger `patience`"
+                )
             digest = trainer.dataset.digest()
             if header.dataset_digest not in (None, digest):
+                place = "data" if header.source and header.source["name"][:1] == "/" else "data_dir"
                 raise NpnetError(
                     f"{trainer.dataset.name} in {trainer.dataset.location} holds other images than "
-                    f"{self.resumed_from} was trained on: give their folder to `data_dir`"
+                    f"{self.resumed_from} was trained on: give their folder to `{place}`"
                 )
             if tuple(trainer.dataset.classes) != header.classes:
                 raise NpnetError(
@@ -84,7 +96,7 @@ class Run:
         trainer.optimiser.velocity[:] = checkpoint.velocity
 
     def _is_unfinished(self, checkpoint: Checkpoint) -> bool:
-        """Whether the run was ended between its last epoch and its summary. Rank 0 knows."""
+        """Whether the run has no summary yet, as if it ended before that. Rank 0 knows."""
         folder = self.folder
         if folder is None or not folder.holds(checkpoint) or not self.before.known:
             return False
@@ -161,6 +173,7 @@ class Run:
                 place = str(origin.absolute()) if origin is not None else None
                 self.folder.write_config(self.config() | {"resumed_from": place})
         self.folder.path = self.comm.broadcast(self.folder.path)  # another, if its name was taken
+        self._save_best()  # which a kill may have prevented
 
     def config(self) -> dict[str, Any]:
         """Every value that decides this run, and where it runs."""
@@ -168,11 +181,16 @@ class Run:
         dataset = trainer.dataset
         return {
             "command": "train",
-            "dataset": {"name": dataset.name, "location": dataset.location},
+            "dataset": {
+                "name": dataset.name,
+                "location": dataset.location,
+                "source": source_of(dataset),
+            },
             "model": trainer.network.architecture.config.as_dict(),
             "settings": asdict(trainer.settings),
             "recipe": trainer.recipe.as_dict(),
             "peak_lr": trainer.recipe.peak_lr(trainer.global_batch),
+            "init": str(trainer.weights.path) if trainer.weights is not None else None,
             "world": trainer.world,
             "hosts": self.comm.hosts,
             "machine": telemetry.machine(),
@@ -199,6 +217,7 @@ class Run:
             steps=trainer.steps,
             settings=asdict(settings),
             dataset_digest=trainer.dataset.digest(),
+            source=source_of(trainer.dataset),
         )
         own = self._own_rows(step > 0, synchronised)
         if "tallies" in own:
@@ -273,10 +292,20 @@ class Run:
         return NpnetError(f"the last state is not saved: {what}; {folder.kept()}; {advice}")
 
     def save_epoch(
-        self, number: int, results: list[EpochResult], test: Scores | None, testing: Times
+        self,
+        number: int,
+        results: list[EpochResult],
+        split: Split,
+        scores: Scores | None,
+        testing: Times,
     ) -> None:
-        """A checkpoint, and a row of the log for each worker, of epoch `number`, from 1."""
+        """A checkpoint, and a row of the log for each worker, of epoch `number`, from 1.
+
+        `scores`: of a split, if it was scored.
+        """
         trainer = self.trainer
+        if scores is not None:
+            self.best = self.best.after(number, scores.main.accuracy)
         trainer.clock.enter("checkpoint")
         if self.folder is not None:
             state = self.state(number)
@@ -284,44 +313,86 @@ class Run:
                 with self._as_far_as_the_disk_goes(self.folder):
                     self.folder.save_epoch(number, state)
         costs = asdict(AfterEpoch.of(trainer.meter, testing, trainer.meter.take()))
-        rows = self.comm.of_all([result.columns() | costs | _columns(test) for result in results])
+        scored = _columns(split, scores)
+        rows = self.comm.of_all([result.columns() | costs | scored for result in results])
         if self.folder is not None and self.comm.rank == 0:
             self._rows += rows
             if self._refused is None:
                 with self._as_far_as_the_disk_goes(self.folder):
                     self.folder.append_log(self._rows, trainer.settings.keep)
                     self._rows.clear()
+        self._save_best()
         trainer.clock.enter("other")
+
+    def _save_best(self) -> None:
+        """Make best.npz of the best epoch's checkpoint, unless it is that one. All ranks must call.
+
+        As final.npz it has the statistics that gave its score.
+        """
+        folder, state = self.folder, None
+        if folder is None:
+            return
+        if self.comm.rank == 0:
+            with _tried_again_later(folder.best):
+                path = folder.best_to_save()
+                state = replace(load(path), rows={}) if path is not None else None
+        if self.trainer.settings.bn_eval == "recalibrated":
+            state = self.comm.broadcast(state)
+            if state is not None:
+                statistics = self.trainer.evaluator.recalibrated(state)
+                state = replace(state, statistics=statistics)
+        if self.comm.rank == 0 and state is not None:
+            with _tried_again_later(folder.best):
+                folder.save_best(state)
 
     def finish(self, summary: Summary, recalibrated: Floats | None) -> None:
         """The last state, with the statistics that gave the test score, and the summary."""
         if self.folder is None:
             return
         settings = self.trainer.settings
-        epoch = self.state(settings.epochs)
+        epoch = self.state(summary.epochs)
         state = replace(epoch, rows={})
         if settings.bn_eval == "recalibrated" and recalibrated is not None:
             state = replace(state, statistics=recalibrated)
-        with together(self.comm):
+        with self._last_words(self.folder):
+            if self._rows:  # the last epoch's checkpoint was refused, or its rows
+                self.folder.save_epoch(summary.epochs, epoch)
+                self.folder.append_log(self._rows, settings.keep)
+        self._save_best()
+        with self._last_words(self.folder):
+            known = self.before.known  # else its time would be that of a part
             if self.comm.rank == 0:
-                known = self.before.known  # else its time would be that of a part
-                try:
-                    if self._rows:  # the last epoch's checkpoint was refused, or its rows
-                        self.folder.save_epoch(settings.epochs, epoch)
-                        self.folder.append_log(self._rows, settings.keep)
-                    self.folder.finish(state, summary, in_table=known, keep=settings.keep)
-                except NotWritten as error:
-                    raise self._lost(self.folder, error.what) from error
+                self.folder.finish(state, summary, in_table=known, keep=settings.keep)
+
+    @contextmanager
+    def _last_words(self, folder: RunFolder) -> Iterator[None]:
+        """Raise NpnetError, on every rank, if the disk refuses what rank 0 writes here."""
+        with together(self.comm):
+            try:
+                yield
+            except NotWritten as error:
+                raise self._lost(folder, error.what) from error
 
 
-def _columns(test: Scores | None) -> dict[str, float]:
-    """A test's columns of the log."""
-    if test is None:
+@contextmanager
+def _tried_again_later(path: Path) -> Iterator[None]:
+    """Warn of what went wrong: the run is worth more than this file."""
+    try:
+        yield
+    except NpnetError as error:
+        what = error.what if isinstance(error, NotWritten) else str(error)
+        text = f"{what}; {path.name} is tried again after the next epoch"
+        warnings.warn(text, stacklevel=2)
+
+
+def _columns(split: Split, scores: Scores | None) -> dict[str, float]:
+    """The columns of the log of a split's scores."""
+    if scores is None:
         return {}
-    columns = {"test_loss": test.main.loss, "test_acc": test.main.accuracy}
-    if test.recalibrated is not None:
-        loss, accuracy = test.recalibrated
-        columns |= {"recalibrated_test_loss": loss, "recalibrated_test_acc": accuracy}
+    columns = {f"{split}_loss": scores.main.loss, f"{split}_acc": scores.main.accuracy}
+    if scores.recalibrated is not None:
+        loss, accuracy = scores.recalibrated
+        columns |= {f"recalibrated_{split}_loss": loss, f"recalibrated_{split}_acc": accuracy}
     return columns
 
 
@@ -342,6 +413,7 @@ def what_ranks_share(
         "dataset": dataset.name,
         "dataset digest": dataset.digest(),
         "training images": dataset.size("train"),
+        "validation images": dataset.size("val"),
         "test images": dataset.size("test"),
         "classes": tuple(dataset.classes),
         "checkpoint": checkpoint.digest() if checkpoint is not None else None,

@@ -17,7 +17,8 @@ from typing import Any
 
 from npnet.errors import NotWritten, NpnetError
 from npnet.files import append_rows, flush_folder, locked, read_table, sweep, write_atomically
-from npnet.training.checkpoint import Checkpoint, save
+from npnet.training.best import Best
+from npnet.training.checkpoint import Checkpoint, load, save
 from npnet.training.claim import Claim
 from npnet.training.costs import AfterEpoch, StepSeconds
 from npnet.training.reached import Done, Reached
@@ -27,7 +28,12 @@ from npnet.training.results import EpochResult, Summary
 WORK = (
     "epochs", "batch_per_rank", "dataset", "model", "width", "input_size", "recipe", "sync",
 )  # fmt: skip
-SCORES = ("test_loss", "test_acc", "recalibrated_test_loss", "recalibrated_test_acc")
+SCORES = tuple(
+    f"{kind}{split}_{what}"
+    for split in ("test", "val")
+    for kind in ("", "recalibrated_")
+    for what in ("loss", "acc")
+)
 LOG_COLUMNS = (
     *(field.name for field in fields(EpochResult) if field.name != "phases"),
     *(field.name for record in (StepSeconds, AfterEpoch) for field in fields(record)),
@@ -35,7 +41,7 @@ LOG_COLUMNS = (
 )
 # The names of a run's files, of which one is enough to make a folder a run's.
 OF_A_RUN = re.compile(
-    r"config(-\d+)?\.json|log\.csv|summary\.json|final\.npz|(epoch|step-\d+)-\d+\.npz"
+    r"config(-\d+)?\.json|log\.csv|summary\.json|(final|best)\.npz|(epoch|step-\d+)-\d+\.npz"
 )
 PROBE = ".npnet-writable"  # a name that no file of the user's has
 
@@ -55,16 +61,21 @@ class RunFolder:
     | on the way | step-NNN-SSSSSS.npz; then, the one before is       | some steps more         |
     |            | removed                                            |                         |
     | an epoch   | epoch-NNN.npz, then its rows in log.csv; then, its | one epoch more          |
-    |            | steps are removed, and what is not to keep         |                         |
+    |            | steps are removed, and what is not to keep; then,  |                         |
+    |            | if it is the best so far, best.npz                 |                         |
     | at the end | final.npz, its row in the table, then summary.json | finished                |
-    | to forget  | summary.json, its row, final.npz, then checkpoints | no longer finished; at  |
-    |            | from the last on, then their rows in log.csv       | every moment, a run     |
+    | to forget  | summary.json, its row, final.npz, best.npz if it   | no longer finished; at  |
+    |            | is of a later epoch, then checkpoints from the     | every moment, a run     |
+    |            | last on, then their rows in log.csv                |                         |
 
     So an epoch counts if it is in the log, for then its checkpoint is there; and a run is finished
     if it has a summary, for then all else is there. A run that is killed between any two of these
     goes on from the newest checkpoint that counts, and forgets what came after it: files of an
     epoch that is made once more, or of a branch that was given up. What killed writes have left is
     swept. Each start has a config of its own, config-2.json and so on.
+
+    best.npz is made from the checkpoint of the log's best epoch, which is always kept: so it can be
+    made again at any time (`best_to_save`).
 
     `proposed`: the name is a default. If it is taken, `create` puts a number behind it, and `path`
     changes. `continued`: the run that lies there, if any, is this one.
@@ -75,6 +86,7 @@ class RunFolder:
         self.expected: Stamp | None = None  # what was read of it before it was claimed
         self._claim: Claim | None = None
         self._reached: Reached | None = None
+        self._epoch_of_best = 0  # of best.npz; 0: there is none
 
     @property
     def config(self) -> Path:
@@ -121,6 +133,10 @@ class RunFolder:
     @property
     def final(self) -> Path:
         return self.path / "final.npz"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.npz"
 
     def epoch(self, number: int) -> Path:
         """The checkpoint after epoch `number`, counted from 1."""
@@ -266,6 +282,7 @@ class RunFolder:
             self._remove(self.summary)
             self._forget_results()
             self._remove(self.final)
+            self._find_best(done)
             for later, path in self.checkpoints():
                 if later > done:
                     self._remove(path)
@@ -275,6 +292,29 @@ class RunFolder:
                 f"cannot go on in {self.path}: {error.strerror} ({error.filename}); make that "
                 "possible, or choose another `out`"
             ) from error
+
+    def _find_best(self, done: Done) -> None:
+        """See which epoch best.npz is of; remove it if that comes after `done`, or is not known."""
+        try:
+            self._epoch_of_best = load(self.best).header.epoch
+        except NpnetError:
+            self._epoch_of_best = 0
+        if not 0 < self._epoch_of_best <= done.epochs:
+            self._epoch_of_best = 0
+            self._remove(self.best)
+
+    def best_to_save(self) -> Path | None:
+        """The checkpoint of the log's best epoch, unless best.npz is of that epoch already.
+
+        None, too, where nobody has scored an epoch, or where that checkpoint is gone.
+        """
+        best = Best.of(self.read_log()).epoch
+        path = self.epoch(best)
+        return path if best not in (0, self._epoch_of_best) and path.exists() else None
+
+    def save_best(self, state: Checkpoint) -> None:
+        save(self.best, state)
+        self._epoch_of_best = state.header.epoch
 
     def _remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -356,17 +396,14 @@ class RunFolder:
     def _clear_up(self, keep: int | None) -> None:
         """Remove checkpoints within epochs that are finished, and of epochs not to `keep`.
 
-        Those are all but the newest `keep`, and the best in a test.
+        Those are all but the newest `keep`, and the best, see Best.
         """
         log = self.read_log()
         self._remove_steps(before=Done(max(map(self._epoch_of, log), default=0)))
         if keep is None:
             return
         epochs = [(done.epochs, path) for done, path in self.checkpoints() if not done.steps]
-        scores = [
-            (float(row["test_acc"]), self._epoch_of(row)) for row in log if row.get("test_acc")
-        ]
-        best = max(scores, default=(0.0, 0))[1]
+        best = Best.of(log).epoch
         for number, path in epochs[keep:]:
             if number != best:
                 self._remove(path)

@@ -14,6 +14,7 @@ LEAST = {
     "max_steps": 1,
     "checkpoint_every": 1,
     "keep": 1,
+    "patience": 1,
     "seed": 0,
 }
 CHOICES = {
@@ -49,7 +50,9 @@ class Settings:
     wire: str = "float32"  # what gradients are rounded to on their way between hosts
     bn_eval: BatchNormEvaluation = "moving"
     checkpoint_every: int | None = None  # steps of an epoch between two checkpoints
+    cache_features: bool = True  # where the classifier alone is trained; see features.py
     keep: int | None = None  # checkpoints of the newest epochs, and the best; None: of all
+    patience: int | None = None  # epochs without a better score, after which a run ends
 
     def check(self, recipe: Recipe) -> None:
         """Raise NpnetError where a value is not usable, or options contradict each other."""
@@ -62,12 +65,22 @@ class Settings:
                 raise NpnetError(
                     f"`{name}` {getattr(self, name)} is not usable: give {' or '.join(choices)}"
                 )
+        if self.patience is not None and self.evaluate != "each-epoch":
+            raise NpnetError(
+                f"`patience` needs a score of each epoch, not `evaluate` {self.evaluate}: give "
+                "`evaluate` each-epoch"
+            )
         if recipe.sync_steps is not None and recipe.sync != "weights":
             raise NpnetError(f"`sync_steps` is for `sync` weights, not for `sync` {recipe.sync}")
         if recipe.independent_init and recipe.sync == "gradients":
             raise NpnetError(
                 "`independent_init` is for ranks that average weights, which makes them equal, not "
                 "for `sync` gradients: give `sync` weights or gather-bcast"
+            )
+        if self.caches_features(recipe) and self.bn_eval != "moving":
+            raise NpnetError(
+                "`bn_eval` is for statistics that may change, those of features do not: leave it "
+                "out, or give `no_cache_features`"
             )
         if self.overlap and not self.can_overlap(recipe):
             raise NpnetError(
@@ -95,6 +108,10 @@ class Settings:
             )
         if self.batch_per_rank < 2:
             raise NpnetError("`sync_bn` needs a `batch_per_rank` of 2 or more")
+
+    def caches_features(self, recipe: Recipe) -> bool:
+        """Whether what the classifier reads is computed once, where that is a vector."""
+        return recipe.train == "head" and self.cache_features
 
     def can_overlap(self, recipe: Recipe) -> bool:
         """Whether a gradient is this rank's share of the sum as soon as backward has left it.

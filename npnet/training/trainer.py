@@ -8,15 +8,15 @@ from typing import Protocol
 
 import numpy as np
 
-from npnet.data.batches import Batch, ImageInput, training_shards
-from npnet.data.dataset import Dataset
+from npnet.data.batches import Batch, training_shards
+from npnet.data.dataset import Dataset, Split
 from npnet.data.seeds import DROPOUT, generator
 from npnet.errors import NpnetError, Stopped
-from npnet.kernels import backend as kernels_of
 from npnet.model.config import ModelConfig
 from npnet.model.inference import Inference
 from npnet.model.network import BatchNorm, Network
 from npnet.model.parameters import initialise
+from npnet.model.weights import Weights
 from npnet.model.zoo import build
 from npnet.parallel.buckets import Buckets, buckets_of
 from npnet.parallel.communicator import Communicator, agree, together
@@ -25,9 +25,11 @@ from npnet.parallel.workers import Worker, Workers, workers_of
 from npnet.training.advice import network_seconds
 from npnet.training.checkpoint import Checkpoint
 from npnet.training.costs import Meter
-from npnet.training.evaluate import Evaluator, Scores
+from npnet.training.evaluate import Evaluator, Scores, split_at_end, split_of_epochs
+from npnet.training.features import Features, input_of
 from npnet.training.guard import Guard
-from npnet.training.optimiser import Optimiser, groups_of, trainable_operations
+from npnet.training.optimiser import Optimiser, groups_of
+from npnet.training.parts import parts_of
 from npnet.training.pauses import Pauses
 from npnet.training.recipe import Recipe
 from npnet.training.results import EpochResult, Summary, epoch_results, planned_bytes, summarise
@@ -44,7 +46,7 @@ class Reporter(Protocol):
 
     def step_finished(self, epoch: int, step: int, images: int) -> None: ...
 
-    def epoch_finished(self, results: list[EpochResult], test: Scores | None) -> None: ...
+    def epoch_finished(self, results: list[EpochResult], scores: Scores | None) -> None: ...
 
     def finished(self, summary: Summary) -> None: ...
 
@@ -52,6 +54,7 @@ class Reporter(Protocol):
 class Trainer:
     """A rank of a training run.
 
+    It begins with new weights, with `weights` where they are given, or goes on with a `checkpoint`.
     Raises NpnetError, the same on every rank, if the data or the settings do not fit.
     """
 
@@ -65,8 +68,10 @@ class Trainer:
         reporter: Reporter,
         folder: RunFolder | None = None,
         checkpoint: Checkpoint | None = None,
+        weights: Weights | None = None,
     ) -> None:
         self.dataset, self.recipe, self.settings = dataset, recipe, settings
+        self.weights = weights
         self.comm, self.clock, self.reporter = comm, comm.clock, reporter
         mine, self.world = workers_of(comm, settings.workers_per_rank)
         batch, backend = settings.batch_per_rank, settings.backend
@@ -74,21 +79,26 @@ class Trainer:
             settings.check(recipe)
             model.check_classes(dataset.classes, dataset.name)
             architecture = build(model)
-            trainable = trainable_operations(architecture, recipe)
+            parts = parts_of(architecture, recipe)
             steps = settings.max_steps
             shards = training_shards(dataset, recipe, batch, settings.seed, mine, self.world, steps)
-            dataset.size("test")  # damaged files come to light now, not after an epoch
+            # Damaged files come to light now, not after an epoch.
+            self.split, self.last_split = split_of_epochs(dataset), split_at_end(dataset)
+            self._check_split()
         agree(comm, what_ranks_share(dataset, model, recipe, settings, checkpoint))
 
         bn = BatchNorm(recipe.bn_momentum, sum_over_ranks=comm.sum if settings.sync_bn else None)
         self.network = Network(architecture, batch, backend, settings.dtype, bn)
-        self.network.set_trainable(trainable)
+        self.network.set_trainable(parts.trained())
+        self.network.use_running_statistics(parts.resting())
+        if isinstance(dataset, Features):
+            self.network.enter_behind(dataset.operation)
         self.parameters = self.network.parameters
         self._initialise()
         groups = groups_of(self.parameters, recipe)
         self.optimiser = Optimiser(self.parameters, groups, recipe, self._lr_at, backend)
         self.optimiser.before_update = self._check_loss
-        self.image_input = ImageInput(model, kernels_of(backend))
+        self.image_input = input_of(dataset, model, backend)
         self.synchroniser = STRATEGIES[recipe.sync](recipe.sync_steps)
         self.workers = Workers(
             shards,
@@ -109,7 +119,7 @@ class Trainer:
                 self._initialise(worker.number)
                 self.workers.values[worker.row] = self.parameters.values
         self.evaluator = Evaluator(
-            Inference(architecture, self.parameters, batch, backend),
+            self._inference(),
             lambda: self.network,
             dataset,
             self.image_input,
@@ -135,6 +145,17 @@ class Trainer:
         """Draw initial weights. Every rank draws those of worker 0, which they usually share."""
         recipe, seed = self.recipe, self.settings.seed
         initialise(self.parameters, recipe.initialiser, seed, recipe.zero_gamma, worker)
+        if self.weights is not None:
+            self.weights.load_into(self.parameters, self.dataset.classes)
+
+    def _inference(self) -> Inference:
+        """The network as it is tested."""
+        settings = self.settings
+        where = (self.parameters, settings.batch_per_rank, settings.backend)
+        inference = Inference(self.network.architecture, *where)
+        if isinstance(self.dataset, Features):
+            inference.enter_behind(self.dataset.operation)
+        return inference
 
     @property
     def planned_bytes(self) -> dict[str, int]:
@@ -157,7 +178,9 @@ class Trainer:
 
         0 where there are none, they are not meant to change, or another run has formed them.
         """
-        if self.settings.freeze_bn or self.first_epoch or not self.network.normalisations:
+        moving = [bn for bn in self.network.normalisations if not bn.frozen]
+        formed = self.settings.freeze_bn or self.first_epoch or self.weights is not None
+        if formed or not moving:
             return 0.0
         return self.recipe.bn_momentum ** (self.settings.epochs * self.steps)
 
@@ -173,24 +196,26 @@ class Trainer:
         self.reporter.started(self)
         self.exchange_seconds = network_seconds(self.comm, self.parameters.gradients_and_loss)
         self.meter.start()
-        test: Scores | None = None
+        scores: Scores | None = None
         history: list[list[EpochResult]] = []
         for epoch in range(self.first_epoch, self.settings.epochs):
+            if self.run_files.best.stops(epoch, self.settings.patience):
+                break
             history.append(self.train_epoch(epoch))
-            test = self._test_after(epoch)
+            scores = self._scores_after(epoch)
             testing = self.meter.take()
-            self.guard.check_state(epoch, test.main.loss if test else None)
-            self.reporter.epoch_finished(history[-1], test)
+            self.guard.check_state(epoch, self.split, scores.main.loss if scores else None)
+            self.reporter.epoch_finished(history[-1], scores)
             self.test_seconds += testing.seconds
-            self.run_files.save_epoch(epoch + 1, history[-1], test, testing)
+            self.run_files.save_epoch(epoch + 1, history[-1], self.split, scores, testing)
             if self.trace is not None:
                 self.trace.flush()
             if epoch + 1 < self.settings.epochs and self.pauses.agreed()[1]:
                 self.run_files.check_saved()
                 raise Stopped(f"stopped after epoch {epoch + 1} of {self.settings.epochs}")
         if not history:  # all of it was trained before
-            test = self._test_after(self.settings.epochs - 1)
-        summary = summarise(self, history, test)
+            scores = self._scores_after(self.settings.epochs - 1)
+        summary = summarise(self, history, self._scores_at_end(scores))
         try:
             self.run_files.finish(summary, self.evaluator.recalibrated_statistics)
         except NpnetError:  # the disk refuses: what is printed is all that is left
@@ -218,7 +243,7 @@ class Trainer:
                     self.at(epoch, step)
                     clock.enter("input")
                     batch = next(worker.batches)
-                    self.image_input.fill(self.network.images, worker.shard.images.pixels, batch)
+                    self.image_input.fill(self.network.entrance, batch)
                     clock.enter("forward")
                     self._forward_backward(worker, batch)
                     clock.enter("update")
@@ -243,13 +268,34 @@ class Trainer:
         if leave:
             raise Stopped(f"stopped in epoch {epoch + 1}, after {step} of {self.steps} steps")
 
-    def _test_after(self, epoch: int) -> Scores | None:
+    def _check_split(self) -> None:
+        """Raise NpnetError where a score is asked for and no images are there for it."""
+        if self.settings.evaluate != "never" and not self.dataset.size(self.split):
+            raise NpnetError(
+                f"{self.dataset.name} in {self.dataset.location} has neither validation nor test "
+                "images: hold some out, or give `evaluate` never"
+            )
+
+    def _scores_after(self, epoch: int) -> Scores | None:
         """The scores after `epoch`, where they are asked for."""
         last, when = epoch + 1 == self.settings.epochs, self.settings.evaluate
         if when == "never" or (when == "at-end" and not last):
             return None
+        return self._scores(self.split)
+
+    def _scores_at_end(self, scores: Scores | None) -> dict[Split, Scores]:
+        """Those of the last epoch, and of the split that was kept for the end."""
+        if scores is None:
+            return {}
+        found: dict[Split, Scores] = {self.split: scores}
+        if self.last_split not in found:
+            found[self.last_split] = self._scores(self.last_split)
+            self.test_seconds += self.meter.take().seconds
+        return found
+
+    def _scores(self, split: Split) -> Scores:
         self.clock.enter("test")
-        scores = self.evaluator.scores(self.settings.bn_eval)
+        scores = self.evaluator.scores(self.settings.bn_eval, split)
         self.clock.enter("other")
         return scores
 

@@ -41,11 +41,13 @@ class Rehearsal:
     batch_norm: bool
     padding: Padding
     freeze: tuple[str, ...]
+    train: str
     dtype: str
 
     @classmethod
     def of(cls, model: ModelConfig, recipe: Recipe = MODERN, dtype: str = "float32") -> "Rehearsal":
-        return cls(model.architecture, model.batch_norm, model.padding, recipe.freeze, dtype)
+        frozen = (recipe.freeze, recipe.train)
+        return cls(model.architecture, model.batch_norm, model.padding, *frozen, dtype)
 
     @property
     def name(self) -> str:
@@ -182,8 +184,9 @@ def rehearse(rehearsal: Rehearsal) -> None:
         dropout=0.5,
         **small,
     )
-    recipe = replace(MODERN, freeze=rehearsal.freeze)
-    for freeze_bn in (False, True):
+    trained = replace(MODERN, freeze=rehearsal.freeze, train=rehearsal.train)
+    for freeze_bn, crop_scale in ((False, 1.0), (True, 0.5)):  # all kernels, one way or the other
+        recipe = replace(trained, crop_scale=crop_scale)
         settings = Settings(
             epochs=1,
             batch_per_rank=2,
@@ -196,9 +199,9 @@ def rehearse(rehearsal: Rehearsal) -> None:
 
 
 class Grey:
-    """Two grey images for each split."""
+    """Two grey images for each split, no larger than any network's input."""
 
-    name, location, image_size, resident = "grey", "in memory", 32, True
+    name, location, image_size, resident = "grey", "in memory", 8, True
     classes = ("one", "two")
 
     def size(self, split: Split) -> int:
@@ -209,7 +212,7 @@ class Grey:
 
     def read(self, split: Split, indices: NDArray[np.int64]) -> Images:
         n = len(indices)
-        return Images(np.full((n, 32, 32, 3), 127, np.uint8), np.zeros(n, np.int64))
+        return Images(np.full((n, 8, 8, 3), 127, np.uint8), np.zeros(n, np.int64))
 
 
 class Silence:
@@ -219,6 +222,6 @@ class Silence:
 
     def step_finished(self, epoch: int, step: int, images: int) -> None: ...
 
-    def epoch_finished(self, results: list[EpochResult], test: Scores | None) -> None: ...
+    def epoch_finished(self, results: list[EpochResult], scores: Scores | None) -> None: ...
 
     def finished(self, summary: Summary) -> None: ...

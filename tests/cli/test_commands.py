@@ -52,7 +52,7 @@ def test_train_prints_its_recipe_in_lines_that_fit(trained: Path) -> None:
 
 def test_train_leaves_a_run_folder(trained: Path) -> None:
     run = trained / "run"
-    names = {"config.json", "log.csv", "summary.json", "final.npz"}
+    names = {"config.json", "log.csv", "summary.json", "final.npz", "best.npz"}
     assert {path.name for path in run.iterdir()} == names | {"epoch-001.npz", "epoch-002.npz"}
     summary = json.loads((run / "summary.json").read_text())
     assert summary["world"] == 1
@@ -108,7 +108,11 @@ def test_plot_and_preview_write_pictures(trained: Path) -> None:
     outcome = npnet_run("plot", ".", cwd=trained)  # all runs that lie there
     assert (outcome.status, outcome.stdout) == (0, "wrote curves.png\n")
     assert npnet_run("data", "preview", "--dataset", "shapes", cwd=trained).status == 0
-    assert (trained / "shapes.png").read_bytes().startswith(b"\x89PNG")
+    augmented = ("data", "preview", "--dataset", "shapes", "--crop-scale", 0.3, "--input-size", 16)
+    assert "these options are of --augmented" in npnet_run(*augmented, cwd=trained).error
+    assert npnet_run(*augmented, "--augmented", "--out", "crops.png", cwd=trained).status == 0
+    for name in ("shapes.png", "crops.png"):
+        assert (trained / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_info_adds_up(tmp_path: Path) -> None:

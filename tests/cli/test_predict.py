@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 
 from npnet.data import open_dataset
+from npnet.errors import NpnetError
+from npnet.files import read_table
+from npnet.training.checkpoint import load
+from npnet.training.predict import pictures_in, predict_pictures
 from tests.launch import npnet_run
 
 CLASSES = 10
@@ -28,7 +32,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def predictions(place: Path, *arguments: object) -> list[dict]:
     outcome = npnet_run("predict", "run/final.npz", *arguments, "--json", cwd=place)
     assert outcome.status == 0, outcome.stderr
-    return [json.loads(line) for line in outcome.stdout.splitlines()]
+    found: list[dict] = json.loads(outcome.stdout)
+    return found
 
 
 def test_predictions_are_ranked_probabilities(place: Path) -> None:
@@ -64,7 +69,72 @@ def test_a_large_picture_s_centre_is_what_counts(place: Path) -> None:
     large[:, 40:360] = np.kron(pixels, np.ones((10, 10, 1), np.uint8))
     image.fromarray(large).save(place / "large.png")
     small, reduced = predictions(place, "one.npy", "large.png")
-    assert small["predictions"] == reduced["predictions"]
+    for mine, other in zip(small["predictions"], reduced["predictions"], strict=True):
+        assert mine["class"] == other["class"]
+        assert mine["probability"] == pytest.approx(other["probability"], abs=0.01)
+
+
+def test_the_json_is_what_the_words_say(place: Path) -> None:
+    """A list of an object a picture, of these keys alone, in the order of files and pictures."""
+    found = predictions(place, "one.npy", "many.npy", "--top", 2)
+    assert [(each["file"], each["index"]) for each in found[:3]] == [
+        ("one.npy", 0),
+        ("many.npy", 0),
+        ("many.npy", 1),
+    ]
+    for each in found:
+        assert set(each) == {"file", "index", "predictions"}
+        assert len(each["predictions"]) == 2
+        for entry in each["predictions"]:
+            assert set(entry) == {"class", "probability"}
+            assert isinstance(entry["class"], str)
+            assert 0 <= entry["probability"] <= 1
+
+
+def test_a_folder_s_pictures_are_predicted_and_its_broken_ones_named(place: Path) -> None:
+    folder = place / "folder"
+    (folder / "below").mkdir(parents=True)
+    (folder / ".hidden").mkdir()
+    pixels = np.load(place / "many.npy")
+    for name in ("b.npy", "below/a.npy", ".hidden/c.npy", ".d.npy"):
+        with (folder / name).open("wb") as file:
+            np.save(file, pixels[:2])
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "broken.npy").write_text("no array")
+    assert [str(each.relative_to(folder)) for each in pictures_in(folder)] == [
+        "b.npy",
+        "below/a.npy",
+        "broken.npy",
+    ]
+    arguments = ("predict", "run/final.npz", "folder", "--top", 1, "--csv")
+    printed = npnet_run(*arguments, "-", cwd=place)
+    assert printed.status == 2
+    assert printed.error.startswith("folder/broken.npy is no array")
+    assert npnet_run(*arguments, "table.csv", cwd=place).stdout == ""
+    assert (place / "table.csv").read_text() == printed.stdout
+    rows = read_table(place / "table.csv")
+    assert list(rows[0]) == ["file", "index", "place", "class", "probability"]
+    files = ["folder/b.npy"] * 2 + ["folder/below/a.npy"] * 2
+    assert [(row["file"], row["index"]) for row in rows] == list(
+        zip(files, ["0", "1"] * 2, strict=True)
+    )
+    assert {row["place"] for row in rows} == {"1"}
+    (folder / "below/empty").mkdir()
+    with pytest.raises(NpnetError, match="holds no pictures: give one of"):
+        pictures_in(folder / "below/empty")
+
+
+def test_an_array_of_the_input_s_size_is_taken_as_it_is(place: Path) -> None:
+    saved = load(place / "run/final.npz")
+    size = saved.header.model.input_size
+    pixels = np.random.default_rng(0).integers(0, 256, (1, size, size, 3)).astype(np.uint8)
+    np.save(place / "whole.npy", pixels)
+    (found,) = predict_pictures(place / "run/final.npz", [place / "whole.npy"], 1, "reference")
+    inference = saved.inference(1, "reference")
+    inference.images[:] = (pixels - np.array(saved.header.model.mean)) / saved.header.model.std
+    inference.forward(1)
+    inference.loss(np.zeros(1, np.int64))
+    assert found.ranking[0][1] == pytest.approx(inference.probabilities.max(), rel=1e-5)
 
 
 def test_the_text_names_the_file_and_the_chances(place: Path) -> None:
@@ -109,7 +179,7 @@ def test_what_cannot_be_read_does_not_keep_the_others(place: Path) -> None:
         "grey.npy holds uint8 (4, 4)",
     ]
     assert outcome.stderr.count("\n") == 2
-    found = [json.loads(line)["picture"] for line in outcome.stdout.splitlines()]
+    found = [each["file"] for each in json.loads(outcome.stdout)]
     assert found == ["one.npy"] + 40 * ["many.npy"]
 
 

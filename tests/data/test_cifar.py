@@ -105,6 +105,22 @@ def test_cifar100_with_text_keys(tmp_path: Path) -> None:
     assert result.labels.tolist() == [labels[5], labels[1]]
 
 
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("kind", ["array", "column", "numbers", "tuple"])
+def test_labels_as_others_pickle_them(folder: Path, kind: str, protocol: int) -> None:
+    pixels, numbers = random_images(3, 10, 5)
+    labels = {
+        "array": np.array(numbers, np.uint8),
+        "column": np.array(numbers)[:, None],
+        "numbers": [np.int64(number) for number in numbers],
+        "tuple": tuple(numbers),
+    }[kind]
+    write(folder / "test_batch", {"data": planes(pixels), "labels": labels}, protocol)
+    result = Cifar("cifar10", folder).read("test", np.arange(3))
+    np.testing.assert_array_equal(result.pixels, pixels)
+    assert result.labels.tolist() == numbers
+
+
 def test_index_outside_of_the_split(folder: Path) -> None:
     dataset = Cifar("cifar10", folder)
     for index in (-1, dataset.size("test")):
@@ -192,8 +208,8 @@ GOOD = {b"data": np.zeros((3, 3072), np.uint8), b"labels": [0, 9, 1]}
         ({b"data": np.zeros((3, 3071), np.uint8)}, "data is uint8 (3, 3071), not"),
         ({b"data": np.zeros(3 * 3072, np.uint8)}, "data is uint8 (9216,), not"),
         ({b"data": np.zeros((3, 3, 1024), np.uint8)}, "data is uint8 (3, 3, 1024), not"),
-        ({b"labels": None}, "no list called labels"),
-        ({b"labels": b"\0\1\2"}, "no list called labels"),
+        ({b"labels": None}, "no list of numbers called labels"),
+        ({b"labels": b"\0\1\2"}, "no list of numbers called labels"),
         ({b"labels": [0, 1]}, "3 images but 2 labels"),
         ({b"labels": [0, 1, 2, 3]}, "3 images but 4 labels"),
         ({b"labels": [0, 10, 1]}, "labels[1] is 10, outside of 0 <= label < 10"),
@@ -202,6 +218,10 @@ GOOD = {b"data": np.zeros((3, 3072), np.uint8), b"labels": [0, 9, 1]}
         ({b"labels": [0, 1.0, 1]}, "labels[1] is a float, not an int"),
         ({b"labels": [True, 1, 1]}, "labels[0] is a bool, not an int"),
         ({b"labels": [[], 1, 1]}, "labels[0] is a list, not an int"),
+        ({b"labels": np.array([0, 10, 1])}, "labels[1] is 10, outside of 0 <= label < 10"),
+        ({b"labels": np.array([0.0, 1, 1])}, "labels[0] is a float, not an int"),
+        ({b"labels": np.zeros((3, 10), int)}, "no list of numbers called labels"),
+        ({b"labels": np.array(3)}, "no list of numbers called labels"),
     ],
 )
 def test_batch_that_is_not_right(folder: Path, change: dict[bytes, object], reason: str) -> None:
@@ -217,6 +237,7 @@ def test_batch_that_is_not_right(folder: Path, change: dict[bytes, object], reas
         assert message.startswith(f"{path}: ")
         assert reason in message
         assert "fetch it again" in message
+        assert "remove" not in message
         assert len(message) < 300 + len(str(path))
 
 
@@ -224,7 +245,7 @@ def test_batch_without_a_key_or_a_dict(folder: Path) -> None:
     path = folder / "test_batch"
     for content, reason in (
         ({b"labels": [1]}, "no array called data"),
-        ({b"data": GOOD[b"data"]}, "no list called labels"),
+        ({b"data": GOOD[b"data"]}, "no list of numbers called labels"),
         ([GOOD], "it holds a list, not a dict"),
     ):
         write(path, content)

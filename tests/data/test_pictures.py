@@ -23,7 +23,7 @@ GREY = np.array([[0, 255], [100, 128]], np.uint8)
 
 def colours(path: Path) -> list[tuple[int, ...]]:
     """Of a picture's pixels, row by row."""
-    (pixels,) = read_pictures(path, 32)
+    (pixels,) = read_pictures(path, 2)
     assert pixels.dtype == np.uint8
     return [tuple(map(int, pixel)) for pixel in pixels.reshape(-1, 3)]
 

@@ -11,7 +11,10 @@ import pytest
 
 from npnet.data.batches import TrainingShard, training_shards
 from npnet.errors import NpnetError
-from npnet.model.parameters import Parameters
+from npnet.model.network import Network
+from npnet.model.parameters import Parameters, initialise
+from npnet.model.weights import Weights
+from npnet.model.zoo import build
 from npnet.model.zoo.mobilenet_v2 import mobilenet_v2
 from npnet.parallel.communicator import (
     CollectiveError,
@@ -23,6 +26,7 @@ from npnet.parallel.communicator import (
 from npnet.parallel.launched import environment_of_no_rank
 from npnet.parallel.strategies import STRATEGIES
 from npnet.parallel.workers import Workers, workers_of
+from npnet.training.features import compute_features
 from npnet.training.recipe import MODERN, PAPER
 from npnet.training.settings import Settings
 from npnet.training.trainer import Trainer
@@ -41,7 +45,7 @@ class Silent:
 
     def step_finished(self, epoch, step, images): ...
 
-    def epoch_finished(self, results, test):
+    def epoch_finished(self, results, scores):
         self.results.extend(results)
 
     def finished(self, summary): ...
@@ -224,7 +228,7 @@ class TestGradients:
             (worker,) = each.workers
             worker.begin(0)
             batch = next(worker.batches)
-            each.image_input.fill(each.network.images, worker.shard.images.pixels, batch)
+            each.image_input.fill(each.network.images, batch)
             each.epoch = each.step = 0
             each._forward_backward(worker, batch)
             each.workers.keep_gradient(worker)
@@ -338,3 +342,23 @@ class TestTraining:
         dataset = Toy(20 * comm.size)
         with pytest.raises(CollectiveError, match="nothing is left to train"):
             Trainer(dataset, MODEL, MODERN, SETTINGS, comm, Silent(), checkpoint=done)
+
+
+def test_features_are_the_same_however_ranks_share_the_images(comm, tmp_path, monkeypatch):
+    """Each rank also computes all of them by itself, and keeps them elsewhere."""
+    network = Network(build(MODEL), 1, "reference")
+    initialise(network.parameters, "he_fan_out", 0)
+    parameters = network.parameters
+    weights = Weights(MODEL, parameters.values, parameters.statistics, None, "drawn")
+    found = []
+    for world, folder in (
+        (comm, comm.broadcast(tmp_path)),
+        (SerialCommunicator(), tmp_path / "me"),
+    ):
+        monkeypatch.setenv("NPNET_CACHE", str(folder))
+        features = compute_features(Toy(31, 10), weights, world, 4, "reference")
+        assert features is not None
+        found.append(features.read("train", np.arange(31)))
+    together_, alone = found
+    assert np.allclose(together_.pixels, alone.pixels, rtol=1e-5)
+    assert np.array_equal(together_.labels, alone.labels)

@@ -37,7 +37,7 @@ def test_one_batch_gives_that_batch_s_statistics(network):
     """With momentum 0 the running statistics are those of the last batch, but unbiased."""
     images = Toy(8).read("train", np.arange(8))
     image_input = ImageInput(MODEL, backend("reference"))
-    image_input.fill(network.images, images.pixels, not_augmented(np.arange(8), images.labels))
+    image_input.fill(network.images, not_augmented(images.pixels, images.labels))
     network.forward(8, training=True)
     channels = len(network.parameters.running_means)
     expected = network.parameters.statistics.copy()
@@ -56,7 +56,7 @@ def test_batches_are_counted_by_their_images(network, monkeypatch):
     image_input = ImageInput(MODEL, backend("reference"))
     whole = Network(network.architecture, 11, "reference", np.float64, BatchNorm(0.0))
     initialise(whole.parameters, "he_fan_out", 0)
-    image_input.fill(whole.images, images.pixels, not_augmented(np.arange(11), images.labels))
+    image_input.fill(whole.images, not_augmented(images.pixels, images.labels))
     whole.forward(11, training=True)
     assert np.allclose(found, whole.parameters.running_means[:8], rtol=1e-9)
     monkeypatch.setattr(evaluate, "RECALIBRATION_IMAGES", 8)

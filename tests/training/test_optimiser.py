@@ -11,7 +11,8 @@ from npnet.model.network import Network
 from npnet.model.parameters import Parameters, initialise
 from npnet.model.zoo import build
 from npnet.parallel.communicator import SerialCommunicator
-from npnet.training.optimiser import Optimiser, groups_of, trainable_operations
+from npnet.training.optimiser import Optimiser, groups_of
+from npnet.training.parts import parts_of
 from npnet.training.recipe import MODERN
 from npnet.training.settings import Settings
 from npnet.training.trainer import Trainer
@@ -84,9 +85,9 @@ def test_what_is_frozen_rests():
 
 def test_a_pattern_that_fits_nothing_is_named():
     with pytest.raises(NpnetError, match=r"`freeze` blok1\.\* fits no operation"):
-        trainable_operations(ARCHITECTURE, replace(MODERN, freeze=("blok1.*",)))
+        parts_of(ARCHITECTURE, replace(MODERN, freeze=("blok1.*",)))
     with pytest.raises(NpnetError, match="nothing to train"):
-        trainable_operations(ARCHITECTURE, replace(MODERN, freeze=("*",)))
+        parts_of(ARCHITECTURE, replace(MODERN, freeze=("*",)))
 
 
 class Counted:
@@ -110,7 +111,7 @@ def gradients_of(freeze, model=MODEL):
     kernels = Counted()
     network = Network(build(model), 3, kernels, np.float64)
     recipe = replace(MODERN, freeze=freeze)
-    network.set_trainable(trainable_operations(network.architecture, recipe))
+    network.set_trainable(parts_of(network.architecture, recipe).trained())
     initialise(network.parameters, "he_fan_out", 0)
     network.images[:] = np.random.default_rng(0).standard_normal(network.images.shape)
     network.forward(3, training=True)
@@ -130,10 +131,10 @@ def test_the_rest_learns_as_if_nothing_were_frozen(model, freeze):
     whole, _ = gradients_of((), model)
     part, _ = gradients_of(freeze, model)
     recipe = replace(MODERN, freeze=freeze)
-    moving = trainable_operations(build(model), recipe)
+    moving = parts_of(build(model), recipe).trained()
     checked = 0
     for spec in part.specs:
-        if spec.name.rpartition(".")[0] in moving:
+        if spec.name in moving:
             found, expected = part.gradient(spec.name), whole.gradient(spec.name)
             assert np.allclose(found, expected, rtol=1e-9, atol=1e-12), spec.name
             checked += 1

@@ -9,10 +9,12 @@ from npnet.cli import options
 from npnet.cli.study.common import NP_OF_PAPER
 from npnet.data import DATASETS
 from npnet.kernels import BACKENDS
+from npnet.model.config import ModelConfig
 from npnet.parallel.strategies import STRATEGIES
 from npnet.study.paper import TABLE_3
 from npnet.training.evaluate import BatchNormEvaluation
-from npnet.training.recipe import BATCH_PER_RANK, MODEL_FIELDS, MODERN, PAPER, RECIPES
+from npnet.training.recipe import BATCH_PER_RANK, MODEL_FIELDS, MODERN, PAPER, RECIPES, Recipe
+from tests.datasets import MODEL
 
 
 def test_paper_is_the_protocol_of_section_3_2():
@@ -35,6 +37,17 @@ def test_a_given_rate_is_not_scaled():
 
 def test_warm_up_takes_at_most_half_of_a_short_run():
     assert MODERN.lr_at(0.5, 1, 576) == pytest.approx(0.6)
+
+
+def test_files_from_before_random_crops_and_centres_mean_what_they_meant():
+    recipe, model = MODERN.as_dict(), MODEL.as_dict()
+    for name in ("crop_scale", "crop_ratio", "color_jitter"):
+        del recipe[name]
+    del model["crop_fraction"]
+    assert Recipe.from_dict(recipe, "a file") == MODERN
+    assert (MODERN.crop_scale, MODERN.color_jitter) == (1, 0)
+    assert ModelConfig.from_dict(model, "a file") == MODEL
+    assert MODEL.crop_fraction == 1
 
 
 def test_the_command_line_offers_what_the_engine_has():

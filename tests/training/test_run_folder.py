@@ -130,7 +130,7 @@ def test_a_run_in_the_same_process_is_another_run_too(tmp_path: Path) -> None:
     "name",
     [
         *("config.json", "config-2.json", "log.csv", "summary.json", "final.npz"),
-        *("epoch-001.npz", "step-001-000005.npz"),
+        *("best.npz", "epoch-001.npz", "step-001-000005.npz"),
     ],
 )
 def test_any_file_of_a_run_makes_a_folder_a_run_s(tmp_path: Path, name: str) -> None:

@@ -30,7 +30,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_a_run_leaves_no_more_than_it_should(found: dict[str, Any]) -> None:
-    files = {"config.json", "epoch-001.npz", "epoch-002.npz", "final.npz", "log.csv"}
+    files = {"config.json", "epoch-001.npz", "epoch-002.npz", "final.npz", "best.npz", "log.csv"}
     beside = {"data", "output.txt", "run", "trial_results.csv"}
     assert found["run"]["names"] == sorted(files | beside | {"summary.json"})
     assert [row["epoch"] for row in found["run"]["log"]] == ["1", "2"]

@@ -130,6 +130,7 @@ class Normalisation:
     def __init__(self, operation: Convolution, resources: Resources, affine: Floats) -> None:
         self.kernels, self.bn, self.affine = resources.kernels, resources.bn, affine
         name, channels = operation.name, operation.channels
+        self.name, self.frozen = name, False
         value, gradient = resources.parameters.value, resources.parameters.gradient
         self.gamma, self.dgamma = value(f"{name}.gamma"), gradient(f"{name}.gamma")
         self.beta, self.dbeta = value(f"{name}.beta"), gradient(f"{name}.beta")
@@ -140,9 +141,12 @@ class Normalisation:
         self.affine_backward: Floats = np.empty((3, channels), affine.dtype)
 
     def forward(self, batch_statistics: bool, samples: int) -> None:
-        """Compute `affine`. Batch statistics, of `samples` pixels, are in mean and variance."""
+        """Compute `affine`. Batch statistics, of `samples` pixels, are in mean and variance.
+
+        Where it is `frozen`, the running statistics count all the same.
+        """
         k, running = self.kernels, (self.running_mean, self.running_variance)
-        if batch_statistics:
+        if batch_statistics and not self.frozen:
             samples = self._share_statistics(samples)
             k.batchnorm_track(*running, self.mean, self.variance, self.bn.momentum, samples)
             self.samples: float = samples
@@ -259,6 +263,8 @@ class ConvolutionLayer:
         bn.backward()
         y = output.x if bn.affine_backward is not None else None
         from_output = (output.dz, y, bn.affine_backward)
+        if not self.trainable and not self.sends_gradient:
+            return  # but gamma or beta, whose gradients are there already
         if self.operation.variety == "stem":
             if self.trainable:
                 self.convolve_backward(dweight, *from_output, a.x)

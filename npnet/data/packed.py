@@ -1,0 +1,268 @@
+"""A file of packed images, uint8 squares of one size, read one by one where they lie.
+
+    head      magic, length and SHA-256 of the front
+    front     JSON (classes, images of each split, size), names, stamps, labels of the n files
+    results   n bytes: TO_DO, DONE or REFUSED; n CRC-32 of the images' bytes
+    images    (n, size, size, 3), from a multiple of ALIGNED on; of a refused file a hole
+    seal      SHA-256 of head and results, written last
+
+Numbers are little-endian. The front is known before the first image is read, so a file under way
+has the same places; it lacks the seal. What tells two packed files apart (`digest`) needs no image:
+each has its CRC, which is checked when the image is read.
+"""
+
+import hashlib
+import json
+import os
+import struct
+import weakref
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npnet.data.dataset import Images, Split
+from npnet.data.folder import SPLITS, Listing
+from npnet.errors import NpnetError
+from npnet.untrusted import Refused, parse_json
+
+MAGIC = b"npnet images 1\n\0"
+SUFFIX = ".pack"
+TO_DO, DONE, REFUSED = range(3)
+LARGEST = 2**12  # pixels across
+ALIGNED = 4096  # bytes
+_HEAD = struct.Struct("<16sQ32s")
+_SEAL = 32  # bytes
+
+
+@dataclass(frozen=True)
+class Front:
+    """What is known before any image is read, and where all lies. `digest` is of its bytes."""
+
+    classes: tuple[str, ...]
+    counts: tuple[int, int, int]  # of train, val and test, refused files among them
+    size: int  # pixels across
+    names: bytes
+    stamps: NDArray[np.int64]
+    labels: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, listing: Listing, size: int) -> "Front":
+        return cls(
+            listing.classes,
+            listing.counts,
+            size,
+            listing.names,
+            listing.stamps,
+            listing.labels,
+        )
+
+    @classmethod
+    def parsed(cls, data: bytes) -> "Front":
+        """Raises Refused for bytes that no packing has written."""
+        (length,) = struct.unpack_from("<Q", data) if len(data) >= 8 else (0,)
+        found = parse_json(data[8 : 8 + length])
+        classes, counts, size = _checked(found)
+        n, names = sum(counts), found["names"]
+        if 8 + length + names + 20 * n != len(data):
+            raise Refused("the lengths of its parts do not fit")
+        start = 8 + length + names
+        front = cls(
+            classes,
+            counts,
+            size,
+            data[8 + length : start],
+            np.frombuffer(data, "<i8", 2 * n, start).reshape(n, 2),
+            np.frombuffer(data, "<i4", n, start + 16 * n),
+        )
+        if front.names.count(b"\0") != n:
+            raise Refused("it has not a name for each image")
+        if n and not (front.labels.min() >= 0 and front.labels.max() < len(classes)):
+            raise Refused("a label is of no class")
+        return front
+
+    def encoded(self) -> bytes:
+        about = {
+            "classes": self.classes,
+            "counts": self.counts,
+            "size": self.size,
+            "names": len(self.names),
+        }
+        text = json.dumps(about).encode()
+        arrays = self.stamps.astype("<i8").tobytes() + self.labels.astype("<i4").tobytes()
+        return struct.pack("<Q", len(text)) + text + self.names + arrays
+
+    @property
+    def head(self) -> bytes:
+        data = self.encoded()
+        return _HEAD.pack(MAGIC, len(data), hashlib.sha256(data).digest())
+
+
+def _checked(found: Any) -> tuple[tuple[str, ...], tuple[int, int, int], int]:
+    """Classes, images of each split, and size, from a front's JSON."""
+    if not isinstance(found, dict) or {*found} != {"classes", "counts", "size", "names"}:
+        raise Refused("its front has other fields")
+    classes, counts, size = found["classes"], found["counts"], found["size"]
+    numbers = [size, found["names"], *(counts if isinstance(counts, list) else [])]
+    if len(numbers) != 2 + len(SPLITS) or not all(
+        type(each) is int and 0 <= each < 2**40 for each in numbers
+    ):
+        raise Refused("a number of its front is none")
+    if not 1 <= size <= LARGEST:
+        raise Refused(f"its images are {size} pixels across")
+    if not (
+        isinstance(classes, list)
+        and all(isinstance(each, str) for each in classes)
+        and len({*classes}) == len(classes) > 1
+    ):
+        raise Refused("its classes are no names, or fewer than two")
+    return tuple(classes), (counts[0], counts[1], counts[2]), size
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the parts of a file of n images lie, bytes."""
+
+    n: int
+    image: int  # bytes of one
+    states: int
+    crcs: int
+    images: int
+    seal: int
+
+    @classmethod
+    def of(cls, front_bytes: int, n: int, size: int) -> "Places":
+        states = _HEAD.size + front_bytes
+        crcs = states + n
+        images = -(-(crcs + 4 * n) // ALIGNED) * ALIGNED
+        return cls(n, 3 * size * size, states, crcs, images, images + n * 3 * size * size)
+
+    def slot(self, index: int) -> int:
+        return self.images + index * self.image
+
+    @property
+    def end(self) -> int:
+        return self.seal + _SEAL
+
+
+def seal(head: bytes, states: bytes, crcs: bytes) -> bytes:
+    return hashlib.sha256(head + states + crcs).digest()
+
+
+class OpenFile:
+    """A packed file, or one under way. Raises Refused unless it is one; OSError as `os.open`."""
+
+    def __init__(self, path: Path, writable: bool = False, sealed: bool = True) -> None:
+        flags = os.O_RDWR if writable else os.O_RDONLY
+        self.descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+        self.close = weakref.finalize(self, os.close, self.descriptor)
+        self.path, size = path, os.fstat(self.descriptor).st_size
+        self.head = os.pread(self.descriptor, _HEAD.size, 0)
+        if len(self.head) < _HEAD.size or not self.head.startswith(MAGIC):
+            raise Refused("it is none of npnet")
+        _, length, digest = _HEAD.unpack(self.head)
+        if length > size:
+            raise Refused("it was cut short")
+        data = os.pread(self.descriptor, length, _HEAD.size)
+        if hashlib.sha256(data).digest() != digest:
+            raise Refused("its front is damaged")
+        self.front = Front.parsed(data)
+        self.places = Places.of(length, len(self.front.labels), self.front.size)
+        if size != self.places.end:
+            raise Refused(f"it has {size:,} bytes instead of {self.places.end:,}")
+        self.states = np.frombuffer(self._part(self.places.states, 1), np.uint8)
+        self.crcs = np.frombuffer(self._part(self.places.crcs, 4), "<u4")
+        if sealed:
+            found = os.pread(self.descriptor, _SEAL, self.places.seal)
+            if found != seal(self.head, self.states.tobytes(), self.crcs.tobytes()):
+                raise Refused("its seal does not fit")
+            if not np.isin(self.states, (DONE, REFUSED)).all():
+                raise Refused("a file of it is neither read nor refused")
+
+    def _part(self, start: int, width: int) -> bytes:
+        return os.pread(self.descriptor, width * self.places.n, start)
+
+    def file_names(self) -> list[str]:
+        """Paths below the folder, of all files in their order."""
+        return [os.fsdecode(each) for each in self.front.names.split(b"\0")[:-1]]
+
+    def read_into(self, row: NDArray[np.uint8], index: int) -> bool:
+        """Fill a row (size,size,3) with an image; whether it is whole."""
+        count = os.preadv(self.descriptor, [row.data], self.places.slot(index))
+        return count == self.places.image and zlib.crc32(row.data) == self.crcs[index]
+
+
+class PackedImages:
+    """A `Dataset` in a packed file, of which a few bytes an image are kept in memory.
+
+    `folder`: that which was packed, if it was opened by that. Raises NpnetError, here and from
+    `read`, if the file is damaged, or is no packed file.
+    """
+
+    resident = False
+
+    def __init__(self, path: Path, folder: Path | None = None) -> None:
+        self.path, self.location = path, str(folder or path)
+        if folder is None and path.name.startswith("."):  # beside the images
+            folder = path.parent
+        self.name = path.stem if folder is None else folder.resolve().name or "images"
+        try:
+            file = OpenFile(path)
+        except OSError as error:
+            raise NpnetError(f"cannot read the images in {path}: {error.strerror}") from error
+        except Refused as error:
+            raise NpnetError(
+                f"{path} is no file of packed images, or is damaged: {error}; pack them again with "
+                "npnet data pack"
+            ) from error
+        front = file.front
+        self.classes: Sequence[str] = front.classes
+        self.image_size = front.size
+        self.left_out = int((file.states == REFUSED).sum())  # files that are no usable image
+        self._slots: dict[Split, NDArray[np.int64]] = {}  # of the images of each split
+        ends = np.cumsum((0, *front.counts))
+        for split, start, end in zip(SPLITS, ends[:-1], ends[1:], strict=True):
+            self._slots[split] = start + np.flatnonzero(file.states[start:end] == DONE)
+        self._labels, self._file = front.labels.copy(), file
+        self._digest = self._hash()
+        del file.front  # its names and dates, the most of what it takes
+
+    def size(self, split: Split) -> int:
+        return len(self._slots[split])
+
+    def digest(self) -> str:
+        """A hash of classes, labels and the images' checksums; not of names and dates of files."""
+        return self._digest
+
+    def _hash(self) -> str:
+        about = {"classes": self.classes, "size": self.image_size}
+        digest = hashlib.sha256(json.dumps(about).encode())
+        for slots in self._slots.values():
+            digest.update(len(slots).to_bytes(8, "little"))
+            digest.update(self._labels[slots].astype("<i4").tobytes())
+            digest.update(self._file.crcs[slots].astype("<u4").tobytes())
+        return digest.hexdigest()[:16]
+
+    def labels(self, split: Split) -> NDArray[np.int64]:
+        """All labels of a split (n,)."""
+        return self._labels[self._slots[split]].astype(np.int64)
+
+    def file(self, split: Split, index: int) -> str:
+        """The path of an image's file, below the folder that was packed."""
+        return OpenFile(self.path).file_names()[int(self._slots[split][index])]
+
+    def read(self, split: Split, indices: NDArray[np.int64]) -> Images:
+        """The images at `indices` (n,), in that order, read in the order in which they lie."""
+        slots = self._slots[split][indices]
+        pixels = np.empty((len(slots), self.image_size, self.image_size, 3), np.uint8)
+        for row in np.argsort(slots, kind="stable"):
+            if not self._file.read_into(pixels[row], int(slots[row])):
+                raise NpnetError(
+                    f"{self.path} is damaged in its image {slots[row]}: npnet data pack, with "
+                    "the folder of the images, mends it"
+                )
+        return Images(pixels, self._labels[slots].astype(np.int64))

@@ -1,0 +1,41 @@
+"""How a dataset was opened: what a run has to keep to open it again."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from npnet.data.dataset import Dataset
+from npnet.schema import checked_fields
+
+
+@dataclass(frozen=True)
+class Source:
+    """The arguments of `open_dataset`. `name`: of a dataset, or the absolute path of one."""
+
+    name: str
+    stored_size: int | None = None
+    val_split: float | None = None
+    split_seed: int = 42
+    skip_damaged: bool = False
+
+    @property
+    def is_path(self) -> bool:
+        return self.name.startswith("/")
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, found: Any, where: str) -> "Source | None":
+        """What a file says. Raises NpnetError, naming `where`, for what it should not hold."""
+        return None if found is None else cls(**checked_fields(cls, found, where))
+
+
+def remember(dataset: Dataset, source: Source) -> None:
+    """Note how a dataset was opened."""
+    vars(dataset)["source"] = source
+
+
+def source_of(dataset: Dataset) -> dict[str, Any] | None:
+    """What a run keeps of how its dataset was opened; None of one that a program made itself."""
+    source = getattr(dataset, "source", None)
+    return source.as_dict() if isinstance(source, Source) else None

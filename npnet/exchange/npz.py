@@ -1,0 +1,45 @@
+"""npnet's own checkpoints as weights, and weights as a checkpoint that a run has not begun."""
+
+from pathlib import Path
+
+import numpy as np
+
+import npnet
+from npnet.model.weights import Weights
+from npnet.training import checkpoint
+from npnet.training.checkpoint import VERSION, Checkpoint, Header
+from npnet.training.recipe import MODERN
+
+NO_DATASET = "unknown"  # of weights that come from elsewhere
+
+
+def read_npz(path: Path) -> Weights:
+    """The network of a checkpoint. Raises NpnetError."""
+    saved = checkpoint.load(path)
+    values, statistics = (
+        np.asarray(each, np.float32) for each in (saved.values, saved.statistics)
+    )  # fmt: skip
+    header = saved.header
+    source = f"{path.name}, a checkpoint of npnet after {header.epoch} epochs on {header.dataset}"
+    return Weights(header.model, values, statistics, header.classes, source)
+
+
+def write_npz(weights: Weights, path: Path) -> None:
+    """A checkpoint of no epoch, to be tested, asked and fine-tuned. Raises NpnetError.
+
+    Classes without names are called by their numbers.
+    """
+    header = Header(
+        version=VERSION,
+        npnet=npnet.__version__,
+        model=weights.config,
+        classes=weights.classes or tuple(map(str, range(weights.config.classes))),
+        dataset=NO_DATASET,
+        recipe=MODERN,
+        seed=0,
+        epoch=0,
+        epochs=0,
+        world=1,
+    )
+    velocity = np.zeros_like(weights.values)
+    checkpoint.save(path, Checkpoint(header, weights.values, weights.statistics, velocity))

@@ -1,0 +1,266 @@
+"""Features computed once, where the classifier alone is trained.
+
+What lies below the classifier does not change then, and neither do its outputs. So every image
+passes through it once, as in evaluation, and epochs run on vectors. They are kept on each node's
+disk, in a file a split, named after all that they depend on: the weights, the images, and how
+these are turned into the network's input. The ranks share the images out; each node gets all.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npnet.data.batches import Batch, ImageInput, Input, plain_batches
+from npnet.data.dataset import SPLITS, Dataset, Images, Split
+from npnet.errors import NpnetError
+from npnet.kernels import backend as kernels_of
+from npnet.kernels.arrays import Floats
+from npnet.model.config import ModelConfig
+from npnet.model.inference import Inference
+from npnet.model.weights import Weights
+from npnet.parallel.communicator import Communicator, together
+from npnet.training.parts import features_of
+
+IMAGES_AT_ONCE = 2048  # of all ranks, between two exchanges
+KEPT = 6  # files of other weights or images, the newest
+
+# Called with a split, the images that are done, and all of it.
+Show = Callable[[Split, int, int], None]
+
+
+class Features:
+    """A dataset, each of whose images is the vector that its classifier would read.
+
+    A `Dataset`. `operation`: whose output the vectors are. `images` is what they were made of.
+    """
+
+    resident = False  # the system keeps of the files what fits
+
+    def __init__(
+        self, images: Dataset, operation: str, rows: dict[Split, NDArray[np.void]]
+    ) -> None:
+        self.images, self.operation, self._rows = images, operation, rows
+        self.name, self.location = images.name, images.location
+        self.classes: Sequence[str] = images.classes
+        self.image_size = images.image_size
+        self.source = getattr(images, "source", None)  # see npnet/data/source.py
+
+    def size(self, split: Split) -> int:
+        return len(self._rows[split]) if split in self._rows else 0
+
+    def digest(self) -> str:
+        """Of the images: a checkpoint tells what it was trained on, not by which way."""
+        return self.images.digest()
+
+    def read(self, split: Split, indices: NDArray[np.int64]) -> Images:
+        rows = self._rows[split][indices]
+        return Images(rows["features"], rows["label"])
+
+
+def input_of(dataset: Dataset, model: ModelConfig, backend: str) -> Input:
+    """What writes the dataset's batches into the network."""
+    if isinstance(dataset, Features):
+        return FeatureInput()
+    return ImageInput(model, kernels_of(backend))
+
+
+class FeatureInput:
+    """Writes vectors to where the classifier reads them; the twin of ImageInput."""
+
+    def fill(self, entrance: Floats, batch: Batch) -> None:
+        entrance[: len(batch)] = batch.pixels[batch.rows]
+
+
+def compute_features(
+    dataset: Dataset,
+    weights: Weights,
+    comm: Communicator,
+    batch: int,
+    backend: str,
+    show: Show = lambda split, done, total: None,
+) -> Features | None:
+    """The features of every image; None where the classifier reads no single vector.
+
+    `weights`: of the model that is to be trained, at its input size, but for the classifier. All
+    ranks must call. Memory: a chunk of IMAGES_AT_ONCE vectors. Raises NpnetError, on every rank,
+    where a node's disk does not take them.
+    """
+    parameters = weights.parameters()
+    architecture = weights.architecture
+    operation = features_of(architecture)
+    if operation is None:
+        return None
+    inference = Inference(architecture, parameters, batch, backend)
+    image_input = ImageInput(weights.config, kernels_of(backend))
+    rows: dict[Split, NDArray[np.void]] = {}
+    for split in SPLITS:
+        if not dataset.size(split):
+            continue
+        vector = inference.output(operation)
+        dtype = np.dtype([("label", np.int64), ("features", vector.dtype, vector.shape[1:])])
+        with together(comm):
+            path = _path(dataset, weights, split)
+        found = _open(path, dtype, dataset.size(split))
+        if not all(comm.gather(found is not None)):
+            chunks = _chunks(dataset, split, inference, image_input, vector, comm)
+            found = _write(path, dtype, dataset.size(split), chunks, comm, split, show)
+        assert found is not None
+        rows[split] = found
+    return Features(dataset, operation, rows)
+
+
+def _path(dataset: Dataset, weights: Weights, split: Split) -> Path:
+    """Where the vectors lie, on every node, that these weights make of these images."""
+    parts = weights.parameters()
+    body = hashlib.sha256()
+    for spec in parts.specs:
+        if spec.operation != "classifier":
+            body.update(parts.value(spec.name).tobytes())
+    body.update(parts.statistics.tobytes())
+    config = replace(weights.config, classes=2, dropout=0.0)  # which do not matter to them
+    body.update(repr((config, dataset.name, dataset.digest(), dataset.size(split))).encode())
+    return _folder() / f"{body.hexdigest()[:24]}.{split}.npy"
+
+
+def _folder() -> Path:
+    from npnet.kernels.jit.cache import root  # which loads the compiler
+
+    folder = root() / "features"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NpnetError(
+            f"features cannot be kept in {folder} ({error.strerror}): name a folder of your own in "
+            "NPNET_CACHE, or give `no_cache_features`"
+        ) from error
+    return folder
+
+
+def _open(path: Path, dtype: np.dtype[np.void], images: int) -> NDArray[np.void] | None:
+    """The vectors in a file, if it is there and whole."""
+    try:
+        rows: NDArray[np.void] = np.load(path, mmap_mode="r", allow_pickle=False)
+        os.utime(path)  # it is in use
+    except (OSError, ValueError):
+        return None
+    return rows if rows.dtype == dtype and rows.shape == (images,) else None
+
+
+def _chunks(
+    dataset: Dataset,
+    split: Split,
+    inference: Inference,
+    image_input: ImageInput,
+    vector: Floats,
+    comm: Communicator,
+) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+    """Labels and features of neighbouring images, on every rank, from the first to the last.
+
+    Rank r of P computes the images i with i mod P = r. The others' rows of its buffer are 0, so
+    that the sum over ranks puts all of them together.
+    """
+    rank = range(comm.rank, comm.rank + 1)
+    batches = plain_batches(dataset, split, inference.batch, rank, comm.size)
+    images, turns = dataset.size(split), max(1, IMAGES_AT_ONCE // (inference.batch * comm.size))
+    chunk = turns * inference.batch * comm.size
+    features = np.empty((chunk, *vector.shape[1:]), vector.dtype)
+    labels = np.empty(chunk)
+    for start in range(0, images, chunk):
+        features[:], labels[:] = 0, 0
+        for indices, batch in islice(batches, turns):
+            image_input.fill(inference.images, batch)
+            inference.forward(len(batch))
+            features[indices - start] = vector[: len(batch)]
+            labels[indices - start] = batch.labels
+        comm.sum(features)
+        comm.sum(labels)
+        here = min(chunk, images - start)
+        yield labels[:here].astype(np.int64), features[:here]
+
+
+def _write(
+    path: Path,
+    dtype: np.dtype[np.void],
+    images: int,
+    chunks: Iterator[tuple[NDArray[np.int64], Floats]],
+    comm: Communicator,
+    split: Split,
+    show: Show,
+) -> NDArray[np.void] | None:
+    """Fill a file of each node, as a whole or not at all."""
+    refused: OSError | None = None
+    with _NewFile(path, dtype, images, comm.first_of_node) as file:
+        done = 0
+        for labels, features in chunks:
+            if refused is None:
+                try:
+                    file.append(labels, features)
+                except OSError as error:
+                    refused = error
+            done += len(labels)
+            show(split, done, images)
+        with together(comm):
+            if refused is None:
+                try:
+                    file.finish()
+                except OSError as error:
+                    refused = error
+            if refused is not None:
+                raise NpnetError(
+                    f"features cannot be written to {path} ({refused.strerror}): free some space, "
+                    "name another folder in NPNET_CACHE, or give `no_cache_features`"
+                )
+    comm.barrier()
+    return _open(path, dtype, images)
+
+
+class _NewFile:
+    """A .npy file that grows beside its place and then takes it; on ranks not chosen, nothing."""
+
+    def __init__(self, path: Path, dtype: np.dtype[np.void], rows: int, chosen: bool) -> None:
+        self.path, self.dtype, self.rows, self.chosen = path, dtype, rows, chosen
+
+    def __enter__(self) -> "_NewFile":
+        if self.chosen:
+            self._file = NamedTemporaryFile(dir=self.path.parent, suffix=".new", delete=False)
+            header = {
+                "descr": np.lib.format.dtype_to_descr(self.dtype),
+                "fortran_order": False,
+                "shape": (self.rows,),
+            }
+            np.lib.format.write_array_header_2_0(self._file, header)
+        return self
+
+    def append(self, labels: NDArray[np.int64], features: Floats) -> None:
+        if self.chosen:
+            rows = np.empty(len(labels), self.dtype)
+            rows["label"], rows["features"] = labels, features
+            self._file.write(rows.tobytes())
+
+    def finish(self) -> None:
+        if self.chosen:
+            self._file.close()
+            os.replace(self._file.name, self.path)
+            _forget_old(self.path.parent)
+
+    def __exit__(self, *error: object) -> None:
+        if self.chosen:
+            with suppress(OSError):
+                self._file.close()
+            with suppress(OSError):
+                os.unlink(self._file.name)
+
+
+def _forget_old(folder: Path) -> None:
+    """Keep the newest files, and remove what a kill has left half-written."""
+    files = sorted(folder.glob("*.npy"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in files[KEPT:]:
+        file.unlink(missing_ok=True)

@@ -1,0 +1,82 @@
+"""Training that begins with weights from a file."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from npnet.training.checkpoint import load
+from tests.launch import npnet_run
+
+TINY = ("--dataset", "shapes", "--input-size", "32", "--max-steps", 2, "--evaluate", "at-end")
+
+
+def run(*arguments: object, cwd: Path) -> str:
+    outcome = npnet_run("train", *TINY, *arguments, cwd=cwd, timeout=300)
+    assert outcome.status == 0, outcome.stderr
+    return outcome.stdout
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the weights of a run lie in base/final.npz."""
+    folder = tmp_path_factory.mktemp("init")
+    run("--width", "0.1", "--epochs", 1, "--out", "base", cwd=folder)
+    return folder
+
+
+def values(folder: Path, name: str, file: str = "final.npz") -> np.ndarray:
+    saved = load(folder / file)
+    return saved.weights().parameters().value(name)
+
+
+def test_a_head_learns_and_the_rest_stays(place: Path) -> None:
+    output = run("--init", "base/final.npz", "--train", "head", "--out", "head", cwd=place)
+    assert "[INFO] Weights: base/final.npz, a checkpoint of npnet" in output
+    assert "features that were computed once" in output
+    assert "name=finetune" in output
+    assert "width=0.1" in output
+    stem, classifier = "stem.weight", "classifier.weight"
+    assert np.array_equal(values(place / "head", stem), values(place / "base", stem))
+    assert not np.array_equal(
+        values(place / "head", classifier), values(place / "base", classifier)
+    )
+    config = json.loads((place / "head" / "config.json").read_text())
+    assert config["init"] == str(place / "base" / "final.npz")
+    with (place / "head" / "log.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 10
+
+
+def test_a_run_of_a_head_goes_on_to_the_same_end(place: Path) -> None:
+    """Its features are found again, and its classifier, though images were not asked for."""
+    begin = ("--init", "base/final.npz", "--train", "head", "--epochs", 2)
+    run(*begin, "--out", "whole", cwd=place)
+    run("--resume", "whole/epoch-001.npz", "--out", "half", cwd=place)
+    for name in ("classifier.weight", "head.gamma"):
+        assert np.array_equal(values(place / "half", name), values(place / "whole", name)), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--train", "head"), "--train head is for weights that are trained already"),
+        (("--train", "tail"), "--train 'tail' is not usable"),
+        (("--init", "base/final.npz", "--width", "0.5"), "--width 0.5 does not fit"),
+        (
+            ("--init", "base/final.npz", "--model", "squeezenet1_1"),
+            "squeezenet1_1 does not fit",
+        ),
+        (("--init", "missing.npz"), "missing.npz"),
+        (("--init", "base/config.json"), "base/config.json"),
+        (("--resume", "base", "--init", "base/final.npz"), "--init is for a run that begins"),
+        (("--init", "base/final.npz", "--train", "head", "--bn-eval", "both"), "--bn-eval is for"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(place: Path, arguments: tuple[str, ...], words: str) -> None:
+    outcome = npnet_run("train", *TINY, *arguments, "--out", "refused", cwd=place, timeout=120)
+    assert outcome.status == 1 or outcome.status == 2
+    assert words in outcome.stderr, outcome.stderr
+    assert len(outcome.stderr.splitlines()) == 1
+    assert not (place / "refused").exists()

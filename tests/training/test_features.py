@@ -1,0 +1,168 @@
+"""Features computed once: what they are, when they count, and what is learned from them."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from npnet.errors import NpnetError
+from npnet.model.inference import Inference
+from npnet.model.network import Network
+from npnet.model.parameters import initialise
+from npnet.model.weights import Weights
+from npnet.model.zoo import build, configure
+from npnet.parallel.communicator import SerialCommunicator
+from npnet.training.features import KEPT, compute_features
+from npnet.training.recipe import FINETUNE
+from npnet.training.settings import Settings
+from npnet.training.trainer import Trainer
+from npnet.training.warmup import Silence
+from tests.datasets import MODEL, Toy
+
+SETTINGS = Settings(epochs=2, batch_per_rank=4, seed=0, ranks_per_node=1, backend="reference")
+RECIPE = replace(FINETUNE, train="head", lr=0.1, flip=False, crop_padding=0)
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("NPNET_CACHE", str(tmp_path))
+    return tmp_path / "features"
+
+
+def weights(seed=0, model=MODEL):
+    network = Network(build(model), 1, "reference")
+    initialise(network.parameters, "he_fan_out", seed)
+    rng = np.random.default_rng(seed)
+    statistics = network.parameters.statistics
+    statistics[:] = rng.uniform(0.5, 1.5, len(statistics))
+    return Weights(model, network.parameters.values, statistics, None, "drawn")
+
+
+def features(given, dataset=None, comm=None):
+    found = compute_features(dataset or Toy(), given, comm or SerialCommunicator(), 4, "reference")
+    assert found is not None
+    return found
+
+
+def trained(dataset, given):
+    trainer = Trainer(
+        dataset, MODEL, RECIPE, SETTINGS, SerialCommunicator(), Silence(), weights=given
+    )
+    return trainer.run(), trainer.parameters
+
+
+def test_they_are_what_the_classifier_reads():
+    given, dataset = weights(), Toy()
+    network = Network(build(MODEL), 30, "reference")
+    given.load_into(network.parameters, dataset.classes)
+    images = dataset.read("train", np.arange(30))
+    mean, std = np.array(MODEL.mean), np.array(MODEL.std)
+    network.images[:] = (images.pixels - mean) / std
+    network.forward(30)
+    pool = next(each for each in network.layers if each.operation.name == "pool")
+    found = features(given).read("train", np.array([7, 3, 29]))
+    assert np.allclose(found.pixels, pool.whole_batch.x[[7, 3, 29]], rtol=1e-4, atol=1e-5)
+    assert np.array_equal(found.labels, images.labels[[7, 3, 29]])
+
+
+def test_a_classifier_learns_from_them_what_it_learns_from_images():
+    """The same weights and scores, to rounding, as by way of the whole network."""
+    given = weights()
+    by_images, through = trained(Toy(), given)
+    by_features, direct = trained(features(given), given)
+    moved = np.linalg.norm(through.values - given.values)
+    assert moved > 0.01
+    assert np.linalg.norm(direct.values - through.values) < 1e-3 * moved
+    assert by_features.train_loss == pytest.approx(by_images.train_loss, rel=1e-4)
+    assert by_features.test_acc == by_images.test_acc
+
+
+class Unexpected(AssertionError):
+    pass
+
+
+@pytest.fixture
+def not_again(monkeypatch):
+    """From now on no image may pass through a network."""
+
+    def forward(self, n):
+        raise Unexpected
+
+    return lambda: monkeypatch.setattr(Inference, "forward", forward)
+
+
+def test_what_lies_there_is_not_computed_again(not_again):
+    first = features(weights())
+    not_again()
+    again = features(weights())
+    rows = np.arange(9)
+    assert np.array_equal(again.read("test", rows).pixels, first.read("test", rows).pixels)
+
+
+def test_another_classifier_changes_nothing(not_again):
+    given = weights()
+    features(given)
+    not_again()
+    parameters = given.parameters()
+    parameters.value("classifier.weight")[:] += 1
+    features(replace(given, values=parameters.values))
+
+
+@pytest.mark.parametrize("what", ["weight", "statistics", "colours", "size", "images", "cut file"])
+def test_what_they_depend_on_makes_new_ones(what, place, not_again):
+    given, dataset = weights(), Toy()
+    features(given)
+    not_again()
+    if what == "weight":
+        parameters = given.parameters()
+        parameters.value("stem.weight")[0, 0, 0, 0] += 1
+        given = replace(given, values=parameters.values)
+    elif what == "statistics":
+        given = replace(given, statistics=given.statistics * 2)
+    elif what == "colours":
+        given = replace(given, config=replace(MODEL, mean=(0.0, 0.0, 0.0)))
+    elif what == "size":
+        given = replace(given, config=replace(MODEL, input_size=33))
+    elif what == "images":
+        dataset.name = "other"
+    else:
+        for file in place.glob("*.npy"):
+            os.truncate(file, file.stat().st_size - 1)
+    with pytest.raises(Unexpected):
+        features(given, dataset)
+
+
+def test_nothing_is_left_where_it_breaks_off(place, not_again):
+    not_again()
+    with pytest.raises(Unexpected):
+        features(weights())
+    assert list(place.iterdir()) == []
+
+
+def test_old_files_are_removed(place):
+    for seed in range(KEPT):
+        features(weights(seed), Toy(4, 1))
+    assert len(list(place.iterdir())) == KEPT
+
+
+def test_a_disk_that_refuses_is_one_line(place, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("npnet.training.features._NewFile.append", refuse)
+    with pytest.raises(NpnetError, match=r"features cannot be written .*No space left"):
+        features(weights())
+    assert list(place.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_made_is_one_line(place):
+    place.write_text("a file")
+    with pytest.raises(NpnetError, match="features cannot be kept in"):
+        features(weights())
+
+
+def test_a_network_without_such_a_vector_has_none():
+    model = configure("squeezenet1_1", 3, input_size=32)
+    given = weights(model=model)
+    assert compute_features(Toy(), given, SerialCommunicator(), 4, "reference") is None
