@@ -132,6 +132,7 @@ def test_the_engine_names_no_model_but_in_the_zoo():
         ("mpi4py", {"npnet/parallel/communicator.py"}),
         ("matplotlib", {"npnet/study/plots.py", "npnet/study/figures.py"}),
         ("PIL", {"npnet/data/pictures.py"}),
+        ("onnx", {f"npnet/exchange/onnx{part}.py" for part in ("", "_file", "_graph", "_walk")}),
         ("pickle", set()),
     ],
 )
@@ -155,7 +156,7 @@ def test_only_the_allowed_libraries_are_imported():
         for path in sources(room):
             for name in imports(path):
                 package = name.split(".")[0]
-                allowed = RUNTIME | STANDARD | {"npnet", "matplotlib", "PIL"}
+                allowed = RUNTIME | STANDARD | {"npnet", "matplotlib", "PIL", "onnx"}
                 assert package in allowed, f"{path} imports {name}"
 
 
