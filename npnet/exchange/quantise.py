@@ -225,8 +225,7 @@ def batches(
     """Fill `images` with the chosen ones, not augmented; yield how many, and their labels."""
     for start in range(0, len(chosen), len(images)):
         read = dataset.read(split, chosen[start : start + len(images)])
-        batch = not_augmented(np.arange(len(read)), read.labels)
-        image_input.fill(images, read.pixels, batch)
+        image_input.fill(images, not_augmented(read.pixels, read.labels))
         yield len(read), read.labels
 
 

@@ -97,9 +97,11 @@ class Checkpoint:
 
     def weights(self) -> Weights:
         """What another training may begin with."""
-        source = f"{self.path}, a checkpoint of npnet"
-        classes = self.header.classes
-        return Weights(self.header.model, self.values, self.statistics, classes, source, self.path)
+        header, path = self.header, self.path
+        name = f"{path.name}, a checkpoint" if path is not None else "a checkpoint"
+        source = f"{name} of npnet after {header.epoch} epochs on {header.dataset}"
+        vectors = (np.asarray(each, np.float32) for each in (self.values, self.statistics))
+        return Weights(header.model, *vectors, header.classes, source, path)
 
     def inference(self, batch: int, backend: str) -> Inference:
         """The trained network, ready to predict up to `batch` images at a time."""
