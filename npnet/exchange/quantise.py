@@ -65,7 +65,7 @@ def write_int8(
     chosen = spread(dataset.size(split), most or dataset.size(split))
     before, after = accuracies(weights, rounded, dataset, split, chosen, backend)
     graph = Int8Graph(weights, rounded.grids, rounded.layers)
-    write_model(graph.model(weights.classes).SerializeToString(), path)
+    write_model(graph.model().SerializeToString(), path)
     return Accuracy(split, len(chosen), before, after)
 
 
@@ -225,8 +225,7 @@ def batches(
     """Fill `images` with the chosen ones, not augmented; yield how many, and their labels."""
     for start in range(0, len(chosen), len(images)):
         read = dataset.read(split, chosen[start : start + len(images)])
-        batch = not_augmented(np.arange(len(read)), read.labels)
-        image_input.fill(images, read.pixels, batch)
+        image_input.fill(images, not_augmented(read.pixels, read.labels))
         yield len(read), read.labels
 
 
