@@ -27,7 +27,7 @@ def write_onnx(weights: Weights, path: Path, fold: bool = True) -> None:
     require_onnx(path)
     from npnet.exchange.onnx_graph import Graph
 
-    write_model(Graph(weights, fold).model(weights.classes).SerializeToString(), path)
+    write_model(Graph(weights, fold).model().SerializeToString(), path)
 
 
 def write_model(data: bytes, path: Path) -> None:
@@ -48,13 +48,11 @@ def read_onnx(path: Path) -> Weights:
     from npnet.exchange.onnx_walk import weights_of
 
     try:
-        return weights_of(parse(read_file(path, LARGEST)), path.name)
+        return weights_of(parse(read_file(path, LARGEST)), path)
     except OSError as error:
         raise NpnetError(f"cannot read {path}: {error.strerror}; {ADVICE}") from error
     except Refused as error:
         raise NpnetError(f"cannot read {path}: {error}; {ADVICE}") from error
-    except NpnetError as error:  # of a config
-        raise NpnetError(f"cannot read {path}: {error}") from error
 
 
 def require_onnx(path: Path) -> None:

@@ -21,6 +21,7 @@ from onnx import ModelProto, NodeProto, TensorProto, checker, helper, numpy_help
 
 import npnet
 from npnet.exchange.folding import folded_numbers
+from npnet.exchange.foreign import Note
 from npnet.exchange.layout import to_torch_layout
 from npnet.exchange.onnx_windows import Windows, windows_of
 from npnet.kernels.arrays import Floats
@@ -41,7 +42,7 @@ from npnet.model.weights import Weights
 from npnet.model.zoo import build
 
 INPUT, LOGITS = "input", "logits"
-MODEL, CLASSES, PREPROCESSING = "npnet.model", "classes", "preprocessing"  # of metadata_props
+NOTE, CLASSES, PREPROCESSING = "npnet", "classes", "preprocessing"  # of metadata_props
 OPSET, IR_VERSION = 17, 8  # of 2022: ONNX Runtime 1.12 reads them
 _END = np.iinfo(np.int64).max  # of a slice: the last row
 
@@ -53,7 +54,8 @@ class Graph:
     """
 
     def __init__(self, weights: Weights, fold: bool = True) -> None:
-        self.config, self.fold = weights.config, fold
+        self.config, self.classes, self.fold = weights.config, weights.classes, fold
+        self.note = Note.of(weights).text()
         self.architecture, self.parameters = build(weights.config), weights.parameters()
         self.turned = weights.config.padding == "tf_same"
         self.nodes: list[NodeProto] = []
@@ -161,8 +163,12 @@ class Graph:
         weight = to_torch_layout(weight, 4)
         return weight[:, :, ::-1, ::-1] if self.turned else weight
 
-    def model(self, classes: tuple[str, ...] | None) -> ModelProto:
-        """The model as a whole: `input` (N,3,S,S) to `logits` (N,K), N as one likes."""
+    def model(self) -> ModelProto:
+        """The model as a whole: `input` (N,3,S,S) to `logits` (N,K), N as one likes.
+
+        Its metadata say what npnet reads again and, for other programs, the names of the classes
+        and what has to be done to a picture.
+        """
         size, config = self.config.input_size, self.config
         images, logits = (
             helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
@@ -176,21 +182,20 @@ class Graph:
             producer_name="npnet",
             producer_version=npnet.__version__,
         )
-        metadata: dict[str, Any] = {
-            MODEL: config.as_dict(),
-            PREPROCESSING: preprocessing(config),
-            CLASSES: classes,
-        }
-        helper.set_model_props(model, {name: json.dumps(each) for name, each in metadata.items()})
+        metadata = {NOTE: self.note, PREPROCESSING: json.dumps(preprocessing(config))}
+        if self.classes is not None:
+            metadata[CLASSES] = json.dumps(self.classes)
+        helper.set_model_props(model, metadata)
         checker.check_model(model)
         return model
 
 
 def preprocessing(config: ModelConfig) -> dict[str, Any]:
-    """What has to be done to a picture, for programs that know nothing of npnet."""
+    """What has to be done to a picture: its centre, `crop_fraction` of it across, is resized."""
     return {
         "input": "RGB, float32 (N,3,H,W), (pixel / 255 - mean) / std",
         "mean": [each / 255 for each in config.mean],
         "std": [each / 255 for each in config.std],
         "input_size": config.input_size,
+        "crop_fraction": config.crop_fraction,
     }

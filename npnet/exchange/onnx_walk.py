@@ -7,19 +7,21 @@ folds batch norm has lost.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from npnet.exchange.folding import set_folded
+from npnet.exchange.foreign import IMAGENET_SIZE, USUAL_WIDTHS, DoesNotFit, Note
 from npnet.exchange.layout import to_npnet_layout
 from npnet.exchange.onnx_file import few_of, floats_of, shape_of
-from npnet.exchange.onnx_graph import CLASSES, MODEL
+from npnet.exchange.onnx_graph import NOTE
 from npnet.exchange.onnx_windows import windows_of
 from npnet.kernels.arrays import Floats
 from npnet.model.architecture import Architecture
-from npnet.model.config import LARGEST, ModelConfig
+from npnet.model.config import LARGEST, ModelConfig, Padding
 from npnet.model.operations import (
     Add,
     AveragePool,
@@ -35,75 +37,58 @@ from npnet.model.operations.convolution import BOUNDS
 from npnet.model.parameters import Parameters, Shape
 from npnet.model.weights import Weights
 from npnet.model.zoo import build, configure, models
-from npnet.untrusted import Refused, parse_json
+from npnet.untrusted import Refused
 
 # Of models that come in any: the usual ones first, for small networks may agree in all shapes.
-WIDTHS = tuple(dict.fromkeys((1.0, 0.75, 0.5, 0.35, 1.3, 1.4, *(n / 20 for n in range(1, 81)))))
-USUAL_INPUT = 224  # pixels, where a file leaves the size open
+WIDTHS = tuple(dict.fromkeys((*USUAL_WIDTHS, *(n / 20 for n in range(1, 81)))))
 _PASSING = ("Identity", "Dropout")  # nodes whose output is their input
 _RESHAPING = ("Flatten", "Reshape", "Squeeze")
 _INT8 = ("DequantizeLinear", "QuantizeLinear", "QLinearConv", "ConvInteger")
 
 
-def weights_of(model: ModelProto, name: str) -> Weights:
-    """The weights in a model, which was read from the file `name`.
+def weights_of(model: ModelProto, path: Path) -> Weights:
+    """The weights in a model, which was read from the file `path`.
 
-    Raises Refused where it is no network of the zoo, and names each tensor that does not fit.
+    Raises DoesNotFit, which names each tensor, where it is no network of the zoo, NpnetError where
+    its note is of another npnet, and Refused where it is damaged.
     """
     graph = Graph(model.graph)
-    metadata = {each.key: each.value for each in model.metadata_props}
+    notes = [each.value for each in model.metadata_props if each.key == NOTE]
+    note = Note.read(notes[0].encode(), path) if notes else None
     walks = []
-    for config in _candidates(graph, metadata):
-        walk = Walk(graph, build(config))
-        if not walk.problems:
+    for config in [note.model] if note else _candidates(graph):
+        walks.append(Walk(graph, build(config)))
+        if not walks[-1].problems:
             break
-        walks.append(walk)
-    else:
-        walk = min(walks, key=lambda each: len(each.problems))
+    walk = min(walks, key=lambda each: len(each.problems))
+    if walk.problems:
         config = walk.architecture.config
-        nearest = f"{config.architecture} of width {config.width:g}, {config.classes} classes"
-        raise Refused(f"it does not fit {nearest}: {'; '.join(walk.problems)}")
-    config, parameters = walk.numbers(stated=MODEL in metadata)
-    source = f"{name}, ONNX of {model.producer_name or 'an unnamed program':.40}"
-    vectors = parameters.values, parameters.statistics
-    return Weights(config, *vectors, _classes(metadata, config), source)
+        nearest = f"{config.architecture} of width {config.width:g} with {config.classes} classes"
+        raise DoesNotFit(f"{path} does not fit {nearest}", walk.problems)
+    config, parameters = walk.numbers(stated=note is not None)
+    source = f"{path.name}, ONNX of {model.producer_name or 'an unnamed program':.40}"
+    classes = note.classes if note else None
+    return Weights(config, parameters.values, parameters.statistics, classes, source)
 
 
-def _candidates(graph: "Graph", metadata: dict[str, str]) -> Iterator[ModelConfig]:
-    """The config in the file, or all that its first and last weight allow."""
-    if MODEL in metadata:
-        fields = parse_json(metadata[MODEL].encode())
-        yield ModelConfig.from_dict(fields, f"its metadata {MODEL}")
-        return
+def _candidates(graph: "Graph") -> Iterator[ModelConfig]:
+    """All configs that the first and the last weight of a graph without a note allow."""
     size, classes, channels = graph.input_size(), graph.classes(), graph.first_channels()
-    found = False
-    for name, entry in models().items():
-        for padding in ("symmetric", "tf_same"):
+    if classes < 2:
+        raise Refused(f"it tells {classes} classes apart")
+    fitting = [entry for entry in models().items() if entry[1].smallest_input <= size]
+    if not fitting:
+        raise Refused(f"no network here takes images of {size} pixels")
+    for name, entry in fitting:
+        for padding in get_args(Padding):
             for width in WIDTHS if "width" in entry.options else (None,):
                 norm = graph.has_norms if "batch_norm" in entry.options else None
                 given = {"width": width, "batch_norm": norm, "padding": padding}
                 pixels = {"input_size": size, "stored_size": size}
                 config = configure(name, classes, **given, **pixels)
-                if size < entry.smallest_input:
-                    continue
                 first = next(iter(build(config, miniature=True)))  # quicker, and begins alike
                 if width in (None, 1.0) or first.output_shape[-1] == channels:
-                    found = True
                     yield config
-    if not found:
-        raise Refused(f"no network here takes images of {size} pixels")
-
-
-def _classes(metadata: dict[str, str], config: ModelConfig) -> tuple[str, ...] | None:
-    """The names in the file, if they are names of as many classes."""
-    if CLASSES not in metadata:
-        return None
-    try:
-        names = parse_json(metadata[CLASSES].encode())
-    except Refused:  # another program's, in another form
-        return None
-    good = isinstance(names, list) and all(isinstance(each, str) for each in names)
-    return tuple(names) if good and len(names) == config.classes else None
 
 
 class Graph:
@@ -191,7 +176,7 @@ class Graph:
             raise Refused(f"its input is {sizes} instead of square images (N,3,S,S)")
         if not 0 <= sizes[2] <= LARGEST:
             raise Refused(f"its images are {sizes[2]} pixels across")
-        return sizes[2] or USUAL_INPUT
+        return sizes[2] or IMAGENET_SIZE
 
     def classes(self) -> int:
         """How many outputs the last layer with weights has."""

@@ -65,7 +65,7 @@ def write_int8(
     chosen = spread(dataset.size(split), most or dataset.size(split))
     before, after = accuracies(weights, rounded, dataset, split, chosen, backend)
     graph = Int8Graph(weights, rounded.grids, rounded.layers)
-    write_model(graph.model(weights.classes).SerializeToString(), path)
+    write_model(graph.model().SerializeToString(), path)
     return Accuracy(split, len(chosen), before, after)
 
 
