@@ -100,8 +100,9 @@ class Checkpoint:
         header, path = self.header, self.path
         name = f"{path.name}, a checkpoint" if path is not None else "a checkpoint"
         source = f"{name} of npnet after {header.epoch} epochs on {header.dataset}"
-        vectors = (np.asarray(each, np.float32) for each in (self.values, self.statistics))
-        return Weights(header.model, *vectors, header.classes, source, path)
+        values = np.asarray(self.values, np.float32)
+        statistics = np.asarray(self.statistics, np.float32)
+        return Weights(header.model, values, statistics, header.classes, source, path)
 
     def inference(self, batch: int, backend: str) -> Inference:
         """The trained network, ready to predict up to `batch` images at a time."""
