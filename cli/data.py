@@ -102,6 +102,7 @@ def pack(path: Path, out: Path | None, stored_size: int, skip_damaged: bool) -> 
 
 @data.command()
 @options.dataset
+@options.data
 @options.taken
 @click.option("--out", type=click.Path(path_type=Path), help="[default: <dataset>.png]")
 @click.option(

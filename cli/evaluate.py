@@ -93,9 +93,7 @@ def evaluate(
             named = {"dataset": dataset, "seed": header.seed}
             data = datasets.chosen(values | named, header.model.input_size)
         else:
-            data = Source.from_dict(header.source, f"{checkpoint}: source") or Source(
-                header.dataset
-            )
+            data = header.source or Source(header.dataset)
     source = datasets.opened(data, data_dir, comm, progress=False)
     with together(comm):
         chosen = cast(Split, split) if split is not None else split_at_end(source)

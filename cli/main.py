@@ -20,6 +20,7 @@ import click
 import npnet
 from npnet.cli.bench import bench
 from npnet.cli.completion import completion
+from npnet.cli.convert import convert
 from npnet.cli.data import data
 from npnet.cli.doctor import doctor
 from npnet.cli.evaluate import evaluate
@@ -27,6 +28,7 @@ from npnet.cli.gradcheck import gradcheck
 from npnet.cli.help import GroupInOrder
 from npnet.cli.info import info
 from npnet.cli.launch import launch
+from npnet.cli.lr_find import lr_find
 from npnet.cli.machinefile import machinefile
 from npnet.cli.options import expand_homes
 from npnet.cli.plot import plot
@@ -68,7 +70,8 @@ def cli() -> None:
 
 
 for command in (
-    *(train, evaluate, predict, study, launch, machinefile, doctor),
+    *(train, lr_find, evaluate, predict, convert),
+    *(study, launch, machinefile, doctor),
     *(plot, info, data, bench, gradcheck, warmup, completion),
 ):
     cli.add_command(command)

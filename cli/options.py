@@ -70,7 +70,7 @@ def dataset_name(function: Function) -> Function:
 
 def dataset(function: Function) -> Function:
     """Which dataset, and where it lies."""
-    return dataset_name(data(data_dir(function)))
+    return dataset_name(data_dir(function))
 
 
 def data(function: Function) -> Function:

@@ -261,7 +261,7 @@ def train(
     from npnet.training.features import compute_features
     from npnet.training.resume import find
     from npnet.training.trace import Trace
-    from npnet.training.trainer import Trainer
+    from npnet.training.trainer import Trainer, check_fit
     from npnet.training.warmup import Rehearsal, prepare
 
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # there is nothing to save yet
@@ -300,11 +300,6 @@ def train(
             model = choose_model(values, classes, name, stored, weights)
         else:
             model = origin.model
-        if settings.evaluate != "never" and not (source.size("test") or source.size("val")):
-            raise NpnetError(
-                f"{source.location} has no images to test or to validate on: give `val_split` 0.1, "
-                "or `evaluate` never"
-            )
     world = comm.size * settings.workers_per_rank
     with together(comm):
         folder = choose_folder(out, mine, default_folder(source.name, recipe.name, world))
@@ -321,8 +316,7 @@ def train(
     below = weights or (checkpoint.weights() if checkpoint is not None else None)
     if settings.caches_features(recipe) and below is not None:
         with together(comm):
-            settings.check(recipe)
-            model.check_classes(source.classes, source.name)
+            check_fit(source, model, recipe, settings)
         compile_kernels()
         computing = (settings.batch_per_rank, settings.backend, console.computing)
         source = compute_features(source, below.at(model.input_size), comm, *computing) or source

@@ -22,7 +22,7 @@ from npnet.training.recipe import BATCH_PER_RANK, FINETUNE, MODERN, Recipe
 from npnet.training.results import Summary
 from npnet.training.run_folder import RunFolder
 from npnet.training.settings import Settings
-from npnet.training.trainer import Reporter, Trainer
+from npnet.training.trainer import Reporter, Trainer, check_fit
 from npnet.training.warmup import Rehearsal, Silence, prepare
 
 
@@ -78,6 +78,8 @@ def train(
             prepare(comm, rehearsal, lambda: nullcontext(lambda kernels: None))
 
     if chosen.caches_features(recipe) and weights is not None:
+        with together(comm):
+            check_fit(dataset, model, recipe, chosen)
         compile_kernels()
         batch = (chosen.batch_per_rank, chosen.backend)
         dataset = compute_features(dataset, weights.at(model.input_size), comm, *batch) or dataset

@@ -33,3 +33,17 @@ class Toy:
     def read(self, split, indices):
         pixels, labels = self._splits[split]
         return Images(pixels[indices], labels[indices])
+
+
+class OnDisk(Toy):
+    """Not kept in memory; notes how many images are read at a time."""
+
+    resident = False
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.asked = []
+
+    def read(self, split, indices):
+        self.asked.append(len(indices))
+        return super().read(split, indices)

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import struct
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ from npnet.archive import array_header
 from npnet.cli import options
 from npnet.cli.train import train
 from npnet.cli.words import one_line
+from npnet.data.npz import KerasArrays
+from npnet.data.packed import PackedImages
 from npnet.errors import NpnetError
 from npnet.study import collapse, scale, sweep
 from npnet.study.cases import Case, Finished, Study
@@ -314,6 +317,70 @@ def test_mutants_of_an_array(data: bytes, place: int) -> None:
     content = content[:place] + data + content[place + len(data) :]
     file = io.BytesIO(content)
     harmless(lambda: array_header(file, len(content)).read(file), (Refused,))
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    """A file of packed images, and its content."""
+    from tests.data.image_folders import opened, write_folder
+
+    path = opened(write_folder(tmp_path_factory.mktemp("images"), train=2, test=1)).path
+    return path.with_name("mutant.pack"), path.read_bytes()
+
+
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 2**20), BYTE), min_size=1, max_size=4),
+    cut=st.integers(-9, 0),
+)
+def test_mutants_of_packed_images(
+    packed: tuple[Path, bytes], changes: list[tuple[int, int]], cut: int
+) -> None:
+    """The front's sum is made to fit: what guards against chance does not against intent."""
+    path, good = packed
+    (length,) = struct.unpack_from("<Q", good, 16)
+    front, rest = bytearray(good[56 : 56 + length]), bytearray(good[56 + length :])
+    for place, byte in changes:
+        part = front if place % 3 else rest
+        part[place % len(part)] = byte
+    head = good[:24] + hashlib.sha256(front).digest()
+    data = head + front + rest
+    path.write_bytes(data[: len(data) + min(0, cut + 8)])
+
+    def read() -> None:
+        images = PackedImages(path)
+        images.read("train", np.arange(images.size("train")))
+
+    harmless(read, (NpnetError,))
+
+
+KERAS = {
+    "x_train": np.zeros((4, 4, 4, 3), np.uint8),
+    "y_train": np.arange(4) % 2,
+    "x_test": np.zeros((2, 4, 4), np.uint8)[..., None].repeat(3, 3),
+    "y_test": np.arange(2),
+}
+
+
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 2**20), BYTE), min_size=1, max_size=4),
+    save=st.sampled_from([np.savez, np.savez_compressed]),
+)
+def test_mutants_of_keras_arrays(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]], save: Any
+) -> None:
+    file = io.BytesIO()
+    save(file, **KERAS)
+    data = bytearray(file.getvalue())
+    for place, byte in changes:
+        data[place % len(data)] = byte
+    path = tmp_path_factory.getbasetemp() / "keras.npz"
+    path.write_bytes(data)
+
+    def read() -> None:
+        arrays = KerasArrays(path)
+        arrays.read("train", np.arange(arrays.size("train")))
+
+    harmless(read, (NpnetError,))
 
 
 # --- what runs and studies left

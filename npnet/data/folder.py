@@ -37,7 +37,7 @@ class Listing:
     root: Path
     classes: tuple[str, ...]
     counts: tuple[int, int, int]  # of each split
-    names: bytes  # paths below `root`, each with a zero byte behind it
+    names: bytes | bytearray  # paths below `root`, each with a zero byte behind it
     stamps: NDArray[np.int64]  # (n,2): bytes, and the time of the last change, ns; -1 for no file
     labels: NDArray[np.int32]  # (n,)
 
@@ -55,8 +55,8 @@ class _Files:
     def add_class(self, folder: Path, label: int) -> None:
         """Raises NpnetError if there is no file in the folder of a class."""
         before = len(self.labels)
-        for path, size, changed in _walk(str(folder), ()):
-            self.names += os.fsencode(os.path.relpath(path, self.root)) + b"\0"
+        for name, size, changed in _walk(str(folder), str(folder.relative_to(self.root)), ()):
+            self.names += os.fsencode(name) + b"\0"
             self.stamps.extend((size, changed))
             self.labels.append(label)
         if len(self.labels) == before:
@@ -91,7 +91,7 @@ def scan(root: Path) -> Listing:
         root,
         classes,
         (counts["train"], counts["val"], counts["test"]),
-        bytes(found.names),
+        found.names,
         np.array(found.stamps, np.int64).reshape(-1, 2),
         np.array(found.labels, np.int32),
     )
@@ -169,8 +169,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, int, int]]:
-    """Each file below a folder: path, bytes, and when it was changed, ns."""
+def _walk(
+    folder: str, name: str, above: tuple[tuple[int, int], ...]
+) -> Iterator[tuple[str, int, int]]:
+    """Each file below a folder: its name behind the folder's own, bytes, time of change, ns."""
     try:
         status = os.stat(folder)
     except OSError as error:
@@ -179,11 +181,12 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str
     if here in above:
         raise NpnetError(f"{folder} leads back, by a link, to a folder above it: remove that link")
     for entry in _entries(folder):
+        inner = f"{name}/{entry.name}"
         if _is_folder(entry):
-            yield from _walk(entry.path, (*above, here))
+            yield from _walk(entry.path, inner, (*above, here))
             continue
         try:
             status = entry.stat()
-            yield entry.path, status.st_size, status.st_mtime_ns
+            yield inner, status.st_size, status.st_mtime_ns
         except OSError:  # told with all others that cannot be read
-            yield entry.path, -1, -1
+            yield inner, -1, -1

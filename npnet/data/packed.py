@@ -17,7 +17,7 @@ import os
 import struct
 import weakref
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Front:
     classes: tuple[str, ...]
     counts: tuple[int, int, int]  # of train, val and test, refused files among them
     size: int  # pixels across
-    names: bytes
+    names: bytes | bytearray | memoryview  # see Listing
     stamps: NDArray[np.int64]
     labels: NDArray[np.int32]
 
@@ -75,17 +75,22 @@ class Front:
             classes,
             counts,
             size,
-            data[8 + length : start],
+            memoryview(data)[8 + length : start],  # a copy would be in memory beside it
             np.frombuffer(data, "<i8", 2 * n, start).reshape(n, 2),
             np.frombuffer(data, "<i4", n, start + 16 * n),
         )
-        if front.names.count(b"\0") != n:
+        if data.count(b"\0", 8 + length, start) != n:
             raise Refused("it has not a name for each image")
         if n and not (front.labels.min() >= 0 and front.labels.max() < len(classes)):
             raise Refused("a label is of no class")
         return front
 
-    def encoded(self) -> bytes:
+    def paths(self) -> list[str]:
+        """Of all files, below the folder, in their order."""
+        return [os.fsdecode(each) for each in bytes(self.names).split(b"\0")[:-1]]
+
+    def parts(self) -> Iterator[bytes | bytearray | memoryview]:
+        """Its bytes."""
         about = {
             "classes": self.classes,
             "counts": self.counts,
@@ -93,13 +98,17 @@ class Front:
             "names": len(self.names),
         }
         text = json.dumps(about).encode()
-        arrays = self.stamps.astype("<i8").tobytes() + self.labels.astype("<i4").tobytes()
-        return struct.pack("<Q", len(text)) + text + self.names + arrays
+        yield struct.pack("<Q", len(text)) + text
+        yield self.names
+        yield self.stamps.astype("<i8").tobytes()
+        yield self.labels.astype("<i4").tobytes()
 
-    @property
     def head(self) -> bytes:
-        data = self.encoded()
-        return _HEAD.pack(MAGIC, len(data), hashlib.sha256(data).digest())
+        digest, length = hashlib.sha256(), 0
+        for part in self.parts():
+            digest.update(part)
+            length += len(part)
+        return _HEAD.pack(MAGIC, length, digest.digest())
 
 
 def _checked(found: Any) -> tuple[tuple[str, ...], tuple[int, int, int], int]:
@@ -186,10 +195,6 @@ class OpenFile:
     def _part(self, start: int, width: int) -> bytes:
         return os.pread(self.descriptor, width * self.places.n, start)
 
-    def file_names(self) -> list[str]:
-        """Paths below the folder, of all files in their order."""
-        return [os.fsdecode(each) for each in self.front.names.split(b"\0")[:-1]]
-
     def read_into(self, row: NDArray[np.uint8], index: int) -> bool:
         """Fill a row (size,size,3) with an image; whether it is whole."""
         count = os.preadv(self.descriptor, [row.data], self.places.slot(index))
@@ -253,7 +258,7 @@ class PackedImages:
 
     def file(self, split: Split, index: int) -> str:
         """The path of an image's file, below the folder that was packed."""
-        return OpenFile(self.path).file_names()[int(self._slots[split][index])]
+        return OpenFile(self.path).front.paths()[int(self._slots[split][index])]
 
     def read(self, split: Split, indices: NDArray[np.int64]) -> Images:
         """The images at `indices` (n,), in that order, read in the order in which they lie."""

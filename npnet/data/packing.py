@@ -108,9 +108,20 @@ def open_folder(
     if not 1 <= size <= LARGEST:
         raise NpnetError(f"`stored_size` {size} is not usable: give 1 to {LARGEST} pixels")
     packing = packing or Silent()
+    path = _up_to_date(root, size, skip_damaged, packing, out, check)
+    images = PackedImages(path, root)
+    if images.left_out:
+        packing.said(f"{images.left_out:,} files that are no usable images are left out")
+    return images
+
+
+def _up_to_date(
+    root: Path, size: int, skip_damaged: bool, packing: Packing, out: Path | None, check: bool
+) -> Path:
+    """The packed file of a folder as it is now, which is made where there is none."""
     listing = scan(root)
     front = Front.of(listing, size)
-    head = front.head
+    head = front.head()
     places = [out] if out is not None else _places(root, size)
     found = None
     for path in places:
@@ -126,10 +137,7 @@ def open_folder(
             broken = found is not None and check and not _is_whole(found, packing)
             if found is None or broken or not work.suffices(found, skip_damaged):
                 work.make(skip_damaged)
-    images = PackedImages(path, root)
-    if images.left_out:
-        packing.said(f"{images.left_out:,} files that are no usable images are left out")
-    return images
+    return path
 
 
 def _places(root: Path, size: int) -> list[Path]:
@@ -225,11 +233,12 @@ class _Work:
     ) -> None:
         self.listing, self.front, self.path, self.packing = listing, front, path, packing
         self.part = path.with_name(f".{path.name.removeprefix('.')}.part")
+        self.head = front.head()
         self.chosen = chosen  # by the user, whose other files are not replaced
 
     @cached_property
     def names(self) -> list[str]:
-        return [os.fsdecode(each) for each in self.listing.names.split(b"\0")[:-1]]
+        return self.front.paths()
 
     def suffices(self, file: OpenFile, skip_damaged: bool) -> bool:
         """Whether a packed file has all that can be read. Raises UnusableFiles."""
@@ -268,7 +277,7 @@ class _Work:
         before = _packed_before(self.path)
         if before is None and os.path.lexists(self.path):
             self.packing.said(f"{self.path} is damaged: the images are packed again")
-        if before is not None and before.head != self.front.head:
+        if before is not None and before.head != self.head:
             self.packing.said(f"{self.listing.root} has changed since it was packed")
         return before
 
@@ -279,14 +288,13 @@ class _Work:
 
     def _begun(self) -> OpenFile:
         """The file under way: one that was left, or a new one."""
-        head = self.front.head
         with suppress(OSError, Refused):
             file = OpenFile(self.part, writable=True, sealed=False)
-            if file.head == head:
+            if file.head == self.head:
                 self.packing.said(f"Goes on with {self.part}")
                 return file
         self.part.unlink(missing_ok=True)
-        data = self.front.encoded()
+        data = b"".join(self.front.parts())
         places = Places.of(len(data), len(self.listing), self.front.size)
         free = shutil.disk_usage(self.path.parent).free
         if places.end > free:
@@ -297,7 +305,7 @@ class _Work:
             )
         with open(self.part, "xb") as new:
             new.truncate(places.end)
-            new.write(head + data)
+            new.write(self.head + data)
         return OpenFile(self.part, writable=True, sealed=False)
 
     def _fill(self, file: OpenFile, before: OpenFile | None) -> list[str]:
@@ -336,7 +344,7 @@ class _Work:
         stamps = before.front.stamps.tolist()
         return {
             (name, *stamp): index
-            for index, (name, stamp) in enumerate(zip(before.file_names(), stamps, strict=True))
+            for index, (name, stamp) in enumerate(zip(before.front.paths(), stamps, strict=True))
             if before.states[index] == DONE
         }
 

@@ -1,6 +1,6 @@
 """How a dataset was opened: what a run has to keep to open it again."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from npnet.data.dataset import Dataset
@@ -21,9 +21,6 @@ class Source:
     def is_path(self) -> bool:
         return self.name.startswith("/")
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, found: Any, where: str) -> "Source | None":
         """What a file says. Raises NpnetError, naming `where`, for what it should not hold."""
@@ -35,7 +32,7 @@ def remember(dataset: Dataset, source: Source) -> None:
     vars(dataset)["source"] = source
 
 
-def source_of(dataset: Dataset) -> dict[str, Any] | None:
-    """What a run keeps of how its dataset was opened; None of one that a program made itself."""
+def source_of(dataset: Dataset) -> Source | None:
+    """How a dataset was opened; None of one that a program made itself."""
     source = getattr(dataset, "source", None)
-    return source.as_dict() if isinstance(source, Source) else None
+    return source if isinstance(source, Source) else None

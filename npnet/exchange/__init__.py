@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from npnet.archive import Archive
 from npnet.errors import NpnetError
+from npnet.model.config import Padding
 from npnet.model.weights import Weights
 from npnet.training.checkpoint import END_AND_SEAL, SEAL
 from npnet.untrusted import Refused, open_file
@@ -21,11 +22,21 @@ BEGINNING = 64  # bytes
 
 
 @dataclass(frozen=True)
+class Into:
+    """A program's own model: how it pads, and the epsilon of its batch norms."""
+
+    program: str
+    padding: Padding
+    epsilon: float
+
+
+@dataclass(frozen=True)
 class Format:
     """A format of files: what tells it, and where its reader and writer lie.
 
     `begins`: whether the first BEGINNING bytes are those of such a file. `member`: the end of a
-    name that a zip file of this format has, "" where it is none.
+    name that a zip file of this format has, "" where it is none. `into`: the model that numbers are
+    loaded into, None where the file says itself what is computed.
     """
 
     name: str
@@ -35,6 +46,7 @@ class Format:
     write: str
     begins: Callable[[bytes], bool] = lambda beginning: False
     member: str = ""
+    into: Into | None = None
 
     def function(self, name: str) -> Callable[..., Any]:
         """A function of its module, loaded now. Raises NpnetError where there is no such module."""
@@ -48,17 +60,23 @@ class Format:
 
 
 _EXCHANGE = "npnet.exchange"
+TORCHVISION = Into("torchvision", "symmetric", 1e-5)
 FORMATS = (
     Format("npnet", (".npz",), f"{_EXCHANGE}.npz", "read_npz", "write_npz", member="header.npy"),
     Format(
         "PyTorch", (".pth", ".pt"), f"{_EXCHANGE}.pth", "read_pth", "write_pth",
+        into=TORCHVISION,
         begins=lambda data: data.startswith(b"\x80\x02\x8a\nl\xfc\x9cF\xf9"),  # before 1.6
         member="data.pkl",
     ),
     Format(
         "safetensors", (".safetensors",), f"{_EXCHANGE}.safetensors",
         "read_safetensors", "write_safetensors",
-        begins=lambda data: data[8:9] == b"{",
+        begins=lambda data: data[8:9] == b"{", into=TORCHVISION,
+    ),
+    Format(
+        "Keras' weights", (".weights.h5",), f"{_EXCHANGE}.keras", "read_keras", "write_keras",
+        into=Into("Keras", "tf_same", 1e-3),
     ),
     Format(
         "Keras", (".keras", ".h5"), f"{_EXCHANGE}.keras", "read_keras", "write_keras",
@@ -85,6 +103,24 @@ def write_weights(weights: Weights, path: Path) -> None:
     """
     wanted = format_for(path)
     wanted.function(wanted.write)(weights, path)
+
+
+def notes(weights: Weights, path: Path) -> list[str]:
+    """What whoever loads a file that was written has to know, a sentence each."""
+    config, into = weights.config, format_for(path).into
+    if into is None:
+        return []
+    found = []
+    if config.padding != into.padding:
+        found.append(
+            f"{into.program}'s model pads on other sides: give it images turned by 180 degrees"
+        )
+    if config.batch_norm and config.bn_epsilon != into.epsilon:
+        found.append(
+            f"the batch norms of {into.program}'s model have an epsilon of {into.epsilon:g}: set "
+            f"{config.bn_epsilon:g}"
+        )
+    return found
 
 
 def format_of(path: Path) -> Format:

@@ -41,18 +41,12 @@ CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 NOTE = "npnet"  # an attribute of the file
 KERAS_VERSION = "3.0.0"  # what npnet's files claim to be of
 MOST_OBJECTS = 100_000  # groups and datasets in a file
-# What a layer of a class keeps in vars/0, vars/1 and so on.
+# What a layer of a class, see `class_name`, keeps in vars/0, vars/1 and so on.
 VARIABLES = {
     "conv2d": ("kernel", "bias"),
     "depthwise_conv2d": ("kernel", "bias"),
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
     "dense": ("kernel", "bias"),
-}
-CLASSES = {
-    "Conv2D": "conv2d",
-    "DepthwiseConv2D": "depthwise_conv2d",
-    "BatchNormalization": "batch_normalization",
-    "Dense": "dense",
 }
 # Groups of a file that hold nothing of the network.
 NOT_THE_NETWORK = ("optimizer", "optimizer_weights", "top_level_model_weights", "seed_generator")
@@ -189,6 +183,12 @@ def _named_by_class(
         yield f"{layer}/{variable}", dataset
 
 
+def class_name(kind: str) -> str:
+    """DepthwiseConv2D is depthwise_conv2d in a file."""
+    parted = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", kind)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", parted).lower()
+
+
 def _class_and_number(word: str) -> tuple[str, int]:
     """conv2d_3 is the layer 3 of conv2d, conv2d its layer 0."""
     match = re.fullmatch(r"(.*?)(?:_(\d{1,6}))?", word)
@@ -201,9 +201,10 @@ def _names_in_order(layers: list[LayerConfig]) -> dict[str, list[str]]:
     if not layers:
         (peer,) = [each for each in PEERS if each.family == "keras"]
         layers = list(layers_of(model_json(example(peer).config, peer)))
-    return {
-        ours: [each.name for each in layers if each.kind == kind] for kind, ours in CLASSES.items()
-    }
+    names: dict[str, list[str]] = {}
+    for each in layers:
+        names.setdefault(class_name(each.kind), []).append(each.name)
+    return names
 
 
 # --- Writing
@@ -232,19 +233,19 @@ def write_keras(weights: Weights, path: Path) -> None:
 
 def _write_by_class(opened: Any, arrays: Mapping[str, Floats], model: Any) -> None:
     """layers/<class>_<n>/vars/<k>, and the layer's name beside it."""
+    opened.create_group("vars")  # the model's own, which Keras 2 looks for
     counts: Counter[str] = Counter()
     for layer in layers_of(model):
-        kind = CLASSES.get(layer.kind, "")
-        names = [f"{layer.name}/{word}" for word in VARIABLES.get(kind, ())]
-        found = [arrays[name] for name in names if name in arrays]
-        if not found:
+        names = _arrays_of(layer, arrays)
+        if not names:
             continue
+        kind = class_name(layer.kind)
         number = f"_{counts[kind]}" if counts[kind] else ""
         counts[kind] += 1
         group = opened.create_group(f"layers/{kind}{number}/vars")
         group.attrs["name"] = layer.name
-        for k, array in enumerate(found):
-            group[str(k)] = array
+        for k, name in enumerate(names):
+            group[str(k)] = arrays[name]
 
 
 def _write_by_layer(opened: Any, arrays: Mapping[str, Floats], model: Any) -> None:
@@ -257,11 +258,16 @@ def _write_by_layer(opened: Any, arrays: Mapping[str, Floats], model: Any) -> No
     root.attrs["layer_names"] = [layer.name.encode() for layer in layers]
     for layer in layers:
         group = root.create_group(layer.name)
-        words = VARIABLES.get(CLASSES.get(layer.kind, ""), ())
-        names = [name for word in words if (name := f"{layer.name}/{word}") in arrays]
+        names = _arrays_of(layer, arrays)
         group.attrs["weight_names"] = [name.encode() for name in names]
         for name in names:
             group[name] = arrays[name]
+
+
+def _arrays_of(layer: LayerConfig, arrays: Mapping[str, Floats]) -> list[str]:
+    """The names of a layer's arrays, in Keras' order."""
+    names = [f"{layer.name}/{word}" for word in VARIABLES.get(class_name(layer.kind), ())]
+    return [name for name in names if name in arrays]
 
 
 def _zip(model: str, weights: bytes) -> bytes:

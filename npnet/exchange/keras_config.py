@@ -196,10 +196,10 @@ def model_json(config: ModelConfig, peer: Peer) -> dict[str, Any]:
         "output_layers": [[y, 0, 0]],
     }
     return {
-        "module": "keras.models",
-        "class_name": "Functional",
+        "module": "keras",
+        "class_name": "Model",
         "config": fields,
-        "registered_name": "Functional",
+        "registered_name": "Model",
     }
 
 

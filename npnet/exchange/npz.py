@@ -15,13 +15,7 @@ NO_DATASET = "unknown"  # of weights that come from elsewhere
 
 def read_npz(path: Path) -> Weights:
     """The network of a checkpoint. Raises NpnetError."""
-    saved = checkpoint.load(path)
-    values, statistics = (
-        np.asarray(each, np.float32) for each in (saved.values, saved.statistics)
-    )  # fmt: skip
-    header = saved.header
-    source = f"{path.name}, a checkpoint of npnet after {header.epoch} epochs on {header.dataset}"
-    return Weights(header.model, values, statistics, header.classes, source)
+    return checkpoint.load(path).weights()
 
 
 def write_npz(weights: Weights, path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from npnet.data.batches import ImageInput, not_augmented
+from npnet.data.batches import Batch, ImageInput, not_augmented
 from npnet.kernels import backend as kernels_of
 from npnet.kernels import registry
 from npnet.kernels.arrays import Floats
@@ -112,24 +112,27 @@ def recorded_calls(
     architecture: Architecture, batch: int, inference: bool = False
 ) -> Iterator[tuple[str, Use]]:
     """Each kernel call of one training step, from the images' bytes to the update; or of a
-    prediction.
+    prediction, from photographs that are a quarter larger than the network's input.
     """
     recorder = Recorder()
     kernels = cast(ModuleType, recorder)
+    image_input = ImageInput(architecture.config, kernels)
     if inference:
         engine = Inference(architecture, Parameters(architecture), batch, kernels)
         recorder.calls.clear()
+        image_input.fill(engine.images, _black(batch, architecture.input_size * 5 // 4))
         engine.forward(batch)
     else:
         step = TrainingStep(kernels, batch, architecture)
-        size = architecture.config.stored_size
-        pictures = np.zeros((batch, size, size, 3), np.uint8)
         recorder.calls.clear()
-        image_input = ImageInput(architecture.config, kernels)
-        image_input.fill(step.network.images, not_augmented(pictures, step.labels))
+        image_input.fill(step.network.images, _black(batch, architecture.config.stored_size))
         step()
     for name, arguments in recorder.calls:
         yield name, use_of(registry.kernel(name), arguments)
+
+
+def _black(count: int, side: int) -> Batch:
+    return not_augmented(np.zeros((count, side, side, 3), np.uint8), np.zeros(count, np.int64))
 
 
 def use_of(kernel: Kernel, arguments: Mapping[str, Any]) -> Use:

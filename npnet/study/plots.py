@@ -26,6 +26,7 @@ from npnet.study.paper import TABLE_3
 from npnet.study.report.log import Log, read_log
 from npnet.study.report.values import plain, read_json
 from npnet.training.judgement import Judgement
+from npnet.training.lr_find import EXPLODED, RangeTest
 from npnet.training.run_folder import RunFolder
 
 CURVES = ("loss", "acc", "test_loss", "test_acc", "val_loss", "val_acc")
@@ -82,18 +83,21 @@ def runs_in(paths: Sequence[Path]) -> list[Path]:
 def training_curves(runs: Sequence[Path], path: Path) -> None:
     """Write a picture of loss and accuracy by epoch: training solid, test dashed, a colour a run.
 
+    Where images were held out, their scores stand in the place of the test's.
     `runs` are run folders. Training figures are the mean over ranks. The legend tells the runs
     apart by what differs between them; what does not is the title.
     """
     figure = blank(figsize=(10, 4.5))
     axes = figure.subplots(1, 2)
     common, labels = _describe(runs)
-    last = 1
+    last, splits = 1, set()
     for run, label, colour in zip(runs, labels, _colours(len(runs)), strict=True):
         epochs, columns = _read_log(RunFolder(run))
         last = max([last, *epochs])
+        split = "test" if np.isnan(columns["val_acc"]).all() else "val"
+        splits.add({"test": "test", "val": "validation"}[split])
         for axis, name in zip(axes, ("loss", "acc"), strict=True):
-            test = columns[f"test_{name}"]
+            test = columns[f"{split}_{name}"]
             axis.plot(epochs, columns[name], ".-", color=colour, label=label)
             axis.plot(epochs, test, "o--", color=colour, markerfacecolor="white")
     axes[0].set(ylabel="cross-entropy, nats", title="Loss")
@@ -102,7 +106,9 @@ def training_curves(runs: Sequence[Path], path: Path) -> None:
         axis.set(xlabel="epoch", xlim=(0.5, last + 0.5))
         axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axis.grid(alpha=0.3)
-    figure.suptitle(f"{common}\nsolid: training, dashed: test", fontsize="medium")
+    figure.suptitle(
+        f"{common}\nsolid: training, dashed: {' or '.join(sorted(splits))}", fontsize="medium"
+    )
     if len(runs) > 1:
         handles, _ = axes[0].get_legend_handles_labels()
         columns_of_legend = max(1, min(len(runs), 130 // (max(map(len, labels)) + 6)))
@@ -202,6 +208,29 @@ def errors(
 
 def _percent(part: float) -> str:
     return f"{100 * part:.2g} %" if part < 0.1 else f"{100 * part:.0f} %"
+
+
+def range_test(found: RangeTest, title: str, path: Path) -> None:
+    """Write a picture of a range test's loss by learning rate, with the rate that it suggests."""
+    figure = blank(figsize=(8, 4.5))
+    axis = figure.subplots()
+    rates = [each.lr for each in found.tries]
+    axis.semilogx(rates, [each.loss for each in found.tries], ".", color="C0", alpha=0.35)
+    axis.semilogx(rates, [each.smoothed for each in found.tries], "-", color="C0", label="smoothed")
+    if found.risen is not None:
+        axis.axvline(
+            found.risen.lr, color="C3", ls=":", label=f"risen by 10 %: {found.risen.lr:.2g}"
+        )
+    if found.suggestion is not None:
+        axis.axvline(found.suggestion, color="C2", label=f"suggested: {found.suggestion:.2g}")
+    highest = max(each.smoothed for each in found.tries)
+    least = found.least.smoothed
+    axis.set_ylim(0.8 * least, 1.05 * min(highest, EXPLODED * least))
+    axis.set(xlabel="learning rate", ylabel="training loss, nats")
+    axis.set_title(f"{title}: the rate grows at each step", fontsize="medium", parse_math=False)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    save(figure, path)
 
 
 def roofline(timings: Sequence[Timing], roof: Roof, path: Path) -> None:

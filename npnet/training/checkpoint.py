@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from npnet.archive import ArrayArchive
+from npnet.data.source import Source
 from npnet.errors import NpnetError
 from npnet.files import write_atomically
 from npnet.kernels.arrays import Floats
@@ -68,7 +69,7 @@ class Header:
     steps: int = 0  # of an epoch
     settings: dict[str, Any] | None = None  # the fields of Settings
     dataset_digest: str | None = None
-    source: dict[str, Any] | None = None  # how the dataset was opened, the fields of Source
+    source: Source | None = None  # how the dataset was opened
 
     def build(self) -> Architecture:
         return build(self.model)
@@ -96,9 +97,12 @@ class Checkpoint:
 
     def weights(self) -> Weights:
         """What another training may begin with."""
-        source = f"{self.path}, a checkpoint of npnet"
-        classes = self.header.classes
-        return Weights(self.header.model, self.values, self.statistics, classes, source, self.path)
+        header, path = self.header, self.path
+        name = f"{path.name}, a checkpoint" if path is not None else "a checkpoint"
+        source = f"{name} of npnet after {header.epoch} epochs on {header.dataset}"
+        values = np.asarray(self.values, np.float32)
+        statistics = np.asarray(self.statistics, np.float32)
+        return Weights(header.model, values, statistics, header.classes, source, path)
 
     def inference(self, batch: int, backend: str) -> Inference:
         """The trained network, ready to predict up to `batch` images at a time."""
@@ -252,7 +256,10 @@ def _of_fields(found: Any, where: str) -> Header:
         raise NpnetError(f"{where}: model: {said}") from error
     recipe = Recipe.from_dict(found.get("recipe"), f"{where}: recipe")
     plain = {name: value for name, value in found.items() if name not in _RECORDS}
-    header = Header(model=model, recipe=recipe, **checked_fields(_PlainHeader, plain, where))
+    source = Source.from_dict(found.get("source"), f"{where}: source")
+    header = Header(
+        model=model, recipe=recipe, source=source, **checked_fields(_PlainHeader, plain, where)
+    )
     if len(header.classes) != header.model.classes:
         raise NpnetError(
             f"{where} names {len(header.classes)} classes, its model has {header.model.classes}"
@@ -269,7 +276,7 @@ def _of_fields(found: Any, where: str) -> Header:
 
 
 # The fields of a header that are records, checked each on its own; and the rest of them.
-_RECORDS = ("model", "recipe")
+_RECORDS = ("model", "recipe", "source")
 _PlainHeader = make_dataclass(
     "_PlainHeader",
     [

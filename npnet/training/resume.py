@@ -32,7 +32,7 @@ class Origin:
     recipe: Recipe
     settings: Settings
     world: int
-    source: Source  # how the dataset was opened
+    source: Source  # how the dataset was opened; of an older npnet its name alone
     checkpoint: Checkpoint | None
     said: tuple[str, ...] = ()
     init: Path | None = None  # the file that a run without a checkpoint began with
@@ -104,7 +104,7 @@ def _find(path: Path) -> Origin:
         model=header.model,
         dataset=header.dataset,
         world=header.world,
-        source=_source(header.source, header.dataset, str(checkpoint.path)),
+        source=header.source or Source(header.dataset),
     )
 
 
@@ -150,7 +150,7 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint, said: tuple[str, ...] = (
         header.recipe,
         _settings({**settings, "epochs": header.epochs, "seed": header.seed}, str(checkpoint.path)),
         header.world,
-        _source(header.source, header.dataset, str(checkpoint.path)),
+        header.source or Source(header.dataset),
         checkpoint,
         said,
     )
@@ -171,15 +171,10 @@ def _of_config(path: Path, file: Path) -> Origin:
         Recipe.from_dict(config.get("recipe"), f"{file}: recipe"),
         _settings(settings, str(file)),
         world,
-        _source(about.get("source"), name, str(file)),
+        Source.from_dict(about.get("source"), f"{file}: source") or Source(name),
         None,
         init=Path(init) if isinstance(init := config.get("init"), str) else None,
     )
-
-
-def _source(found: Any, name: str, where: str) -> Source:
-    """How a dataset was opened; an older npnet left its name alone."""
-    return Source.from_dict(found, f"{where}: source") or Source(name)
 
 
 def _settings(found: Mapping[str, Any], where: str) -> Settings:

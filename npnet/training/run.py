@@ -83,7 +83,7 @@ class Run:
                 )
             digest = trainer.dataset.digest()
             if header.dataset_digest not in (None, digest):
-                place = "data" if header.source and header.source["name"][:1] == "/" else "data_dir"
+                place = "data" if header.source and header.source.is_path else "data_dir"
                 raise NpnetError(
                     f"{trainer.dataset.name} in {trainer.dataset.location} holds other images than "
                     f"{self.resumed_from} was trained on: give their folder to `{place}`"
@@ -178,13 +178,13 @@ class Run:
     def config(self) -> dict[str, Any]:
         """Every value that decides this run, and where it runs."""
         trainer = self.trainer
-        dataset = trainer.dataset
+        dataset, source = trainer.dataset, source_of(trainer.dataset)
         return {
             "command": "train",
             "dataset": {
                 "name": dataset.name,
                 "location": dataset.location,
-                "source": source_of(dataset),
+                "source": asdict(source) if source is not None else None,
             },
             "model": trainer.network.architecture.config.as_dict(),
             "settings": asdict(trainer.settings),

@@ -51,6 +51,21 @@ class Reporter(Protocol):
     def finished(self, summary: Summary) -> None: ...
 
 
+def check_fit(dataset: Dataset, model: ModelConfig, recipe: Recipe, settings: Settings) -> None:
+    """Raise NpnetError where data, model, recipe and settings do not fit each other.
+
+    Damaged files come to light here, not after an epoch.
+    """
+    settings.check(recipe)
+    model.check_classes(dataset.classes, dataset.name)
+    parts_of(build(model), recipe)
+    if settings.evaluate != "never" and not dataset.size(split_of_epochs(dataset)):
+        raise NpnetError(
+            f"{dataset.location} has no images to test or to validate on: give `val_split` 0.1, or "
+            "`evaluate` never"
+        )
+
+
 class Trainer:
     """A rank of a training run.
 
@@ -76,15 +91,12 @@ class Trainer:
         mine, self.world = workers_of(comm, settings.workers_per_rank)
         batch, backend = settings.batch_per_rank, settings.backend
         with together(comm):
-            settings.check(recipe)
-            model.check_classes(dataset.classes, dataset.name)
+            check_fit(dataset, model, recipe, settings)
             architecture = build(model)
             parts = parts_of(architecture, recipe)
             steps = settings.max_steps
             shards = training_shards(dataset, recipe, batch, settings.seed, mine, self.world, steps)
-            # Damaged files come to light now, not after an epoch.
             self.split, self.last_split = split_of_epochs(dataset), split_at_end(dataset)
-            self._check_split()
         agree(comm, what_ranks_share(dataset, model, recipe, settings, checkpoint))
 
         bn = BatchNorm(recipe.bn_momentum, sum_over_ranks=comm.sum if settings.sync_bn else None)
@@ -267,14 +279,6 @@ class Trainer:
             self.run_files.save_step(epoch, step, synchronised, leave)
         if leave:
             raise Stopped(f"stopped in epoch {epoch + 1}, after {step} of {self.steps} steps")
-
-    def _check_split(self) -> None:
-        """Raise NpnetError where a score is asked for and no images are there for it."""
-        if self.settings.evaluate != "never" and not self.dataset.size(self.split):
-            raise NpnetError(
-                f"{self.dataset.name} in {self.dataset.location} has neither validation nor test "
-                "images: hold some out, or give `evaluate` never"
-            )
 
     def _scores_after(self, epoch: int) -> Scores | None:
         """The scores after `epoch`, where they are asked for."""

@@ -2,15 +2,20 @@
 
 import json
 import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from npnet.cli.main import cli
 from npnet.data.packed import PackedImages
+from npnet.errors import NpnetError
 from npnet.training.checkpoint import load
 from tests.data.image_folders import write_folder, write_picture
-from tests.launch import SERIAL_AND_MPI, TINY, npnet_run
+from tests.launch import TINY, npnet_run
 
 TRAIN = ("train", *TINY, "--batch-per-rank", 2, "--evaluate", "never")
 
@@ -22,23 +27,53 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(place: Path, *arguments, **how):
-    outcome = npnet_run(*arguments, cwd=place, **how)
+@pytest.fixture
+def npnet(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., str]]:
+    """Runs a command in this process, in `place`, and returns what it printed."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("npnet.cli.options.limit_threads", lambda threads=None: 1)
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def run(*arguments: object) -> str:
+        cli.main([str(each) for each in arguments], standalone_mode=False)
+        return capsys.readouterr().out
+
+    yield run
+    signal.signal(signal.SIGUSR1, before)
+
+
+def refusal(npnet: Callable[..., str], *arguments: object) -> str:
+    with pytest.raises(NpnetError) as caught:
+        npnet(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def files(place: Path) -> set[str]:
+    return {str(path.relative_to(place)) for path in place.rglob("*")}
+
+
+@pytest.mark.mpi
+def test_ranks_share_one_file(place: Path) -> None:
+    """One packs, all train; what was held out is in no shard; and the run goes on elsewhere."""
+    run = (*TRAIN, "--data", "pets", "--val-split", 0.25, "--out", "run")
+    outcome = npnet_run(*run, cwd=place, ranks=2)
     assert outcome.status == 0, outcome.stderr
-    return outcome
-
-
-def files(place: Path) -> list[str]:
-    return sorted(str(path.relative_to(place)) for path in place.rglob("*"))
-
-
-@SERIAL_AND_MPI
-def test_a_run_on_a_folder(place: Path, ranks: int | None) -> None:
-    """One rank packs, all train; what was held out is in no shard; and the run goes on."""
-    outcome = run(place, *TRAIN, "--data", "pets", "--val-split", 0.25, "--out", "run", ranks=ranks)
     assert outcome.stdout.count("12 images are packed in") == 1
-    shard = 6 // (ranks or 1)
-    assert outcome.stdout.count(f"shard={shard} samples") == (ranks or 1)
+    assert outcome.stdout.count("shard=3 samples") == 2
+    shutil.move(place / "pets", place / "moved")
+    again = ("train", "--resume", "run", "--epochs", 2, "--data", "moved", "--no-progress")
+    outcome = npnet_run(*again, cwd=place, ranks=2)
+    assert outcome.status == 0, outcome.stderr
+    assert outcome.stdout.count("shard=3 samples") == 2
+
+
+def test_a_run_goes_on(place: Path, npnet: Callable[..., str]) -> None:
+    said = npnet(*TRAIN, "--data", "pets", "--val-split", 0.25, "--out", "run")
+    assert "12 images are packed in" in said
+    assert "shard=6 samples" in said
     source = {
         "name": str(place / "pets"),
         "stored_size": 37,  # 32 / 0.875
@@ -47,32 +82,30 @@ def test_a_run_on_a_folder(place: Path, ranks: int | None) -> None:
         "skip_damaged": False,
     }
     config = json.loads((place / "run/config.json").read_text())
-    assert config["dataset"] == {
-        "name": "pets",
-        "location": str(place / "pets"),
-        "source": source,
-    }
+    location = str(place / "pets")
+    assert config["dataset"] == {"name": "pets", "location": location, "source": source}
     header = load(place / "run/final.npz").header
-    assert (header.source, header.classes) == (source, ("cat", "dog"))
+    assert header.source is not None
+    assert (asdict(header.source), header.classes) == (source, ("cat", "dog"))
     assert header.model.stored_size == 37
 
-    elsewhere = place / "elsewhere"
-    elsewhere.mkdir()
-    again = ("train", "--resume", place / "run", "--epochs", 2, "--no-progress")
-    outcome = run(elsewhere, *again, ranks=ranks)
-    assert f"shard={shard} samples" in outcome.stdout
-    assert "packed" not in outcome.stdout
+    again = ("train", "--resume", "run", "--no-progress", "--epochs")
+    said = npnet(*again, 2, "--seed", 7)  # what is held out stays so
+    assert "shard=6 samples" in said
+    assert "packed" not in said
+    for option, value in (("--val-split", 0.5), ("--stored-size", 40)):
+        line = refusal(npnet, *again, 3, option, value)
+        assert "run was trained with" in line
+        assert "`val_split` 0.25" in line or "`stored_size` 37" in line
 
     shutil.move(place / "pets", place / "moved")
-    again = ("train", "--resume", place / "run", "--epochs", 3, "--no-progress")
-    line = npnet_run(*again, cwd=place, ranks=ranks).error
-    assert line.endswith(f"there is no {place}/pets: give --data the path of a folder of images")
-    run(place, *again, "--data", "moved", ranks=ranks)
+    line = refusal(npnet, *again, 3)
+    assert line == f"there is no {place}/pets: give `data` the path of a folder of images"
+    npnet(*again, 3, "--data", "moved")
     write_picture(place / "moved/train/cat/0.png", 200)
-    again = ("train", "--resume", place / "run", "--epochs", 4, "--data", "moved", "--no-progress")
-    line = npnet_run(*again, cwd=place, ranks=ranks).error
+    line = refusal(npnet, *again, 4, "--data", "moved")
     assert "holds other images" in line
-    assert line.endswith("give their folder to --data")
+    assert line.endswith("give their folder to `data`")
 
 
 def damaged(place: Path) -> list[str]:
@@ -88,96 +121,88 @@ def empty_class(place: Path) -> list[str]:
 
 def nothing_to_test(place: Path) -> list[str]:
     shutil.rmtree(place / "pets/test")
-    return ["no images to test or to validate on: give --val-split 0.1"]
+    return ["no images to test or to validate on: give `val_split` 0.1"]
 
 
-def by_case(place: Path) -> list[str]:
-    shutil.copytree(place / "pets/train/cat", place / "pets/train/Cat")
-    return ["'Cat' and 'cat', which differ by case alone"]
-
-
-@SERIAL_AND_MPI
-@pytest.mark.parametrize("spoil", [damaged, empty_class, nothing_to_test, by_case])
-def test_a_folder_that_is_not_right(place: Path, spoil, ranks: int | None) -> None:
-    """One line, a status that is not 0 on every rank, and no run; images are left as they are."""
+@pytest.mark.parametrize("spoil", [damaged, empty_class, nothing_to_test])
+def test_a_folder_that_is_not_right(place: Path, npnet: Callable[..., str], spoil) -> None:
     words = spoil(place)
     before = files(place)
-    outcome = npnet_run("train", *TINY, "--data", "pets", "--out", "run", cwd=place, ranks=ranks)
-    assert not [word for word in words if word not in outcome.error], outcome.error
-    assert set(outcome.statuses) == {2}
+    line = refusal(npnet, "train", *TINY, "--data", "pets", "--out", "run")
+    assert not [word for word in words if word not in line], line
     # What can be used is packed, whole; there is nothing else.
-    assert set(files(place)) - set(before) <= {"pets/.npnet-37.pack"}
+    assert files(place) - before <= {"pets/.npnet-37.pack"}
+
+
+@pytest.mark.mpi
+def test_a_damaged_file_is_one_line_on_every_rank(place: Path) -> None:
+    words = damaged(place)
+    before = files(place)
+    outcome = npnet_run("train", *TINY, "--data", "pets", "--out", "run", cwd=place, ranks=2)
+    assert not [word for word in words if word not in outcome.error], outcome.error
+    assert outcome.error.endswith("or leave them out with --skip-damaged")
+    assert set(outcome.statuses) == {2}
+    assert files(place) - before <= {"pets/.npnet-37.pack"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--data", "pets", "--dataset", "shapes"], ["--dataset and --data name two datasets"]),
-        (["--dataset", "shapes", "--stored-size", "40"], ["--stored-size", "for a folder"]),
-        (["--dataset", "shapes", "--skip-damaged"], ["--skip-damaged are for a folder"]),
-        (["--data", "nothing"], ["there is no", "nothing: give --data the path of a folder"]),
-        (["--data", "pets", "--stored-size", "9999"], ["--stored-size 9999", "1 to 4096"]),
-        (["--data", "pets", "--val-split", "1"], ["--val-split", "0<x<1"]),
-        (["--data", "pets", "--val-split", "0.9"], ["too few to hold out --val-split 0.9"]),
+        (["--data", "pets", "--dataset", "shapes"], ["`dataset` and `data` name two datasets"]),
+        (["--dataset", "shapes", "--stored-size", "40"], ["`stored_size`", "for a folder"]),
+        (["--dataset", "shapes", "--skip-damaged"], ["`skip_damaged` are for a folder"]),
+        (["--data", "nothing"], ["there is no", "nothing: give `data` the path of a folder"]),
+        (["--data", "pets", "--stored-size", "9999"], ["`stored_size` 9999", "1 to 4096"]),
+        (["--data", "pets", "--val-split", "0.9"], ["too few to hold out `val_split` 0.9"]),
     ],
     ids=" ".join,
 )
-def test_options_that_do_not_fit(place: Path, arguments: list[str], words: list[str]) -> None:
-    outcome = npnet_run(*TRAIN, *arguments, "--out", "run", cwd=place)
-    assert not [word for word in words if word not in outcome.error], outcome.error
+def test_options_that_do_not_fit(
+    place: Path, npnet: Callable[..., str], arguments: list[str], words: list[str]
+) -> None:
+    line = refusal(npnet, *TRAIN, *arguments, "--out", "run")
+    assert not [word for word in words if word not in line], line
     assert not (place / "run").exists()
 
 
-def test_what_was_held_out_cannot_change(place: Path) -> None:
-    run(place, *TRAIN, "--data", "pets", "--val-split", 0.25, "--out", "run")
-    for option, value in (("--val-split", 0.5), ("--stored-size", 40)):
-        again = ("train", "--resume", "run", "--epochs", 2, option, value)
-        line = npnet_run(*again, cwd=place).error
-        assert "run was trained with" in line
-        assert "--val-split 0.25" in line or "--stored-size 37" in line
-
-
-def test_pack_and_train_on_the_file(place: Path) -> None:
+def test_pack_then_train_and_evaluate_on_the_file(place: Path, npnet: Callable[..., str]) -> None:
     (place / "pets/train/cat/broken.png").write_text("none")
     pack = ("data", "pack", "pets", "--stored-size", 40, "--out", "here.pack")
-    assert "broken.png" in npnet_run(*pack, cwd=place).error
-    outcome = run(place, *pack, "--skip-damaged")
-    assert "here.pack: 2 classes, train=8 val=0 test=4, 40 pixels across" in outcome.stdout
-    assert "1 files that are no usable image" in outcome.stdout
+    assert "broken.png" in refusal(npnet, *pack)
+    said = npnet(*pack, "--skip-damaged")
+    assert "here.pack: 2 classes, train=8 val=0 test=4, 40 pixels across" in said
+    assert "1 files that are no usable image" in said
     shutil.rmtree(place / "pets")
-    run(place, *TRAIN, "--data", "here.pack", "--out", "run")
+    npnet(*TRAIN, "--data", "here.pack", "--out", "run")
     assert load(place / "run/final.npz").header.dataset == "here"
-    outcome = run(place, "evaluate", "run/final.npz", "--backend", "reference", "--json")
-    assert json.loads(outcome.stdout)["test_acc"] in (0, 0.25, 0.5, 0.75, 1)
+    said = npnet("evaluate", "run/final.npz", "--backend", "reference", "--json")
+    assert json.loads(said)["test_acc"] in (0, 0.25, 0.5, 0.75, 1)
 
 
-def test_pack_names_every_damaged_file(place: Path) -> None:
+def test_pack_names_every_damaged_file(
+    place: Path, npnet: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
     for number in range(60):
         (place / f"pets/train/dog/x{number}.png").touch()
-    outcome = npnet_run("data", "pack", "pets", cwd=place)
-    assert outcome.status == 2
-    assert all(f"train/dog/x{number}.png: it is empty" in outcome.stderr for number in range(60))
-    assert outcome.errors[-1].startswith("pets: 60 of 72 files are no usable images")
+    line = refusal(npnet, "data", "pack", "pets")
+    assert line.startswith("pets: 60 of 72 files are no usable images")
+    told = line + capsys.readouterr().err
+    assert all(f"train/dog/x{number}.png: it is empty" in told for number in range(60))
 
 
-def test_an_npz(place: Path) -> None:
+def test_an_npz_and_another_folder_to_evaluate_on(place: Path, npnet: Callable[..., str]) -> None:
     draw, labels = np.random.default_rng(0), np.arange(8) % 2
     x = draw.integers(0, 256, (8, 28, 28), np.uint8)
     np.savez_compressed(place / "m.npz", x_train=x, y_train=labels, x_test=x, y_test=labels)
-    run(place, *TRAIN, "--data", "m.npz", "--out", "run")
+    npnet(*TRAIN, "--data", "m.npz", "--out", "run")
     header = load(place / "run/final.npz").header
     assert (header.dataset, header.model.stored_size, header.classes) == ("m", 28, ("0", "1"))
+    with pytest.warns(UserWarning, match="calls 2 classes otherwise"):
+        npnet("evaluate", "run/final.npz", "--data", "pets", "--backend", "reference")
+    assert PackedImages(place / "pets/.npnet-37.pack").size("test") == 4
 
 
-def test_evaluate_on_another_folder(place: Path) -> None:
-    run(place, *TRAIN, "--data", "pets", "--out", "run")
-    write_folder(place / "more", train=2, test=3)
-    outcome = run(place, "evaluate", "run/final.npz", "--data", "more", "--backend", "reference")
-    assert "test acc" in outcome.stdout
-    assert PackedImages(place / "more/.npnet-37.pack").size("test") == 6
-
-
-def test_a_preview(place: Path) -> None:
+def test_a_preview(place: Path, npnet: Callable[..., str]) -> None:
     pytest.importorskip("matplotlib", reason="the plots extra")
-    run(place, "data", "preview", "--data", "pets")
+    npnet("data", "preview", "--data", "pets")
     assert (place / "pets.png").stat().st_size > 1000

@@ -34,7 +34,7 @@ def values(folder: Path, name: str, file: str = "final.npz") -> np.ndarray:
 
 def test_a_head_learns_and_the_rest_stays(place: Path) -> None:
     output = run("--init", "base/final.npz", "--train", "head", "--out", "head", cwd=place)
-    assert "[INFO] Weights: base/final.npz, a checkpoint of npnet" in output
+    assert "[INFO] Weights: final.npz, a checkpoint of npnet after 1 epochs on shapes" in output
     assert "features that were computed once" in output
     assert "name=finetune" in output
     assert "width=0.1" in output

@@ -42,7 +42,7 @@ def options_of(command: click.Command) -> set[str]:
             ["train", "--weights", "x"],
             "'--weights': npnet train continues a checkpoint by --resume",
         ),
-        (["train", "--data", "x"], "'--data': it is --data-dir here"),
+        (["train", "--data-path", "x"], "'--data-path': it is --data here"),
         (["fit"], "No such command 'fit': it is npnet train here"),
         (["train", "--epocs", 3], "--epochs"),  # misspelt: click's own
     ],

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npnet.data import batches
@@ -21,7 +21,7 @@ from npnet.errors import NpnetError
 from npnet.kernels import reference
 from npnet.measure.benchmark import Recorder
 from npnet.training.recipe import MODERN, PAPER
-from tests.datasets import MODEL, Toy
+from tests.datasets import MODEL, OnDisk, Toy
 
 GLOBAL = replace(MODERN, shuffle="global")
 PHOTOGRAPHS = replace(MODERN, crop_scale=0.3, color_jitter=0.4)
@@ -68,20 +68,6 @@ def test_sample_i_belongs_to_rank_i_mod_p():
         assert np.array_equal(shard.indices, np.arange(rank, 20, 3))
         assert shard.images.pixels.dtype == np.uint8
         assert len(shard.images) == len(shard)
-
-
-class OnDisk(Toy):
-    """Not kept in memory; notes how many images are read at a time."""
-
-    resident = False
-
-    def __init__(self, *sizes):
-        super().__init__(*sizes)
-        self.asked = []
-
-    def read(self, split, indices):
-        self.asked.append(len(indices))
-        return super().read(split, indices)
 
 
 @pytest.mark.parametrize("recipe", [MODERN, GLOBAL], ids=["shard", "global"])
@@ -164,6 +150,7 @@ def test_modern_augments():
 
 
 @given(st.floats(0.01, 1), st.floats(1, 10), st.integers(0, 2**32))
+@settings(max_examples=30)
 def test_random_crops_lie_inside_and_are_as_large_and_as_long_as_asked(scale, ratio, seed):
     top, left, height, width = random_boxes(np.random.default_rng(seed), 50, 160, scale, ratio).T
     within = 1 + 1e-9

@@ -5,6 +5,7 @@ Every rank also computes, on its own, what all ranks together should have comput
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,8 +27,10 @@ from npnet.parallel.communicator import (
 from npnet.parallel.launched import environment_of_no_rank
 from npnet.parallel.strategies import STRATEGIES
 from npnet.parallel.workers import Workers, workers_of
+from npnet.training.checkpoint import load
 from npnet.training.features import compute_features
 from npnet.training.recipe import MODERN, PAPER
+from npnet.training.run_folder import RunFolder
 from npnet.training.settings import Settings
 from npnet.training.trainer import Trainer
 from tests.datasets import MODEL, Toy
@@ -350,15 +353,37 @@ def test_features_are_the_same_however_ranks_share_the_images(comm, tmp_path, mo
     initialise(network.parameters, "he_fan_out", 0)
     parameters = network.parameters
     weights = Weights(MODEL, parameters.values, parameters.statistics, None, "drawn")
-    found = []
-    for world, folder in (
-        (comm, comm.broadcast(tmp_path)),
-        (SerialCommunicator(), tmp_path / "me"),
-    ):
+    found, shared = [], comm.broadcast(tmp_path)
+    for world, folder in ((comm, shared), (SerialCommunicator(), tmp_path / "me")):
         monkeypatch.setenv("NPNET_CACHE", str(folder))
         features = compute_features(Toy(31, 10), weights, world, 4, "reference")
         assert features is not None
         found.append(features.read("train", np.arange(31)))
-    together_, alone = found
-    assert np.allclose(together_.pixels, alone.pixels, rtol=1e-5)
-    assert np.array_equal(together_.labels, alone.labels)
+    shared_out, alone = found
+    assert np.allclose(shared_out.pixels, alone.pixels, rtol=1e-5)
+    assert np.array_equal(shared_out.labels, alone.labels)
+
+
+class TestJudging:
+    def test_every_rank_knows_the_same_of_each_image(self, comm):
+        dataset = Toy(10 * comm.size, 7)
+        each = trainer(comm, MODERN, dataset)
+        moving, _ = each.evaluator.judgements("moving", "test")
+        labels = dataset.read("test", np.arange(7)).labels
+        assert moving.labels.tolist() == labels.tolist()
+        assert moving.confusion.sum() == 7
+        facts = (moving.losses.tolist(), moving.predicted.tolist(), moving.likelier.tolist())
+        assert len(set(map(str, comm.gather(facts)))) == 1
+
+    def test_patience_ends_all_ranks(self, comm, tmp_path_factory):
+        """After the same epoch; rank 0 alone has the folder."""
+        place = comm.broadcast(str(tmp_path_factory.mktemp("run")))
+        recipe = replace(MODERN, lr=0.0)  # so that nothing gets better
+        settings = replace(SETTINGS, epochs=5, patience=2, bn_eval="recalibrated")
+        where = (comm, Silent(), RunFolder(Path(place) / "run"))
+        summary = Trainer(Toy(10 * comm.size, 7, 5), MODEL, recipe, settings, *where).run()
+        assert summary.stopped_early
+        assert summary.epochs == summary.best_epoch + 2 < 5
+        assert len(set(map(str, comm.gather(summary)))) == 1
+        best = load(Path(place) / "run/best.npz")
+        assert best.header.epoch == summary.best_epoch

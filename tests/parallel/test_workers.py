@@ -14,7 +14,7 @@ from npnet.training.recipe import MODERN, PAPER
 from npnet.training.settings import Settings
 from npnet.training.trainer import Trainer
 from npnet.training.warmup import Silence
-from tests.datasets import MODEL, Toy
+from tests.datasets import MODEL, OnDisk, Toy
 from tests.launch import SOURCES, clean_environment, launcher
 from tests.parallel.factorings import WORKERS
 
@@ -58,8 +58,8 @@ class TestFactorings:
             assert each["losses"] == pytest.approx(alone["losses"], rel=1e-6)
 
 
-def trainer(recipe, checkpoint=None, **settings):
-    dataset = Toy(14 * settings.get("workers_per_rank", 1))
+def trainer(recipe, checkpoint=None, kind=Toy, **settings):
+    dataset = kind(14 * settings.get("workers_per_rank", 1))
     here, comm = replace(SETTINGS, **settings), SerialCommunicator()
     return Trainer(dataset, WIDER, recipe, here, comm, Silence(), checkpoint=checkpoint)
 
@@ -74,6 +74,19 @@ def test_memory_grows_by_weights_not_by_activations():
     assert "rows of workers" not in one
     together = trainer(MODERN, workers_per_rank=6).planned_bytes["rows of workers"]
     assert together == 6 * parameters.statistics.nbytes + parameters.gradients_and_loss.nbytes
+
+
+def test_images_that_are_not_resident_are_read_when_their_turn_comes():
+    """And train the same network, to the bit."""
+    recipe = replace(MODERN, crop_scale=0.3, color_jitter=0.4)
+    kept, read = (trainer(recipe, kind=kind, workers_per_rank=2) for kind in (Toy, OnDisk))
+    assert (kept.planned_bytes["images"], read.planned_bytes["images"]) == (28 * 3072, 0)
+    assert read.dataset.asked == []
+    for each in (kept, read):
+        each.train_epoch(0)
+    assert max(read.dataset.asked) <= SETTINGS.batch_per_rank
+    assert sum(read.dataset.asked) == 28
+    assert kept.parameters.digest() == read.parameters.digest()
 
 
 def test_workers_that_no_memory_holds_are_refused_before_it_is_taken(monkeypatch):

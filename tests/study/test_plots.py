@@ -164,3 +164,16 @@ def test_no_number_lies_on_another(pictures: list[Any], table: Any, dataset: Toy
         assert not one.get_window_extent().overlaps(two.get_window_extent()), (one, two)
     frame = axis.get_window_extent()
     assert all(frame.y0 < box.y0 and box.y1 < frame.y1 for box in boxes)
+
+
+def test_held_out_images_are_shown_in_place_of_the_test(
+    tmp_path: Path, pictures: list[Any]
+) -> None:
+    runs = [write_run(tmp_path / "with", 3), write_run(tmp_path / "without", 3)]
+    log = (runs[1] / "log.csv").read_text().splitlines()
+    keep = [line.rsplit(",", 2)[0] for line in log]  # without the columns of val
+    (runs[1] / "log.csv").write_text("\n".join(keep) + "\n")
+    plots.training_curves(runs, Path("x.png"))
+    plots.training_curves(runs[1:], Path("x.png"))
+    assert "dashed: test or validation" in pictures[0].get_suptitle()
+    assert pictures[1].get_suptitle().endswith("dashed: test")

@@ -94,7 +94,7 @@ def test_without_a_test_split_the_last_score_is_of_what_is_held_out(tmp_path):
 
 
 def test_a_score_needs_images(tmp_path):
-    with pytest.raises(NpnetError, match="neither validation nor test images"):
+    with pytest.raises(NpnetError, match="no images to test or to validate on"):
         start(tmp_path / "run", Toy(24, 0))
     assert start(tmp_path / "run", Toy(24, 0), evaluate="never").run().best_epoch is None
     assert not (tmp_path / "run/best.npz").exists()

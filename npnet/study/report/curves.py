@@ -49,6 +49,8 @@ def _curves(key: str, several: Sequence[Named]) -> Element | None:
     clock = _clock(several)
     panels = [_panel(several, measure, by) for by in (None, clock) for measure in (LOSS, ACCURACY)]
     caption = "Training: the mean over ranks while they train. Test: all test images."
+    if any(each.run.log.split == "val" for each in several):
+        caption += " Val: all images that were held out of training."
     if any(each.run.log.elapsed_is_training_alone for each in several):
         caption += " Where a log has no time since the start, its seconds of training are added up."
     return figure(key, panels, caption, _epochs_table(several, clock))
@@ -69,11 +71,12 @@ def _panel(several: Sequence[Named], measure: Measure, by: Clock | None) -> Pane
 
 
 def _two(each: Named, look: int, measure: Measure, by: Clock | None) -> list[Line]:
-    """A run's curves in training and test, by epoch or by time."""
+    """A run's curves in training and in what was scored after each epoch, by epoch or by time."""
     log, lines = each.run.log, []
     name = f"{each.short}, " if each.letter else ""
-    for what, column in (("train", measure.column), ("test", f"test_{measure.column}")):
-        test, points = what == "test", []
+    split = log.split
+    for what, column in (("train", measure.column), (split, f"{split}_{measure.column}")):
+        test, points = what == split, []
         for epoch, value in log.mean(column).items():
             time = log.elapsed[epoch]
             x = epoch if by is None else None if time is None else time / by.seconds
@@ -101,10 +104,12 @@ def chance(several: Sequence[Named]) -> tuple[float, str] | None:
 
 
 def _epochs_table(several: Sequence[Named], clock: Clock) -> Element:
-    losses = ("loss", "test_loss", "recalibrated_test_loss")
-    accuracies = ("acc", "test_acc", "recalibrated_test_acc")
-    head = ["epoch", clock.unit, "learning rate", "train loss", "test loss", "recalibrated loss",
-            "train acc., %", "test acc., %", "recalibrated acc., %"]  # fmt: skip
+    losses = ("loss", "val_loss", "recalibrated_val_loss", "test_loss", "recalibrated_test_loss")
+    accuracies = ("acc", "val_acc", "recalibrated_val_acc", "test_acc", "recalibrated_test_acc")
+    head = ["epoch", clock.unit, "learning rate", "train loss", "val loss",
+            "recalibrated val loss", "test loss", "recalibrated loss", "train acc., %",
+            "val acc., %", "recalibrated val acc., %", "test acc., %",
+            "recalibrated acc., %"]  # fmt: skip
     rows: list[list[Cell]] = []
     for each in several:
         log = each.run.log
@@ -145,7 +150,8 @@ def batch_norm(groups: Sequence[Group]) -> Section:
 
 
 def _has_both(each: Named) -> bool:
-    columns = ("test_acc", "recalibrated_test_acc")
+    split = each.run.log.split
+    columns = (f"{split}_acc", f"recalibrated_{split}_acc")
     return all(known(each.run.log.mean(column).values()) for column in columns)
 
 
@@ -153,7 +159,8 @@ def _by_statistics(several: Sequence[Named]) -> Panel:
     lines = []
     for look, each in enumerate(several):
         name = f"{each.short}, " if each.letter else ""
-        for what, column in (("moving", "test_acc"), ("recalibrated", "recalibrated_test_acc")):
+        score = f"{each.run.log.split}_acc"
+        for what, column in (("moving", score), ("recalibrated", f"recalibrated_{score}")):
             again = what == "recalibrated"
             points = tuple(
                 (float(epoch), None if value is None else 100 * value)

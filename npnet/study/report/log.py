@@ -10,13 +10,13 @@ from typing import Any
 from npnet.errors import NpnetError
 from npnet.study.figures import PHASES
 from npnet.study.report.values import Row, known, number, plain, read_text
-from npnet.training.run_folder import LOG_COLUMNS
+from npnet.training.run_folder import LOG_COLUMNS, SCORES
 
 # Columns of log.csv.
 COUNTERS = ("epoch", "worker", "rank")
 TEXTS = ("host", "longest_stall_phase", "throttled")
 NUMBERS = tuple(name for name in LOG_COLUMNS if name not in (*COUNTERS, *TEXTS))
-FRACTIONS = ("acc", "test_acc", "recalibrated_test_acc")
+FRACTIONS = ("acc", *(name for name in SCORES if name.endswith("_acc")))
 BELOW_ZERO = ("temperature_celsius",)  # of all numbers, these alone can be
 
 
@@ -34,6 +34,11 @@ class Log:
         for row in self.rows:
             found.setdefault(row["epoch"], []).append(row)
         return found
+
+    @cached_property
+    def split(self) -> str:
+        """The split that epochs were scored on: "val" where images were held out, else "test"."""
+        return "val" if known(row["val_acc"] for row in self.rows) else "test"
 
     @cached_property
     def ranks(self) -> dict[int, dict[int, Row]]:

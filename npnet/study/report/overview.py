@@ -61,12 +61,20 @@ def _where(groups: Sequence[Group]) -> str:
 
 
 def _results(group: Group) -> Element:
-    head = ("run", "recipe", "ranks", "epochs", "train acc., %", "test acc., %", "recalibrated, %",
-            "time, s", "images/s", "peak memory, MB")  # fmt: skip
+    scored = {
+        "train_acc": "train acc., %",
+        "val_acc": "val acc., %",
+        "test_acc": "test acc., %",
+        "recalibrated_test_acc": "recalibrated, %",
+    }
+    if all(each.run.scores["val_acc"] is None for each in group.runs):
+        del scored["val_acc"]
+    head = ("run", "recipe", "ranks", "epochs", *scored.values(), "time, s", "images/s",
+            "peak memory, MB")  # fmt: skip
     rows: list[list[Cell]] = []
     for each in group.runs:
         run = each.run
-        scores = (run.scores[key] for key in ("train_acc", "test_acc", "recalibrated_test_acc"))
+        scores = (run.scores[key] for key in scored)
         peaks = known(row["peak_rss_bytes"] for row in run.log.rows)
         rows.append(
             [

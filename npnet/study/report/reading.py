@@ -65,7 +65,7 @@ class Run:
         names = {**{name: name for name in SCORES}, "train_loss": "loss", "train_acc": "acc"}
         scores = {}
         for name, column in names.items():
-            value = getattr(self.results, name)
+            value = getattr(self.results, name, None)
             if value is None:
                 means = known(self.log.mean(column).values())
                 value = means[-1] if means else None

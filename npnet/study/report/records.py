@@ -35,6 +35,10 @@ class Results:
     bn_eval: str | None = None
     recalibrated_test_loss: float | None = None
     recalibrated_test_acc: float | None = None
+    val_loss: float | None = None
+    val_acc: float | None = None
+    best_epoch: int | None = None
+    stopped_early: bool | None = None
     wall_seconds: float | None = None
     train_seconds: float | None = None
     test_seconds: float | None = None

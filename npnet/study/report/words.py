@@ -174,7 +174,10 @@ def notable(named: Named) -> str:
 
 def _of_progress(run: Run) -> Iterator[str]:
     done = len(run.log.epochs)
-    if run.planned is not None and run.log.rows and done < run.planned:
+    if run.results.stopped_early:
+        best = run.results.best_epoch
+        yield f"It stopped early, after {counted(done, 'epoch')}: epoch {best} is the best."
+    elif run.planned is not None and run.log.rows and done < run.planned:
         yield f"{done} of {counted(run.planned, 'epoch')} were trained."
 
 
