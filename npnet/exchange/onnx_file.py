@@ -18,8 +18,8 @@ MOST_FIELDS = 200_000  # of all messages together; a network of 52 convolutions 
 MOST_PACKED = 2**20  # bytes of whole numbers, such as shapes; weights are stored otherwise
 _WIDTHS = {1: 8, 5: 4}  # wire types of numbers of fixed width, bytes
 _VARINT, _LENGTH = 0, 2  # wire types of a whole number, and of something with its length before it
-# Types of fields, of which many may be packed into one: int64, uint64, int32, bool, uint32, enum.
-_PACKED = (3, 4, 5, 8, 13, 14)
+# Types of fields. Of these, many may be packed into one: int64, uint64, int32, bool, uint32, enum.
+_PACKED, _TEXT = (3, 4, 5, 8, 13, 14), 9
 
 FLOATS: dict[int, int] = {
     TensorProto.FLOAT: 4,
@@ -60,6 +60,8 @@ def _check(data: bytes) -> None:
                     messages.append((field.message_type, at, at + length))
                 elif field is not None and field.type in _PACKED:
                     packed += length
+                elif field is not None and field.type == _TEXT:
+                    _check_text(data[at : at + length])
                 at += length
             else:
                 raise Refused("it is no ONNX model")
@@ -67,6 +69,14 @@ def _check(data: bytes) -> None:
                 raise Refused("it is no ONNX model, or was cut short")
             if fields > MOST_FIELDS or packed > MOST_PACKED:
                 raise Refused("it has more parts than any network here")
+
+
+def _check_text(data: bytes) -> None:
+    """Raise Refused for what protobuf would give as bytes instead of a text."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        raise Refused("a name in it is no text") from error
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

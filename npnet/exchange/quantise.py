@@ -106,7 +106,13 @@ class Int8:
     biases of each operation that has some.
     """
 
-    def __init__(self, weights: Weights, dataset: Dataset, images: int, backend: str) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        dataset: Dataset,
+        images: int = CALIBRATION_IMAGES,
+        backend: str = "numba",
+    ) -> None:
         self.config, self.architecture = weights.config, build(weights.config)
         self.network = Layers(self.architecture, backend)
         self.image_input = ImageInput(weights.config, kernels_of(backend))
