@@ -92,11 +92,12 @@ class Survival:
 
 
 def end_state(place: Path) -> tuple[str, list[tuple[str, ...]]]:
-    """The weights and momenta at the end, and the log without times."""
+    """The weights and momenta at the end and at the best epoch, and the log without times."""
     log = read_table(place / "run" / "log.csv")
     columns = ("epoch", "worker", "loss", "acc", "test_loss")
     rows = [tuple(row[name] for name in columns) for row in log]
-    return load(place / "run" / "final.npz").digest(), rows
+    states = [load(place / "run" / name).digest() for name in ("final.npz", "best.npz")]
+    return " ".join(states), rows
 
 
 def undisturbed(place: Path) -> tuple[str, list[tuple[str, ...]]]:
