@@ -132,6 +132,12 @@ def example(peer: Peer, width: float | None = None) -> Architecture:
     return zoo.build(zoo.configure(peer.architecture, IMAGENET_CLASSES, width=width))
 
 
+@cache
+def slots_of(peer: Peer) -> tuple[Slot, ...]:
+    """Those of its example."""
+    return tuple(peer.slots(example(peer)))
+
+
 # --- MobileNetV2. npnet's block N begins with `expand`, but for the first.
 
 BLOCKS = sum(stage.repeats for stage in TABLE)
