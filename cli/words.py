@@ -82,6 +82,7 @@ COMMANDS = {
     "download fetch": "data fetch",
     "benchmark profile": "bench",
     "summary": "info",
+    "export import": "convert",
 }
 
 

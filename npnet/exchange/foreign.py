@@ -224,6 +224,8 @@ def writer_for(weights: Weights, family: Family, path: Path) -> Peer:
 
 def _prefix(first: Slot, names: Mapping[str, Tensor]) -> str:
     """What stands before the first name that a peer's network must have."""
+    if first.name in names:
+        return ""
     for name in names:
         if name.endswith(f".{first.name}"):
             return name.removesuffix(first.name)

@@ -2,12 +2,14 @@
 
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from npnet.cli import options
 from npnet.cli.main import cli
 from npnet.errors import NpnetError
 from npnet.exchange import pth, read_weights
@@ -55,11 +57,18 @@ def test_it_says_what_it_read_and_wrote(place: Path) -> None:
     assert same(read_weights(place / "x.npz"), read_weights(place / "torchvision.pth"))
 
 
+@pytest.fixture
+def no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of threads: NumPy is loaded here."""
+    monkeypatch.setattr(options, "limit_threads", lambda threads: 1)
+
+
+@pytest.mark.usefixtures("no_limit")
 def test_what_it_wrote_predicts(place: Path) -> None:
     convert(place, "torchvision.pth", "x.npz")
     np.save(place / "one.npy", np.full((48, 48, 3), 99, np.uint8))
-    options = ("--json", "--backend", "reference")
-    words = ["predict", str(place / "x.npz"), str(place / "one.npy"), *options]
+    words = ["predict", str(place / "x.npz"), str(place / "one.npy"), "--json"]
+    words += ["--backend", "reference"]
     done = CliRunner().invoke(cli, words)
     assert done.exit_code == 0, done.output
     found = json.loads(done.output)["predictions"]
@@ -67,6 +76,7 @@ def test_what_it_wrote_predicts(place: Path) -> None:
     assert sum(each["probability"] for each in found) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.usefixtures("no_limit")
 def test_an_evaluation_asks_for_a_dataset(place: Path) -> None:
     convert(place, "torchvision.pth", "x.npz")
     done = CliRunner().invoke(cli, ["evaluate", str(place / "x.npz")])
@@ -95,8 +105,6 @@ def test_an_ending_is_looked_at_first(place: Path) -> None:
 def test_each_tensor_that_does_not_fit_is_a_line(place: Path) -> None:
     state = {f"features.{n}.0.weight": np.zeros((8, 3, 3, 3), np.float32) for n in (0, 7, 8, 9, 11)}
     arrays = {f"data/{key}": array for key, array in enumerate(state.values())}
-    import zipfile
-
     with zipfile.ZipFile(place / "odd.pth", "w") as archive:
         archive.writestr("x/data.pkl", pth._pickle(state))
         for name, array in arrays.items():

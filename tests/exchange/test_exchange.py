@@ -318,6 +318,12 @@ def test_other_numbers_become_float32(dtype: Any) -> None:
 # --- What is refused
 
 
+def test_two_networks_in_one_file_are_not_mixed() -> None:
+    arrays = state(draw())
+    with pytest.raises(DoesNotFit, match=r"'ema.features.0.0.weight' .* is not of that network"):
+        recognise(arrays | {f"ema.{name}": array for name, array in arrays.items()})
+
+
 def test_what_does_not_fit_is_listed() -> None:
     arrays = state(draw())
     del arrays["features.3.conv.0.0.weight"]
@@ -611,6 +617,10 @@ def test_without_h5py_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (lambda note: note["model"].update(architecture="resnet50"), "unknown model 'resnet50'"),
         (lambda note: note["model"].update(width=0.2), "does not fit mobilenet_v2 of width 0.2"),
         (lambda note: note.update(classes=3), "classes is 3"),
+        (
+            lambda note: note["model"].update(classes=10**30) or note.update(classes=None),
+            "does not fit mobilenet_v2 of width 0.1 with 10{30} classes",
+        ),
         (lambda note: note.pop("model"), "lacks the field 'model'"),
     ],
 )
