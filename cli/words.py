@@ -90,6 +90,7 @@ COMMANDS = {
     "download fetch": "data fetch",
     "benchmark profile": "bench",
     "summary": "info",
+    "export import": "convert",
 }
 
 

@@ -30,6 +30,8 @@ from npnet.cli.words import one_line
 from npnet.data.npz import KerasArrays
 from npnet.data.packed import PackedImages
 from npnet.errors import NpnetError
+from npnet.exchange import pth, read_weights
+from npnet.exchange.keras_config import facts_of, layers_of
 from npnet.study import collapse, scale, sweep
 from npnet.study.cases import Case, Finished, Study
 from npnet.study.plots import training_curves
@@ -381,6 +383,104 @@ def test_mutants_of_keras_arrays(
         arrays.read("train", np.arange(arrays.size("train")))
 
     harmless(read, (NpnetError,))
+
+
+# --- weights of other programs
+
+
+def of_a_few_tensors(ending: str) -> bytes:
+    """A file with the beginning of MobileNetV2: small, so that mutants are quick."""
+    arrays = {
+        "features.0.0.weight": np.ones((8, 3, 3, 3), np.float32),
+        "features.0.1.running_var": np.ones(8, np.float32),
+        "features.1.conv.1.weight": np.ones((8, 8, 1, 1), np.float32),
+    }
+    buffer = io.BytesIO()
+    if ending == ".pth":
+        with zipfile.ZipFile(buffer, "w") as file:
+            file.writestr("x/data.pkl", pth._pickle(arrays))
+            file.writestr("x/byteorder", b"little")
+            for key, array in enumerate(arrays.values()):
+                file.writestr(f"x/data/{key}", array.tobytes())
+        return buffer.getvalue()
+    if ending == ".safetensors":
+        header, at = {}, 0
+        for name, array in arrays.items():
+            end = at + array.nbytes
+            header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [at, end]}
+            at = end
+        text = json.dumps(header).encode()
+        return (
+            len(text).to_bytes(8, "little") + text + b"".join(a.tobytes() for a in arrays.values())
+        )
+    h5py = pytest.importorskip("h5py", reason="h5py is in the `exchange` extra")
+    with h5py.File(buffer, "w") as file:
+        file.attrs["model_config"] = json.dumps(KERAS_CONFIG)
+        file["model_weights/Conv1/Conv1/kernel:0"] = np.ones((3, 3, 3, 8), np.float32)
+        file["model_weights/bn_Conv1/bn_Conv1/gamma:0"] = np.ones(8, np.float32)
+    return buffer.getvalue()
+
+
+KERAS_CONFIG = {
+    "class_name": "Functional",
+    "config": {
+        "layers": [
+            {"class_name": "InputLayer", "config": {"batch_shape": [None, 32, 32, 3]}},
+            {"class_name": "Conv2D", "config": {"name": "Conv1", "padding": "same"}},
+            {"class_name": "BatchNormalization", "config": {"name": "b", "epsilon": 0.001}},
+            {"class_name": "Rescaling", "config": {"scale": 0.01, "offset": -1}},
+        ]
+    },
+}
+MUTABLE = st.lists(st.tuples(st.integers(0, 10**6), BYTE), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors", ".h5"])
+@given(changes=MUTABLE, cut=st.integers(-9, 0))
+def test_mutants_of_weights(
+    tmp_path_factory: pytest.TempPathFactory,
+    ending: str,
+    changes: list[tuple[int, int]],
+    cut: int,
+) -> None:
+    data = bytearray(of_a_few_tensors(ending))
+    for place, byte in changes:
+        data[place % len(data)] = byte
+    path = tmp_path_factory.getbasetemp() / f"mutant{ending}"
+    path.write_bytes(data[: len(data) + min(0, cut + 8)])
+    harmless(lambda: read_weights(path), (NpnetError,))
+
+
+@given(changes=MUTABLE)
+def test_mutants_of_a_state_dict(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]]
+) -> None:
+    """Whose archive is whole."""
+    file = io.BytesIO(of_a_few_tensors(".pth"))
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    pickled = bytearray(members["x/data.pkl"])
+    for place, byte in changes:
+        pickled[place % len(pickled)] = byte
+    path = tmp_path_factory.getbasetemp() / "mutant.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (members | {"x/data.pkl": bytes(pickled)}).items():
+            archive.writestr(name, content)
+    harmless(lambda: read_weights(path), (NpnetError,))
+
+
+@given(path=st.sampled_from(list(paths_of(KERAS_CONFIG))), value=VALUES)
+def test_mutants_of_a_model_of_keras(path: tuple[Any, ...], value: Any) -> None:
+    layers = list(layers_of(changed(KERAS_CONFIG, path, value)))
+    harmless(lambda: facts_of(layers, Path("x")), (NpnetError,))
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors", ".h5"])
+def test_weights_are_read(tmp_path: Path, ending: str) -> None:
+    """As far as they go, which makes their mutants worth a test."""
+    (tmp_path / f"x{ending}").write_bytes(of_a_few_tensors(ending))
+    with pytest.raises(NpnetError, match="does not fit mobilenet_v2"):
+        read_weights(tmp_path / f"x{ending}")
 
 
 # --- what runs and studies left

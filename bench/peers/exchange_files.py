@@ -88,7 +88,9 @@ def torchvision() -> None:
     found = load_torchvision()
     assert found is not None
     models = found.models
-    model = rounded_torch(models.mobilenet_v2(width_mult=WIDTH, num_classes=CLASSES))
+    model = models.mobilenet_v2(width_mult=WIDTH, num_classes=CLASSES)
+    torch.nn.init.normal_(model.classifier[1].weight)  # torchvision's are too small to tell images
+    rounded_torch(model)
     state = model.state_dict()
     keep("torchvision.pth", lambda path: torch.save(state, path))
     keep(

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from bench.peers.task import MOMENTUM, WEIGHT_DECAY, Task
 from bench.peers.worker import Contestant
-from npnet.exchange.layout import to_keras_layout
+from npnet.kernels.arrays import Floats
 from npnet.model.architecture import Architecture
 from npnet.model.operations import (
     Add,
@@ -82,7 +82,7 @@ def load_parameters(
         name = operation.name
         weight, *others = (parameters.value(spec.name) for spec in operation.parameters)
         if isinstance(operation, Convolution):
-            weight = to_keras_layout(weight)
+            weight = to_tensorflow_layout(weight)
         if operation.statistics_channels:
             norm = [*others, *parameters.running(name)]
             model.get_layer(f"{name}.batchnorm").set_weights(norm)
@@ -117,3 +117,10 @@ def training(task: Task) -> Contestant:
         return loss
 
     return Contestant(f"TensorFlow {tf.__version__} graph", lambda: float(graph()))
+
+
+def to_tensorflow_layout(array: Floats) -> Floats:
+    """A convolution's weight: a pointwise one becomes (1,1,ci,co), a depthwise one (3,3,c,1)."""
+    if array.ndim == 2:
+        return array[None, None]
+    return array[..., None] if array.ndim == 3 else array

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npnet.errors import NpnetError
-from npnet.exchange.names import PEERS, WORDS, Family, Peer, Slot, example, peers_of
+from npnet.exchange.names import PEERS, WORDS, Family, Peer, Slot, example, peers_of, slots_of
 from npnet.kernels.arrays import Floats
 from npnet.model import zoo
 from npnet.model.config import ModelConfig
@@ -135,9 +135,9 @@ class Foreign:
         return peer
 
     def _common(self, peer: Peer) -> int:
-        named = {slot.name for slot in peer.slots(example(peer))}
-        prefix = _prefix(next(iter(peer.slots(example(peer)))), self.tensors)
-        return sum(name.removeprefix(prefix) in named for name in self.tensors)
+        named = slots_of(peer)
+        prefix = _prefix(named[0], self.tensors)
+        return len({slot.name for slot in named} & {n.removeprefix(prefix) for n in self.tensors})
 
     def _as_named(self, peer: Peer) -> dict[str, Tensor]:
         """The tensors by the peer's own names.
@@ -145,7 +145,7 @@ class Foreign:
         Without what wrappers put before them (`module.`), and without what no network needs. A
         classifier that somebody gave another name is known by being the only matrix.
         """
-        slots = list(peer.slots(example(peer)))
+        slots = slots_of(peer)
         prefix = _prefix(slots[0], self.tensors)
         found = {
             name.removeprefix(prefix): tensor
@@ -166,7 +166,7 @@ class Foreign:
         """What the shapes say, and the file, and the family's habits where it is silent."""
         size = self.facts.get("input_size", IMAGENET_SIZE)
         usual = {"input_size": size, "stored_size": size, **HABITS[peer.family]}
-        last = list(peer.slots(example(peer)))[-1]  # the classifier's bias
+        last = slots_of(peer)[-1]  # the classifier's bias
         shape = tensors[last.name].shape if last.name in tensors else ()
         classes = shape[0] if len(shape) == 1 else example(peer).classes
         try:
@@ -224,6 +224,8 @@ def writer_for(weights: Weights, family: Family, path: Path) -> Peer:
 
 def _prefix(first: Slot, names: Mapping[str, Tensor]) -> str:
     """What stands before the first name that a peer's network must have."""
+    if first.name in names:
+        return ""
     for name in names:
         if name.endswith(f".{first.name}"):
             return name.removesuffix(first.name)
@@ -252,8 +254,9 @@ def _width(config: ModelConfig, peer: Peer, tensors: Mapping[str, Tensor]) -> fl
     """The roundest width that gives the channels of the tensors, or else about theirs."""
     one = {slot.ours: slot for slot in peer.slots(example(peer, width=1.0))}
     slot = one[f"{peer.scaled}.gamma"]
-    shape = tensors[slot.name].shape if slot.name in tensors else slot.shape
-    channels = shape[0] if len(shape) == 1 else slot.shape[0]
+    if slot.name not in tensors or len(tensors[slot.name].shape) != 1:
+        return 1.0
+    (channels,) = tensors[slot.name].shape
     # They are rounded to a multiple of 8: up by 4, by 10 %, or from less than 8.
     low = (channels - 4) / slot.shape[0] if channels > 8 else 0
     high = min(channels / 0.9 / slot.shape[0], LARGEST_WIDTH)

@@ -68,11 +68,15 @@ def facts_of(layers: Sequence[LayerConfig], path: Path) -> dict[str, Any]:
                 "npnet's networks do not have"
             )
     facts: dict[str, Any] = {}
-    epsilons = {each.fields.get("epsilon") for each in layers if each.kind == "BatchNormalization"}
-    if len(epsilons) == 1:
-        facts["bn_epsilon"] = _number(epsilons.pop(), "epsilon", path)
-    elif epsilons:
+    epsilons = {
+        _number(each.fields.get("epsilon"), "epsilon", path)
+        for each in layers
+        if each.kind == "BatchNormalization"
+    }
+    if len(epsilons) > 1:
         raise NpnetError(f"{path} does not fit: its batch norms have several epsilons")
+    if epsilons:
+        facts["bn_epsilon"] = epsilons.pop()
     for each in layers:
         if each.kind == "InputLayer":
             facts |= _input_size(each, path)

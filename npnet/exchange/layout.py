@@ -1,4 +1,4 @@
-"""npnet's arrays as PyTorch and ONNX, and as Keras, lay out the same parameter."""
+"""npnet's arrays as PyTorch and ONNX lay out the same parameter."""
 
 from npnet.kernels.arrays import Floats
 
@@ -21,13 +21,3 @@ def to_torch_layout(array: Floats, rank: int) -> Floats:
 def to_npnet_layout(array: Floats, shape: tuple[int, ...]) -> Floats:
     """The inverse of `to_torch_layout`; `shape` is npnet's."""
     return (array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T).reshape(shape)
-
-
-def to_keras_layout(array: Floats) -> Floats:
-    """A convolution's weight: a pointwise one becomes (1,1,ci,co), a depthwise one (3,3,c,1).
-
-    Its inverse is to reshape.
-    """
-    if array.ndim == 2:
-        return array[None, None]
-    return array[..., None] if array.ndim == 3 else array

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from npnet.exchange.layout import to_keras_layout, to_npnet_layout, to_torch_layout
+from npnet.exchange.layout import to_npnet_layout, to_torch_layout
 from npnet.kernels.arrays import Floats
 from npnet.model import zoo
 from npnet.model.architecture import Architecture
@@ -96,7 +96,16 @@ class Slot(NamedTuple):
         """That of the array in the file."""
         specs = {spec.name: spec.shape for spec in self.operation.parameters}
         shape = specs.get(self.ours, (self.operation.statistics_channels,))
-        return self._as_theirs(np.broadcast_to(np.float32(0), shape)).shape
+        if not self.is_weight:
+            return shape
+        torch = self.family == "torch"
+        if not isinstance(self.operation, Convolution):
+            return shape[::-1] if torch else shape
+        if len(shape) == 2:  # 1x1
+            shape = (1, 1, *shape)
+        elif len(shape) == 3:  # depthwise
+            shape = (*shape[:2], 1, shape[2]) if torch else (*shape, 1)
+        return (shape[3], shape[2], *shape[:2]) if torch else shape
 
     def read(self, array: Floats, parameters: Parameters) -> None:
         """Copy an array of a file, float32 and of `shape`, into a network."""
@@ -107,15 +116,10 @@ class Slot(NamedTuple):
 
     def write(self, parameters: Parameters) -> Floats:
         """A network's array as it stands in the file."""
-        return np.ascontiguousarray(self._as_theirs(self._as_turned(self.view(parameters))))
-
-    def _as_theirs(self, array: Floats) -> Floats:
-        if not self.is_weight:
-            return array
-        convolution = isinstance(self.operation, Convolution)
-        if self.family == "torch":
-            return to_torch_layout(array, 4 if convolution else 2)
-        return to_keras_layout(array) if convolution else array
+        array = self._as_turned(self.view(parameters))
+        if self.is_weight and self.family == "torch":
+            array = to_torch_layout(array, len(self.shape))
+        return np.ascontiguousarray(array).reshape(self.shape)
 
     def _as_turned(self, array: Floats) -> Floats:
         window = self.is_weight and getattr(self.operation, "size", 1) > 1
@@ -130,6 +134,12 @@ def peers_of(architecture: str) -> list[Peer]:
 def example(peer: Peer, width: float | None = None) -> Architecture:
     """Its network for ImageNet: names do not depend on width and classes."""
     return zoo.build(zoo.configure(peer.architecture, IMAGENET_CLASSES, width=width))
+
+
+@cache
+def slots_of(peer: Peer) -> tuple[Slot, ...]:
+    """Those of its example."""
+    return tuple(peer.slots(example(peer)))
 
 
 # --- MobileNetV2. npnet's block N begins with `expand`, but for the first.

@@ -210,7 +210,9 @@ def _check_seal(file: BinaryIO, size: int, path: Path) -> None:
     file.seek(max(0, size - END_AND_SEAL))
     end = file.read()
     if len(end) < END_AND_SEAL or not end.startswith(b"PK\5\6"):
-        raise NpnetError(f"{path} is not a checkpoint, or was cut short: use another one")
+        raise NpnetError(
+            f"{path} is not a checkpoint, or was cut short: use another one, or npnet convert"
+        )
     file.seek(0)
     digest, left = hashlib.sha256(), size - SEAL
     while block := file.read(min(left, 1 << 20)):
