@@ -118,7 +118,7 @@ def evaluate(
             found |= {f"recalibrated_{chosen}_acc": again.accuracy}
         if worst is not None or out is not None:
             worst = worst or USUAL_WORST
-            found["worst"] = judging.worst(judgement, worst)
+            found["worst"] = judging.worst(judgement, source, chosen, worst)
         if as_json:
             click.echo(json.dumps(found))
         else:
@@ -131,7 +131,8 @@ def evaluate(
             if worst is not None:
                 indices = judgement.worst(worst)
                 pixels = source.read(chosen, indices).pixels
-                files.append(judging.draw_worst(out or Path(), judgement, indices, pixels, who))
+                seen = (judgement, found["worst"], pixels, who)
+                files.append(judging.draw_worst(out or Path(), *seen))
         except NpnetError as error:
             if out is None:
                 raise

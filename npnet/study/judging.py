@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npnet.data.dataset import Dataset, Split
+from npnet.data.held_out import file_of
 from npnet.errors import NpnetError
 from npnet.files import write_atomically
 from npnet.study import plots
@@ -31,12 +32,16 @@ def summary(judgement: Judgement, dataset: Dataset, split: Split) -> dict[str, A
     }
 
 
-def worst(judgement: Judgement, most: int) -> list[dict[str, Any]]:
-    """The images that it was most wrong about: index in the split, classes, how sure it was."""
+def worst(judgement: Judgement, dataset: Dataset, split: Split, most: int) -> list[dict[str, Any]]:
+    """The images that it was most wrong about: index in the split, classes, how sure it was.
+
+    `file` is "" of an image that has none.
+    """
     names = judgement.classes
     return [
         {
             "index": int(index),
+            "file": file_of(dataset, split, int(index)),
             "class": names[judgement.labels[index]],
             "predicted": names[judgement.predicted[index]],
             "probability": float(judgement.probabilities[index]),
@@ -88,12 +93,13 @@ def draw_confusion(folder: Path, judgement: Judgement, who: str) -> Path:
 def draw_worst(
     folder: Path,
     judgement: Judgement,
-    indices: NDArray[np.int64],
+    found: Sequence[Mapping[str, Any]],
     pixels: NDArray[np.uint8],
     who: str,
 ) -> Path:
-    """Draw worst.png, of the images `indices` (n,) and their `pixels` (n,H,W,3)."""
+    """Draw worst.png, of what `worst` found, and the images' `pixels` (n,H,W,3)."""
     path, wrong = folder / "worst.png", int((judgement.likelier > 0).sum())
-    title = f"{who}: the worst {len(indices)} of {wrong:,} errors"
-    plots.errors(judgement, indices, pixels, title, path)
+    title = f"{who}: the worst {len(found)} of {wrong:,} errors"
+    names = {each["index"]: Path(each["file"]).name or f"image {each['index']}" for each in found}
+    plots.errors(judgement, names, pixels, title, path)
     return path

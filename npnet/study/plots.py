@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
@@ -174,7 +174,7 @@ def _most_confused(judgement: Judgement) -> str:
 
 def errors(
     judgement: Judgement,
-    indices: NDArray[np.int64],
+    names: Mapping[int, str],
     pixels: NDArray[np.uint8],
     title: str,
     path: Path,
@@ -182,15 +182,16 @@ def errors(
 ) -> None:
     """Write a picture of images that were taken for others: their classes, and how sure that was.
 
-    `pixels` (n,H,W,3) are those of the images `indices` (n,) of the split that was judged.
+    `names`: what the images are called, by their indices in the split that was judged; `pixels`
+    (n,H,W,3) are theirs.
     """
-    columns = max(1, min(columns, len(indices)))
-    rows = -(-len(indices) // columns) or 1
+    columns = max(1, min(columns, len(names)))
+    rows = -(-len(names) // columns) or 1
     figure = blank(figsize=(1.9 * columns + 0.2, 2.35 * rows + 0.5))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
-    for axis, index, image in zip(axes, indices, pixels, strict=False):
+    for axis, (index, name), image in zip(axes, names.items(), pixels, strict=False):
         label, predicted = (
             plain(judgement.classes[found[index]], LONGEST_IN_CAPTION)
             for found in (judgement.labels, judgement.predicted)
@@ -198,7 +199,8 @@ def errors(
         own, other = np.exp(-judgement.losses[index]), judgement.probabilities[index]
         axis.imshow(image, interpolation="nearest")
         axis.set_title(
-            f"{label} ({_percent(own)})\ntaken for {predicted} ({_percent(other)})\nimage {index}",
+            f"{label} ({_percent(own)})\ntaken for {predicted} ({_percent(other)})\n"
+            f"{plain(name, LONGEST_IN_CAPTION)}",
             fontsize=7,
             parse_math=False,
         )

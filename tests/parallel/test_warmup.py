@@ -89,6 +89,7 @@ def peak_rss(run_folder: Path) -> int:
         (),
         ("--recipe", "paper", "--width", "0.5", "--input-size", "64", "--batch-per-rank", 3),
         ("--freeze-bn", "--dropout", "0.2", "--label-smoothing", "0.1", "--no-nesterov"),
+        ("--crop-scale", "0.5", "--color-jitter", "0.2", "--crop-fraction", "0.875"),
     ],
 )
 def test_the_first_run_compiled_all_that_another_calls(warm: Path, options) -> None:

@@ -85,7 +85,7 @@ def test_it_is_what_evaluate_counts():
 
 def test_tables(judgement, tmp_path):
     found = judging.summary(judgement, Toy(9, 9), "test")
-    found["worst"] = judging.worst(judgement, 2)
+    found["worst"] = judging.worst(judgement, Toy(9, 9), "test", 2)
     paths = judging.write_tables(tmp_path, judgement, found)
     assert [path.name for path in paths] == ["evaluation.json", "per_class.csv", "confusion.csv"]
     read = json.loads(paths[0].read_text())
@@ -94,7 +94,7 @@ def test_tables(judgement, tmp_path):
         *("test_loss", "test_acc", "test_top5_acc", "dataset", "split", "images"),
         *("per_class", "worst"),
     }
-    assert read["worst"][0]["index"] == 2
+    assert (read["worst"][0]["index"], read["worst"][0]["file"]) == (2, "")
     assert (read["worst"][0]["class"], read["worst"][0]["predicted"]) == ("ant", "gnu")
     with paths[1].open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -121,11 +121,16 @@ def test_pictures(classes, tmp_path, monkeypatch):
     judging.draw_confusion(tmp_path, judged, "toy")
     indices = judged.worst(7)
     pixels = np.zeros((len(indices), 8, 8, 3), np.uint8)
-    judging.draw_worst(tmp_path, judged, indices, pixels, "toy")
+    found = judging.worst(judged, Toy(9, 9), "test", 7)
+    found[0:1] = [each | {"file": "a/photo.jpg"} for each in found[0:1]]
+    judging.draw_worst(tmp_path, judged, found, pixels, "toy")
     confusion, errors = figures
     axis = confusion.axes[0]
     assert len(axis.texts) == (np.count_nonzero(judged.confusion) if classes <= 20 else 0)
     labels = [each.get_text() for each in axis.get_xticklabels()]
     assert any(label.startswith("$0") for label in labels) == (classes <= 150)
     assert sum(bool(axis.images) for axis in errors.axes) == len(indices)
+    titles = [axis.get_title().split("\n")[-1] for axis in errors.axes[: len(indices)]]
+    expected = [f"image {index}" for index in indices.tolist()]
+    assert titles == [*["photo.jpg"][: len(expected)], *expected[1:]]
     figures[1].draw_without_rendering()
