@@ -1,10 +1,11 @@
 """`npnet convert`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from npnet.cli import convert_onnx
 from npnet.cli.words import printable
 
 if TYPE_CHECKING:
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Replace OUT where it is there already.")
-def convert(source: Path, target: Path, force: bool) -> None:
+@convert_onnx.onnx_options
+def convert(source: Path, target: Path, force: bool, **values: Any) -> None:
     """Read the weights in IN and write them as OUT.
 
     IN is known by its content: a state dict of torchvision or timm (.pth, .safetensors), a model of
     Keras (.keras, .h5, .weights.h5) or ONNX, a checkpoint of npnet. What it was recognised as is
     printed. The ending of OUT says what it becomes; .npz is what npnet's other commands take.
+    An .onnx is for programs that run it, with batch norm folded unless it is kept.
     """
     from npnet.errors import NpnetError
     from npnet.exchange import format_for, notes, read_weights, write_weights
@@ -32,6 +35,7 @@ def convert(source: Path, target: Path, force: bool) -> None:
         if comm.rank > 0:
             return
         format_for(target)
+        special = convert_onnx.check(target, values)
         if target.exists():
             if source.exists() and target.samefile(source):
                 raise NpnetError(f"{target} is what is read: give another file to write")
@@ -45,7 +49,10 @@ def convert(source: Path, target: Path, force: bool) -> None:
             raise
         for name, value in described(weights):
             click.echo(f"{name:13} {printable(value)}")
-        write_weights(weights, target)
+        if special:
+            convert_onnx.write(weights, target, values)
+        else:
+            write_weights(weights, target)
         click.echo(f"wrote {printable(target)}, {target.stat().st_size:,} bytes")
         for note in notes(weights, target):
             click.echo(note)

@@ -46,12 +46,14 @@ def write_int8(
     calibration_images: int = CALIBRATION_IMAGES,
     backend: str = "numba",
     most: int | None = None,
+    told: Callable[[int, int], object] = lambda done, total: None,
 ) -> Accuracy:
     """Write the network in int8 as ONNX; return what that costs on the test images.
 
     Those are the validation split's where there is no test split; `most`: only so many of them,
-    evenly spread. Raises NpnetError where the dataset has other classes or no training images, or
-    if there is no onnx, or if the disk refuses.
+    evenly spread. `told` is called with how many are done, and of how many. Raises NpnetError where
+    the dataset has other classes or no training images, or if there is no onnx, or if the disk
+    refuses.
     """
     require_onnx(path)
     from npnet.exchange.onnx_int8 import Int8Graph
@@ -63,7 +65,7 @@ def write_int8(
         raise NpnetError(f"{dataset.name} has no images to calibrate with, or none to score")
     rounded = Int8(weights, dataset, calibration_images, backend)
     chosen = spread(dataset.size(split), most or dataset.size(split))
-    before, after = accuracies(weights, rounded, dataset, split, chosen, backend)
+    before, after = accuracies(weights, rounded, dataset, split, chosen, backend, told)
     graph = Int8Graph(weights, rounded.grids, rounded.layers)
     write_model(graph.model().SerializeToString(), path)
     return Accuracy(split, len(chosen), before, after)
@@ -236,14 +238,22 @@ def batches(
 
 
 def accuracies(
-    weights: Weights, rounded: Int8, dataset: Dataset, split: Split, chosen: Ints, backend: str
+    weights: Weights,
+    rounded: Int8,
+    dataset: Dataset,
+    split: Split,
+    chosen: Ints,
+    backend: str,
+    told: Callable[[int, int], object],
 ) -> tuple[float, float]:
     """Of the float network and of the one in int8, on the chosen images."""
     inference = Inference(rounded.architecture, weights.parameters(), BATCH, backend)
-    images, hits = rounded.network.images, np.zeros(2)
+    images, hits, done = rounded.network.images, np.zeros(2), 0
     for n, labels in batches(dataset, split, chosen, images, rounded.image_input):
         inference.images[:n] = images[:n]
         for place, logits in enumerate((inference.forward(n), rounded.forward(n))):
             hits[place] += np.count_nonzero(logits.argmax(axis=1) == labels)
+        done += n
+        told(done, len(chosen))
     before, after = (hits / len(chosen)).tolist()
     return before, after

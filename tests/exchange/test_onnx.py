@@ -43,13 +43,14 @@ def random_weights(config: ModelConfig) -> Weights:
     channels = len(parameters.running_means)
     parameters.running_means[:] = rng.normal(0, 0.3, channels)
     parameters.running_variances[:] = rng.uniform(0.5, 1.5, channels)
-    return Weights(config, parameters.values, parameters.statistics, CLASSES, "a test")
+    names = tuple(f"class {n}" for n in range(config.classes))
+    return Weights(config, parameters.values, parameters.statistics, names, "a test")
 
 
-def tiny(name: str = "mobilenet_v2", **given: Any) -> Weights:
+def tiny(name: str = "mobilenet_v2", classes: int = len(CLASSES), **given: Any) -> Weights:
     width = 0.1 if name.startswith("mobilenet") else None
     given = {"width": width, "input_size": 32, **given}
-    return random_weights(configure(name, len(CLASSES), **given))
+    return random_weights(configure(name, classes, **given))
 
 
 def images_for(config: ModelConfig, n: int = 2) -> Floats:
