@@ -59,11 +59,6 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     type=click.Path(path_type=Path),
     help="Go on with the run in this folder, or from this checkpoint, as it was started.",
 )
-@click.option(
-    "--init",
-    type=click.Path(path_type=Path),
-    help="Begin with the weights in this file, of npnet, torchvision, timm, Keras or ONNX.",
-)
 @options.config_file
 @heading("Data")
 @options.data_dir
@@ -75,6 +70,11 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     help="Within each rank's shard, or new shards each epoch.  [default: recipe's]",
 )
 @heading("Model")
+@click.option(
+    "--init",
+    type=click.Path(path_type=Path),
+    help="Begin with the weights in this file, of npnet, torchvision, timm, Keras or ONNX.",
+)
 @options.model_sizes
 @click.option(
     "--padding",
