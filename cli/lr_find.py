@@ -9,7 +9,13 @@ import click
 
 from npnet.cli import options
 from npnet.cli.help import CommandWithHeadings, heading
-from npnet.cli.train import choose_recipe, choose_settings, train
+from npnet.cli.train import (
+    choose_model,
+    choose_recipe,
+    choose_settings,
+    initial_weights,
+    train,
+)
 
 if TYPE_CHECKING:
     from npnet.training.lr_find import RangeTest
@@ -68,7 +74,8 @@ def of_train(function: Function) -> Function:
 def lr_find(
     dataset: str,
     data_dir: Path | None,
-    recipe_name: str,
+    recipe_name: str | None,
+    init: Path | None,
     steps: int,
     lowest: float,
     highest: float,
@@ -84,9 +91,9 @@ def lr_find(
     """
     from dataclasses import asdict
 
+    from npnet.cli import datasets
     from npnet.cli.bar import Progress
     from npnet.cli.console import Console, terminal
-    from npnet.data import open_dataset
     from npnet.files import write_table
     from npnet.parallel.communicator import connect, together
     from npnet.study import plots
@@ -96,11 +103,17 @@ def lr_find(
 
     comm = connect("npnet lr-find")
     with together(comm):
-        recipe = choose_recipe(recipe_name, values)
+        weights = initial_weights(init) if comm.rank == 0 else None
+    weights = comm.broadcast(weights)
+    with together(comm):
+        recipe = choose_recipe(recipe_name, values, weights)
         settings = choose_settings(recipe, comm, values | OF_A_RUN)
-        source = open_dataset(dataset, data_dir)
+        model = choose_model(values, 2, recipe.name, None, weights)
+        data = datasets.chosen(values | {"dataset": dataset}, model.input_size)
+    source = datasets.opened(data, data_dir, comm)
+    with together(comm):
         classes, stored = len(source.classes), source.image_size
-        model = options.model_config(values, classes, recipe_name, stored)
+        model = choose_model(values, classes, recipe.name, stored, weights)
         if picture is not None:
             blank()  # what draws is missing: that is told before the work
     if settings.backend == "numba":
@@ -112,7 +125,9 @@ def lr_find(
         if progress is not None:
             progress.show("Range test", step, steps, "")
 
-    found = find_lr(source, model, recipe, settings, comm, steps, lowest, highest, show)
+    found = find_lr(
+        source, model, recipe, settings, comm, steps, lowest, highest, show, weights=weights
+    )
     with together(comm):
         if comm.rank != 0 or progress is None:
             return

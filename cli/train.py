@@ -276,15 +276,9 @@ def train(
     weights = comm.broadcast(weights)
     with together(comm):
         if origin is None:
-            name = recipe_name or ("modern" if weights is None else "finetune")
-            recipe = choose_recipe(name, values)
-            if recipe.train != "all" and weights is None:
-                raise NpnetError(
-                    f"`train` {recipe.train} is for weights that are trained already: give them "
-                    "by `init`"
-                )
+            recipe = choose_recipe(recipe_name, values, weights)
             settings = choose_settings(recipe, comm, values)
-            model = choose_model(values, 2, name, None, weights)
+            model = choose_model(values, 2, recipe.name, None, weights)
             data = datasets.chosen(values | {"dataset": dataset}, model.input_size)
         else:
             given = given_options()
@@ -297,7 +291,7 @@ def train(
     with together(comm):
         if origin is None:
             classes, stored = len(source.classes), source.image_size
-            model = choose_model(values, classes, name, stored, weights)
+            model = choose_model(values, classes, recipe.name, stored, weights)
         else:
             model = origin.model
     world = comm.size * settings.workers_per_rank
@@ -348,7 +342,7 @@ def train(
         raise
 
 
-def initial_weights(init: Path | None, origin: "Origin | None") -> "Weights | None":
+def initial_weights(init: Path | None, origin: "Origin | None" = None) -> "Weights | None":
     """Those that a run begins with, also one that begins once more."""
     from npnet.errors import NpnetError
     from npnet.exchange import read_weights
@@ -488,12 +482,18 @@ def command_to_go_on(ranks: int, folder: Path) -> str:
     return f"{os.environ.get(LAUNCH, npnet)} train --resume {shlex.quote(str(folder))}"
 
 
-def choose_recipe(name: str, values: dict[str, Any]) -> "Recipe":
-    """The recipe called `name`, with the values that were given on the command line."""
+def choose_recipe(name: str | None, values: dict[str, Any], weights: "Weights | None") -> "Recipe":
+    """The recipe called `name`, or the usual one, with the values that were given."""
+    from npnet.errors import NpnetError
     from npnet.training.recipe import RECIPES
 
-    recipe = RECIPES[name]
-    return replace(recipe, **of_record(recipe, values))
+    recipe = RECIPES[name or ("modern" if weights is None else "finetune")]
+    recipe = replace(recipe, **of_record(recipe, values))
+    if recipe.train != "all" and weights is None:
+        raise NpnetError(
+            f"`train` {recipe.train} is for weights that are trained already: give them by `init`"
+        )
+    return recipe
 
 
 def choose_settings(recipe: "Recipe", comm: "Communicator", values: dict[str, Any]) -> "Settings":

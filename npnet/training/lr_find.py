@@ -14,6 +14,7 @@ import numpy as np
 from npnet.data.dataset import Dataset
 from npnet.errors import NpnetError
 from npnet.model.config import ModelConfig
+from npnet.model.weights import Weights
 from npnet.parallel.communicator import Communicator
 from npnet.training.recipe import Recipe
 from npnet.training.settings import Settings
@@ -94,8 +95,11 @@ def find_lr(
     lowest: float = 1e-5,
     highest: float = 10.0,
     step_finished: Callable[[int], object] = lambda step: None,
+    weights: Weights | None = None,
 ) -> RangeTest:
     """Train `steps` steps at rates from `lowest` to `highest`. The same on every rank.
+
+    It begins with new weights, or with `weights`.
 
     `step_finished` takes the number of steps done. Raises NpnetError, the same on every rank, if
     the data, the settings or the range do not fit.
@@ -105,7 +109,7 @@ def find_lr(
     if steps < FEWEST_STEPS:
         raise NpnetError(f"`steps` {steps} is not usable: give {FEWEST_STEPS} or more")
     chosen = replace(settings, epochs=1, evaluate="never", max_steps=steps, patience=None)
-    trainer = Trainer(dataset, model, recipe, chosen, comm, Silence())
+    trainer = Trainer(dataset, model, recipe, chosen, comm, Silence(), weights=weights)
     return _Test(trainer, steps, lowest, highest, step_finished).run()
 
 

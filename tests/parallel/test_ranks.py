@@ -29,6 +29,7 @@ from npnet.parallel.strategies import STRATEGIES
 from npnet.parallel.workers import Workers, workers_of
 from npnet.training.checkpoint import load
 from npnet.training.features import compute_features
+from npnet.training.lr_find import find_lr
 from npnet.training.recipe import MODERN, PAPER
 from npnet.training.run_folder import RunFolder
 from npnet.training.settings import Settings
@@ -374,6 +375,14 @@ class TestJudging:
         assert moving.confusion.sum() == 7
         facts = (moving.losses.tolist(), moving.predicted.tolist(), moving.likelier.tolist())
         assert len(set(map(str, comm.gather(facts)))) == 1
+
+    @pytest.mark.parametrize("recipe", [MODERN, PAPER], ids=lambda recipe: recipe.name)
+    def test_a_range_test_notes_the_mean_over_ranks(self, comm, recipe):
+        """Of new weights, which guess; ranks that update locally have a loss each."""
+        settings = replace(SETTINGS, backend="reference")
+        found = find_lr(Toy(8 * comm.size), MODEL, recipe, settings, comm, steps=10)
+        assert found.tries[0].loss == pytest.approx(np.log(3), abs=0.4)
+        assert len(set(map(str, comm.gather(found)))) == 1
 
     def test_patience_ends_all_ranks(self, comm, tmp_path_factory):
         """After the same epoch; rank 0 alone has the folder."""

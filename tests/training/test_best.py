@@ -145,6 +145,16 @@ def test_going_back_to_an_epoch_forgets_a_later_best(tmp_path, scored):
     assert trainer.run().best_epoch == 1
 
 
+def test_a_later_best_is_forgotten_also_where_the_earlier_one_s_checkpoint_is_gone(
+    tmp_path, scored
+):
+    accuracies, _ = scored
+    accuracies += [0.5, 0.2, 0.1, 0.6]
+    start(tmp_path / "run", keep=2).run()
+    start(tmp_path / "run", checkpoint=load(tmp_path / "run/epoch-003.npz"), keep=2)
+    assert not (tmp_path / "run/best.npz").exists()
+
+
 def test_keep_keeps_the_best(tmp_path, scored):
     accuracies, _ = scored
     accuracies += [0.2, 0.6, 0.6, 0.4]
