@@ -35,7 +35,7 @@ def convert(source: Path, target: Path, force: bool, **values: Any) -> None:
         if comm.rank > 0:
             return
         format_for(target)
-        special = convert_onnx.check(target, values)
+        is_onnx = convert_onnx.check(target, values)
         if target.exists():
             if source.exists() and target.samefile(source):
                 raise NpnetError(f"{target} is what is read: give another file to write")
@@ -49,7 +49,7 @@ def convert(source: Path, target: Path, force: bool, **values: Any) -> None:
             raise
         for name, value in described(weights):
             click.echo(f"{name:13} {printable(value)}")
-        if special:
+        if is_onnx:
             convert_onnx.write(weights, target, values)
         else:
             write_weights(weights, target)

@@ -48,13 +48,14 @@ def onnx_options(function: options.Function) -> options.Function:
 
 
 def check(target: Path, values: dict[str, Any]) -> bool:
-    """Whether the options say how `target` is written. Raises NpnetError where they cannot."""
+    """Whether `target` is an ONNX file. Raises NpnetError for options that do not fit."""
     from npnet.errors import NpnetError
 
     chosen = [name for name in ("int8", "keep_batch_norm") if values[name]]
     if len(chosen) > 1:
         raise NpnetError("--int8 folds batch norms: give it or --keep-batch-norm")
-    if chosen and not target.name.lower().endswith(".onnx"):
+    is_onnx = target.name.lower().endswith(".onnx")
+    if chosen and not is_onnx:
         option = f"--{chosen[0].replace('_', '-')}"
         raise NpnetError(f"{option} is for ONNX: give a name that ends in .onnx, not {target}")
     needless = [name for name in (*FOR_INT8, "calibration_images") if values[name]]
@@ -62,7 +63,7 @@ def check(target: Path, values: dict[str, Any]) -> bool:
         raise NpnetError(f"`{needless[0]}` is for --int8: give that, too, or leave it out")
     if values["int8"] and values["dataset"] is None and values["data"] is None:
         raise NpnetError("--int8 is calibrated on training images: give `dataset` or `data`")
-    return bool(chosen)
+    return is_onnx
 
 
 def write(weights: "Weights", target: Path, values: dict[str, Any]) -> None:
@@ -71,8 +72,10 @@ def write(weights: "Weights", target: Path, values: dict[str, Any]) -> None:
 
     if values["int8"]:
         _write_int8(weights, target, values)
-    else:
-        write_onnx(weights, target, fold=False)
+        return
+    write_onnx(weights, target, fold=not values["keep_batch_norm"])
+    if weights.config.batch_norm and not values["keep_batch_norm"]:
+        click.echo("batch norms are folded, for programs that run it: to train on, keep the source")
 
 
 def _write_int8(weights: "Weights", target: Path, values: dict[str, Any]) -> None:
