@@ -327,6 +327,11 @@ def test_a_file_in_int8(model: ModelProto, path: Path) -> None:
     assert "rounded to int8" in refusal(model, path)
 
 
+def test_operators_of_others(model: ModelProto, path: Path) -> None:
+    model.graph.node[0].domain = "com.microsoft"
+    assert "is of 'com.microsoft', not of ONNX" in refusal(model, path)
+
+
 def test_another_network(path: Path) -> None:
     weight = numpy_helper.from_array(np.zeros((10, 12), np.float32), "w")
     parts = [
