@@ -313,7 +313,7 @@ def train(
             check_fit(source, model, recipe, settings)
         compile_kernels()
         computing = (settings.batch_per_rank, settings.backend, console.computing)
-        source = compute_features(source, below.at(model.input_size), comm, *computing) or source
+        source = compute_features(source, below.seen_by(model), comm, *computing) or source
     start = (folder, checkpoint, weights)
     trainer = Trainer(source, model, recipe, settings, comm, console, *start)
     if timeline is not None:

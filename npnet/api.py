@@ -82,7 +82,7 @@ def train(
             check_fit(dataset, model, recipe, chosen)
         compile_kernels()
         batch = (chosen.batch_per_rank, chosen.backend)
-        dataset = compute_features(dataset, weights.at(model.input_size), comm, *batch) or dataset
+        dataset = compute_features(dataset, weights.seen_by(model), comm, *batch) or dataset
     told = reporter or Silence()
     trainer = Trainer(dataset, model, recipe, chosen, comm, told, folder, weights=weights)
     compile_kernels()

@@ -31,9 +31,9 @@ class Weights:
     def architecture(self) -> Architecture:
         return build(self.config)
 
-    def at(self, input_size: int) -> "Weights":
-        """The same weights, for images of another size."""
-        return replace(self, config=replace(self.config, input_size=input_size))
+    def seen_by(self, model: ModelConfig) -> "Weights":
+        """The same weights, with a model's input size, crop and colours instead of their own."""
+        return replace(self, config=replace(model, classes=self.config.classes))
 
     def knows(self, classes: Sequence[str]) -> bool:
         """Whether its classifier is for these classes; names count where it has any."""
