@@ -15,6 +15,7 @@ import psutil
 
 from npnet.cli.bar import Progress
 from npnet.cli.streams import say
+from npnet.cli.words import printable
 from npnet.machine import telemetry, threads
 from npnet.parallel.communicator import Communicator
 from npnet.parallel.workers import Workers
@@ -180,6 +181,10 @@ class Console:
             say(f"[Root] Val acc: {summary.val_acc:.4f} | Val loss: {summary.val_loss:.4f}")
         if summary.test_acc is not None:
             say(f"[Root] Test acc: {summary.test_acc:.4f} | Test loss: {summary.test_loss:.4f}")
+        best, folder = self.trainer.run_files.best, self.trainer.run_files.folder
+        if best.epoch and folder is not None:
+            split, place = self.trainer.split, printable(folder.best)
+            say(f"[Root] Best: epoch {best.epoch}, {split} acc: {best.accuracy:.4f} | {place}")
         if summary.bn_eval == "both" and summary.test_acc is not None:
             say(
                 "[Root] The same weights with recalibrated statistics: test acc: "

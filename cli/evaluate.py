@@ -79,6 +79,7 @@ def evaluate(
     from npnet.data.dataset import Split
     from npnet.data.source import Source
     from npnet.errors import NpnetError
+    from npnet.exchange.npz import NO_DATASET
     from npnet.parallel.communicator import connect, together
     from npnet.study import judging
     from npnet.study.figures import blank
@@ -92,6 +93,10 @@ def evaluate(
         if dataset is not None or values["data"] is not None:
             named = {"dataset": dataset, "seed": header.seed}
             data = datasets.chosen(values | named, header.model.input_size)
+        elif header.dataset == NO_DATASET:
+            raise NpnetError(
+                f"{checkpoint} does not say what it was trained on: give --data or --dataset"
+            )
         else:
             data = header.source or Source(header.dataset)
     source = datasets.opened(data, data_dir, comm, progress=False)
@@ -100,7 +105,10 @@ def evaluate(
         for needed in (chosen, *(["train"] if bn_eval != "moving" else [])):
             # Damaged files come to light here, on every rank.
             if not source.size(cast(Split, needed)):
-                raise NpnetError(f"{source.name} has no {needed} images: choose another --split")
+                raise NpnetError(
+                    f"{source.name} has no {needed} images: choose another --split, or hold some "
+                    "out by --val-split, as training did"
+                )
         evaluator = Evaluator.of_checkpoint(saved, source, comm, batch, backend)
         if out is not None and comm.rank == 0:
             judging.make_folder(out)

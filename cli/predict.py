@@ -40,6 +40,8 @@ def predict(
 ) -> None:
     """The likeliest classes of each of PICTURES, by CHECKPOINT, such as runs/NAME/best.npz.
 
+    Files of other programs, such as model.pth or model.h5, do as well.
+
     PICTURES are .npy files of uint8 (H,W,3) or (N,H,W,3) or, with the `images` extra, JPEG, PNG,
     GIF, WebP, BMP, TIFF and PPM; or folders of them, with all folders below. Files that cannot be
     read are named at the end, and the others predicted.
@@ -47,6 +49,7 @@ def predict(
     import json
 
     from npnet.errors import NpnetError
+    from npnet.exchange import read_weights
     from npnet.files import table_text, write_table
     from npnet.parallel.communicator import connect, together
     from npnet.training.predict import Prediction, predict_pictures
@@ -58,8 +61,9 @@ def predict(
         if comm.rank > 0:
             return
         refused: list[NpnetError] = []
+        weights = read_weights(checkpoint)
         found: Iterable[Prediction] = predict_pictures(
-            checkpoint, pictures, top, backend, refused.append
+            weights, pictures, top, backend, refused.append
         )
         if as_json or table is not None:
             found = tuple(found)

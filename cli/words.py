@@ -58,10 +58,10 @@ OPTIONS = {
 
 # What is done in another way here.
 REMARKS = {
-    "--pretrained": "there are no weights to download; --resume continues one of your own runs",
+    "--pretrained": "there are no weights to download; --init begins with those in a file",
     "--weights --checkpoint --ckpt --load": (
-        "npnet train continues a checkpoint by --resume; npnet evaluate and npnet predict take its "
-        "path alone"
+        "npnet train begins with weights by --init and continues a checkpoint by --resume; npnet "
+        "evaluate and npnet predict take its path alone"
     ),
     "--optimizer --optimiser --opt": "it is SGD here, with --momentum and --weight-decay",
     "--lr-schedule --lr-scheduler --scheduler --sched": (

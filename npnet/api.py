@@ -112,6 +112,7 @@ def evaluate(
 def predict(
     checkpoint: str | Path, pictures: Sequence[str | Path], top: int = 5, backend: str = "numba"
 ) -> list[Prediction]:
-    """The likeliest classes of each picture in files and folders, by the checkpoint in a file."""
+    """The likeliest classes of each picture in files and folders, by the weights in a file."""
     paths = [Path(picture).expanduser() for picture in pictures]
-    return list(predict_pictures(Path(checkpoint).expanduser(), paths, top, backend))
+    weights = read_weights(Path(checkpoint).expanduser())
+    return list(predict_pictures(weights, paths, top, backend))

@@ -52,17 +52,14 @@ class RangeTest:
 
     @property
     def risen(self) -> Try | None:
-        """The first step whose smoothed loss is RISEN times the least before; None: there is none.
+        """The first step after the least smoothed loss that is RISEN times it; None: there is none.
 
         Where the loss is least is noise for as long as it hardly falls, as that of new weights does
         in so few steps; where it rises is not.
         """
-        least = math.inf
-        for each in self.tries:
-            least = min(least, each.smoothed)
-            if each.smoothed > RISEN * least:
-                return each
-        return None
+        least = self.least
+        after = self.tries[self.tries.index(least) :]
+        return next((each for each in after if each.smoothed > RISEN * least.smoothed), None)
 
     @property
     def suggestion(self) -> float | None:

@@ -12,7 +12,8 @@ from npnet.data.batches import ImageInput, not_augmented
 from npnet.data.pictures import read_pictures
 from npnet.errors import NpnetError
 from npnet.kernels import backend as kernels_of
-from npnet.training.checkpoint import load
+from npnet.model.inference import Inference
+from npnet.model.weights import Weights
 
 BATCH = 12
 # Of a folder's files, those that are taken for pictures.
@@ -33,7 +34,7 @@ class Prediction:
 
 
 def predict_pictures(
-    checkpoint: Path,
+    weights: Weights,
     paths: Sequence[Path],
     top: int,
     backend: str = "numba",
@@ -41,13 +42,15 @@ def predict_pictures(
 ) -> Iterator[Prediction]:
     """Predict each picture of each file, file by file; of a folder, the files of `pictures_in`.
 
-    Raises NpnetError if the checkpoint or a file cannot be read; but where there is `refused`, it
-    is called with the error of each file that cannot be, and the others are predicted.
+    Classes that nothing names are called by their numbers. Raises NpnetError if a file cannot be
+    read; but where there is `refused`, it is called with the error of each file that cannot be, and
+    the others are predicted.
     """
-    saved = load(checkpoint)
-    inference = saved.inference(BATCH, backend)
-    image_input = ImageInput(saved.header.model, kernels_of(backend))
-    for path, pixels in _read(paths, saved.header.model.stored_size, refused):
+    model = weights.config
+    names = weights.classes or tuple(map(str, range(model.classes)))
+    inference = Inference(weights.architecture, weights.parameters(), BATCH, backend)
+    image_input = ImageInput(model, kernels_of(backend))
+    for path, pixels in _read(paths, model.stored_size, refused):
         for start in range(0, len(pixels), BATCH):
             part = pixels[start : start + BATCH]
             batch = not_augmented(part, np.zeros(len(part), np.int64))
@@ -56,7 +59,7 @@ def predict_pictures(
             inference.loss(batch.labels)  # for the probabilities; the labels are placeholders
             for row, probabilities in enumerate(inference.probabilities[: len(batch)], start):
                 best = np.argsort(-probabilities)[:top]
-                ranking = tuple((saved.header.classes[k], float(probabilities[k])) for k in best)
+                ranking = tuple((names[k], float(probabilities[k])) for k in best)
                 yield Prediction(path, row, len(pixels) > 1, ranking)
 
 

@@ -339,7 +339,8 @@ def test_a_disk_that_fills(place: Path, ranks: int | None) -> None:
     assert "run/epoch-001.npz is kept" in outcome.error
     assert set(outcome.statuses) == {2}
     left = {path.name for path in (place / "run").iterdir()}
-    assert left - {".npnet-reached"} == {"config.json", "log.csv", "epoch-001.npz"}
+    files = {"config.json", "log.csv", "epoch-001.npz", "best.npz"}
+    assert left - {".npnet-reached"} == files
     assert load(place / "run" / "epoch-001.npz").header.epoch == 1
 
 
@@ -435,7 +436,7 @@ def test_an_options_file_missing_on_one_node(place: Path) -> None:
     ("text", "words"),
     [
         ("bath-per-rank = 2", "'bath-per-rank', which is no option"),
-        ("[train]\nseed = 2", "'train', which is no option"),
+        ("[run]\nseed = 2", "'run', which is no option"),
         ("seed 2", "not TOML"),
         ("seed = 1\nseed = 2", "not TOML"),
         ("seed = 'x'", "'x' is not a valid integer"),

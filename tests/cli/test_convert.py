@@ -30,7 +30,8 @@ LINES = (
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(options, "limit_threads", lambda threads: 1)  # NumPy is loaded
     unpack("torchvision.pth", tmp_path)
     return tmp_path
 
@@ -57,13 +58,6 @@ def test_it_says_what_it_read_and_wrote(place: Path) -> None:
     assert same(read_weights(place / "x.npz"), read_weights(place / "torchvision.pth"))
 
 
-@pytest.fixture
-def no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of threads: NumPy is loaded here."""
-    monkeypatch.setattr(options, "limit_threads", lambda threads: 1)
-
-
-@pytest.mark.usefixtures("no_limit")
 def test_what_it_wrote_predicts(place: Path) -> None:
     convert(place, "torchvision.pth", "x.npz")
     np.save(place / "one.npy", np.full((48, 48, 3), 99, np.uint8))
@@ -71,17 +65,16 @@ def test_what_it_wrote_predicts(place: Path) -> None:
     words += ["--backend", "reference"]
     done = CliRunner().invoke(cli, words)
     assert done.exit_code == 0, done.output
-    found = json.loads(done.output)["predictions"]
+    found = json.loads(done.output)[0]["predictions"]
     assert {each["class"] for each in found} == {"0", "1", "2"}
     assert sum(each["probability"] for each in found) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.usefixtures("no_limit")
 def test_an_evaluation_asks_for_a_dataset(place: Path) -> None:
     convert(place, "torchvision.pth", "x.npz")
     done = CliRunner().invoke(cli, ["evaluate", str(place / "x.npz")])
     assert isinstance(done.exception, NpnetError)
-    assert "unknown dataset" in str(done.exception)
+    assert "does not say what it was trained on" in str(done.exception)
 
 
 def test_a_file_that_is_there_stays(place: Path) -> None:

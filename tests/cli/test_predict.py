@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import npnet
 from npnet.data import open_dataset
 from npnet.errors import NpnetError
 from npnet.files import read_table
 from npnet.training.checkpoint import load
-from npnet.training.predict import pictures_in, predict_pictures
+from npnet.training.predict import pictures_in
 from tests.launch import npnet_run
 
 CLASSES = 10
@@ -129,7 +130,7 @@ def test_an_array_of_the_input_s_size_is_taken_as_it_is(place: Path) -> None:
     size = saved.header.model.input_size
     pixels = np.random.default_rng(0).integers(0, 256, (1, size, size, 3)).astype(np.uint8)
     np.save(place / "whole.npy", pixels)
-    (found,) = predict_pictures(place / "run/final.npz", [place / "whole.npy"], 1, "reference")
+    (found,) = npnet.predict(place / "run/final.npz", [place / "whole.npy"], 1, "reference")
     inference = saved.inference(1, "reference")
     inference.images[:] = (pixels - np.array(saved.header.model.mean)) / saved.header.model.std
     inference.forward(1)

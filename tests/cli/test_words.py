@@ -26,7 +26,7 @@ def options_of(command: click.Command) -> set[str]:
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
-        (["train", "--pretrained"], "'--pretrained': there are no weights to download; --resume"),
+        (["train", "--pretrained"], "'--pretrained': there are no weights to download; --init"),
         (["train", "--lr-schedule", "cosine"], "'--lr-schedule': the schedule is a part of --reci"),
         (["train", "--workers", 4], "'--workers': each rank prepares its own images: start more"),
         (["train", "--gpu", 0], "'--gpu': npnet computes on processors"),
@@ -40,7 +40,7 @@ def options_of(command: click.Command) -> set[str]:
         (["train", "--optimizer", "adam"], "'--optimizer': it is SGD here, with --momentum"),
         (
             ["train", "--weights", "x"],
-            "'--weights': npnet train continues a checkpoint by --resume",
+            "'--weights': npnet train begins with weights by --init",
         ),
         (["train", "--data-path", "x"], "'--data-path': it is --data here"),
         (["fit"], "No such command 'fit': it is npnet train here"),

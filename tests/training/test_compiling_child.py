@@ -12,7 +12,7 @@ from tests.launch import SOURCES, clean_environment
 COMPILE = """
 from npnet.training.warmup import Rehearsal, compile_apart
 compile_apart(
-    Rehearsal("mobilenet_v2", True, "symmetric", (), "float32"),
+    Rehearsal("mobilenet_v2", True, "symmetric", (), "all", "float32"),
     lambda kernels: print("compiling", flush=True),
 )
 """
