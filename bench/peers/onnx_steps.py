@@ -11,14 +11,14 @@ from npnet.kernels.arrays import Floats
 from npnet.model.weights import Weights
 
 
-def session(model: bytes) -> onnxruntime.InferenceSession:
-    """One thread. Without the last setting, processors that have AVX2 but no VNNI add pairs of
-    int8 products in 16 bits, and cut them off.
+def session(model: bytes, exact: bool = True) -> onnxruntime.InferenceSession:
+    """One thread. Unless `exact`, processors that have AVX2 but no VNNI add pairs of int8 products
+    in 16 bits, and cut them off.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    options.add_session_config_entry("session.x64quantprecision", str(int(exact)))
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
