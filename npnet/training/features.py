@@ -7,13 +7,16 @@ these are turned into the network's input. The ranks share the images out; each 
 """
 
 import hashlib
+import io
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import mkstemp
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +31,12 @@ from npnet.model.inference import Inference
 from npnet.model.weights import Weights
 from npnet.parallel.communicator import Communicator, together
 from npnet.training.parts import features_of
+from npnet.untrusted import open_file
 
 IMAGES_AT_ONCE = 2048  # of all ranks, between two exchanges
 KEPT = 6  # files of other weights or images, the newest
+NEW = ".new"  # the ending of a file that is being written
+SECONDS_UNTIL_LEFT = 3600.0  # after its last write such a file belongs to no run any more
 
 # Called with a split, the images that are done, and all of it.
 Show = Callable[[Split, int, int], None]
@@ -108,11 +114,18 @@ def compute_features(
         dtype = np.dtype([("label", np.int64), ("features", vector.dtype, vector.shape[1:])])
         with together(comm):
             path = _path(dataset, weights, split)
-        found = _open(path, dtype, dataset.size(split))
+        fits = (dtype, dataset.size(split), len(dataset.classes))
+        found = _open(path, *fits)
         if not all(comm.gather(found is not None)):
             chunks = _chunks(dataset, split, inference, image_input, vector, comm)
-            found = _write(path, dtype, dataset.size(split), chunks, comm, split, show)
-        assert found is not None
+            _write(path, dtype, dataset.size(split), chunks, comm, split, show)
+            found = _open(path, *fits)
+        with together(comm):
+            if found is None:
+                raise NpnetError(
+                    f"{path} was changed while it was written: start again, or give "
+                    "`no_cache_features`"
+                )
         rows[split] = found
     return Features(dataset, operation, rows)
 
@@ -144,14 +157,27 @@ def _folder() -> Path:
     return folder
 
 
-def _open(path: Path, dtype: np.dtype[np.void], images: int) -> NDArray[np.void] | None:
-    """The vectors in a file, if it is there and whole."""
+def _open(
+    path: Path, dtype: np.dtype[np.void], images: int, classes: int
+) -> NDArray[np.void] | None:
+    """The vectors in a file, if it is there, whole, and sealed as it was written."""
+    seal = hashlib.sha256()
     try:
+        with open_file(path) as file:
+            left = os.fstat(file.fileno()).st_size - seal.digest_size
+            while left > 0 and (block := file.read(min(left, 1 << 20))):
+                seal.update(block)
+                left -= len(block)
+            if left or file.read() != seal.digest():
+                return None
         rows: NDArray[np.void] = np.load(path, mmap_mode="r", allow_pickle=False)
         os.utime(path)  # it is in use
     except (OSError, ValueError):
         return None
-    return rows if rows.dtype == dtype and rows.shape == (images,) else None
+    if rows.dtype != dtype or rows.shape != (images,):
+        return None
+    labels = rows["label"]
+    return rows if labels.min() >= 0 and labels.max() < classes else None  # kernels trust them
 
 
 def _chunks(
@@ -194,7 +220,7 @@ def _write(
     comm: Communicator,
     split: Split,
     show: Show,
-) -> NDArray[np.void] | None:
+) -> None:
     """Fill a file of each node, as a whole or not at all."""
     refused: OSError | None = None
     with _NewFile(path, dtype, images, comm.first_of_node) as file:
@@ -219,48 +245,74 @@ def _write(
                     "name another folder in NPNET_CACHE, or give `no_cache_features`"
                 )
     comm.barrier()
-    return _open(path, dtype, images)
 
 
 class _NewFile:
-    """A .npy file that grows beside its place and then takes it; on ranks not chosen, nothing."""
+    """A .npy file and its seal, beside their place, which they take when they are whole.
+
+    On ranks not chosen, nothing.
+    """
 
     def __init__(self, path: Path, dtype: np.dtype[np.void], rows: int, chosen: bool) -> None:
         self.path, self.dtype, self.rows, self.chosen = path, dtype, rows, chosen
+        self._file: IO[bytes] | None = None
+        self._seal = hashlib.sha256()
 
     def __enter__(self) -> "_NewFile":
-        if self.chosen:
-            self._file = NamedTemporaryFile(dir=self.path.parent, suffix=".new", delete=False)
-            header = {
+        return self
+
+    def append(self, labels: NDArray[np.int64], features: Floats) -> None:
+        if not self.chosen:
+            return
+        if self._file is None:
+            descriptor, self._name = mkstemp(dir=self.path.parent, suffix=NEW)
+            self._file, header = os.fdopen(descriptor, "wb"), io.BytesIO()
+            fields = {
                 "descr": np.lib.format.dtype_to_descr(self.dtype),
                 "fortran_order": False,
                 "shape": (self.rows,),
             }
-            np.lib.format.write_array_header_2_0(self._file, header)
-        return self
+            np.lib.format.write_array_header_2_0(header, fields)
+            self._write(header.getvalue())
+        rows = np.empty(len(labels), self.dtype)
+        rows["label"], rows["features"] = labels, features
+        self._write(rows.tobytes())
 
-    def append(self, labels: NDArray[np.int64], features: Floats) -> None:
-        if self.chosen:
-            rows = np.empty(len(labels), self.dtype)
-            rows["label"], rows["features"] = labels, features
-            self._file.write(rows.tobytes())
+    def _write(self, data: bytes) -> None:
+        assert self._file is not None
+        self._seal.update(data)
+        self._file.write(data)
 
     def finish(self) -> None:
-        if self.chosen:
-            self._file.close()
-            os.replace(self._file.name, self.path)
-            _forget_old(self.path.parent)
+        if self._file is None:
+            return
+        self._file.write(self._seal.digest())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._name, self.path)
+        _forget_old(self.path.parent)
 
     def __exit__(self, *error: object) -> None:
-        if self.chosen:
+        if self._file is not None:
             with suppress(OSError):
                 self._file.close()
             with suppress(OSError):
-                os.unlink(self._file.name)
+                os.unlink(self._name)
 
 
 def _forget_old(folder: Path) -> None:
     """Keep the newest files, and remove what a kill has left half-written."""
-    files = sorted(folder.glob("*.npy"), key=lambda file: file.stat().st_mtime, reverse=True)
-    for file in files[KEPT:]:
-        file.unlink(missing_ok=True)
+    ages = {}
+    for file in folder.iterdir():
+        with suppress(OSError):  # of another run, which has just removed it
+            ages[file] = file.stat().st_mtime
+    whole = sorted((file for file in ages if file.suffix == ".npy"), key=lambda file: -ages[file])
+    left = [
+        file
+        for file in ages
+        if file.suffix == NEW and time.time() - ages[file] > SECONDS_UNTIL_LEFT
+    ]
+    for file in [*whole[KEPT:], *left]:
+        with suppress(OSError):
+            file.unlink()

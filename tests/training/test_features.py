@@ -1,5 +1,6 @@
 """Features computed once: what they are, when they count, and what is learned from them."""
 
+import hashlib
 import os
 from dataclasses import replace
 
@@ -130,7 +131,12 @@ def test_they_are_of_the_crop_that_is_tested(not_again):
     assert np.array_equal(again, first.read("test", rows).pixels)
 
 
-@pytest.mark.parametrize("what", ["weight", "statistics", "colours", "size", "images", "cut file"])
+OF_THE_FILE = ("cut", "another bit", "a pipe", "a label that is none")
+
+
+@pytest.mark.parametrize(
+    "what", ["weight", "statistics", "colours", "size", "images", *OF_THE_FILE]
+)
 def test_what_they_depend_on_makes_new_ones(what, place, not_again):
     given, dataset = weights(), Toy()
     features(given)
@@ -149,9 +155,27 @@ def test_what_they_depend_on_makes_new_ones(what, place, not_again):
         dataset.name = "other"
     else:
         for file in place.glob("*.npy"):
-            os.truncate(file, file.stat().st_size - 1)
+            spoil(file, what)
     with pytest.raises(Unexpected):
         features(given, dataset)
+
+
+def spoil(file, what):
+    """Change a file of features; what is sealed again was changed by somebody who knew how."""
+    data = bytearray(file.read_bytes())
+    if what == "a pipe":
+        file.unlink()
+        os.mkfifo(file)
+        return
+    if what == "cut":
+        del data[-1]
+    elif what == "another bit":
+        data[-100] ^= 1
+    else:
+        labels_and_features = np.load(file, mmap_mode="r")
+        data[labels_and_features.offset] = 99
+        data[-32:] = hashlib.sha256(data[:-32]).digest()
+    file.write_bytes(data)
 
 
 def test_nothing_is_left_where_it_breaks_off(place, not_again):
@@ -175,6 +199,26 @@ def test_a_disk_that_refuses_is_one_line(place, monkeypatch):
     with pytest.raises(NpnetError, match=r"features cannot be written .*No space left"):
         features(weights())
     assert list(place.iterdir()) == []
+
+
+def test_a_folder_that_takes_no_files_is_one_line(monkeypatch):
+    def refuse(**options):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("npnet.training.features.mkstemp", refuse)
+    with pytest.raises(NpnetError, match=r"features cannot be written .*Read-only"):
+        features(weights())
+
+
+def test_what_a_kill_has_left_is_removed(place):
+    place.mkdir()
+    old, new = place / "a.new", place / "b.new"
+    for file in (old, new):
+        file.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    features(weights())
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_a_place_that_cannot_be_made_is_one_line(place):
