@@ -347,13 +347,20 @@ def initial_weights(init: Path | None, origin: "Origin | None" = None) -> "Weigh
     from npnet.errors import NpnetError
     from npnet.exchange import read_weights
 
-    if origin is not None:
-        if init is not None:
-            raise NpnetError("`init` is for a run that begins: leave it out, or `resume`")
-        if origin.checkpoint is not None:
-            return None
-        init = origin.init
-    return replace(read_weights(init), path=init.absolute()) if init is not None else None
+    if origin is not None and init is not None:
+        raise NpnetError("`init` is for a run that begins: leave it out, or `resume`")
+    again = origin.init if origin is not None and origin.checkpoint is None else None
+    if again is not None:
+        init = Path(again["path"])
+    if init is None:
+        return None
+    weights = replace(read_weights(init), path=init.absolute())
+    if again is not None and weights.place() != again:
+        raise NpnetError(
+            f"{init} holds other weights than {origin.path} began with: put those there, or begin "
+            "a new run"
+        )
+    return weights
 
 
 def choose_model(

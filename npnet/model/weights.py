@@ -35,6 +35,10 @@ class Weights:
         """The same weights, with a model's input size, crop and colours instead of their own."""
         return replace(self, config=replace(model, classes=self.config.classes))
 
+    def place(self) -> dict[str, str]:
+        """Where they were read, and a hash that tells whether the same lie there later."""
+        return {"path": str(self.path), "digest": self.parameters().digest()}
+
     def knows(self, classes: Sequence[str]) -> bool:
         """Whether its classifier is for these classes; names count where it has any."""
         return tuple(classes) == self.classes or (

@@ -35,7 +35,9 @@ class Origin:
     source: Source  # how the dataset was opened; of an older npnet its name alone
     checkpoint: Checkpoint | None
     said: tuple[str, ...] = ()
-    init: Path | None = None  # the file that a run without a checkpoint began with
+    init: dict[str, str] | None = (
+        None  # Weights.place() of what a run without a checkpoint began with
+    )
     stamp: Stamp | None = None  # of the run's folder, before any of it was read
     reached: Done | None = None  # how far the run got there, if it was killed
 
@@ -173,7 +175,7 @@ def _of_config(path: Path, file: Path) -> Origin:
         world,
         Source.from_dict(about.get("source"), f"{file}: source") or Source(name),
         None,
-        init=Path(init) if isinstance(init := config.get("init"), str) else None,
+        init=_init(config),
     )
 
 
@@ -181,6 +183,12 @@ def _settings(found: Mapping[str, Any], where: str) -> Settings:
     """Without what was a setting once."""
     kept = known_fields(Settings, found)
     return Settings(**checked_fields(Settings, kept, f"{where}: settings"))
+
+
+def _init(config: Mapping[str, Any]) -> dict[str, str] | None:
+    found = config.get("init")
+    texts = isinstance(found, dict) and all(isinstance(each, str) for each in found.values())
+    return found if texts and set(found) == {"path", "digest"} else None
 
 
 def _place(config: Mapping[str, Any]) -> Path | None:

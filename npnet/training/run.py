@@ -190,7 +190,7 @@ class Run:
             "settings": asdict(trainer.settings),
             "recipe": trainer.recipe.as_dict(),
             "peak_lr": trainer.recipe.peak_lr(trainer.global_batch),
-            "init": str(trainer.weights.path) if trainer.weights is not None else None,
+            "init": trainer.weights.place() if trainer.weights is not None else None,
             "world": trainer.world,
             "hosts": self.comm.hosts,
             "machine": telemetry.machine(),

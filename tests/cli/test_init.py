@@ -44,7 +44,7 @@ def test_a_head_learns_and_the_rest_stays(place: Path) -> None:
         values(place / "head", classifier), values(place / "base", classifier)
     )
     config = json.loads((place / "head" / "config.json").read_text())
-    assert config["init"] == str(place / "base" / "final.npz")
+    assert config["init"]["path"] == str(place / "base" / "final.npz")
     with (place / "head" / "log.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 10
 
@@ -56,6 +56,24 @@ def test_a_run_of_a_head_goes_on_to_the_same_end(place: Path) -> None:
     run("--resume", "whole/epoch-001.npz", "--out", "half", cwd=place)
     for name in ("classifier.weight", "head.gamma"):
         assert np.array_equal(values(place / "half", name), values(place / "whole", name)), name
+
+
+def test_a_run_that_begins_once_more_begins_with_the_same_weights(place: Path) -> None:
+    run("--width", "0.1", "--epochs", 1, "--seed", 7, "--out", "other", cwd=place)
+    run("--init", "base/final.npz", "--epochs", 1, "--out", "early", cwd=place)
+    for file in (place / "early").glob("*.npz"):
+        file.unlink()
+    (place / "early" / "log.csv").unlink()
+    (place / "early" / "summary.json").unlink()
+    config = json.loads((place / "early" / "config.json").read_text())
+    config["init"]["path"] = str(place / "other" / "final.npz")
+    (place / "early" / "config.json").write_text(json.dumps(config))
+    outcome = npnet_run("train", "--resume", "early", cwd=place, timeout=120)
+    assert outcome.status == 2
+    assert "holds other weights than early began with" in outcome.stderr
+    config["init"]["path"] = str(place / "base" / "final.npz")
+    (place / "early" / "config.json").write_text(json.dumps(config))
+    assert npnet_run("train", "--resume", "early", cwd=place, timeout=120).status == 0
 
 
 @pytest.mark.parametrize(
