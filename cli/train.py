@@ -349,15 +349,15 @@ def initial_weights(init: Path | None, origin: "Origin | None" = None) -> "Weigh
 
     if origin is not None and init is not None:
         raise NpnetError("`init` is for a run that begins: leave it out, or `resume`")
-    again = origin.init if origin is not None and origin.checkpoint is None else None
-    if again is not None:
-        init = Path(again["path"])
-    if init is None:
+    if origin is None:
+        return replace(read_weights(init), path=init.absolute()) if init is not None else None
+    if origin.init is None or origin.checkpoint is not None:
         return None
-    weights = replace(read_weights(init), path=init.absolute())
-    if again is not None and weights.place() != again:
+    path = Path(origin.init["path"])
+    weights = replace(read_weights(path), path=path)
+    if weights.place() != origin.init:
         raise NpnetError(
-            f"{init} holds other weights than {origin.path} began with: put those there, or begin "
+            f"{path} holds other weights than {origin.path} began with: put those there, or begin "
             "a new run"
         )
     return weights

@@ -35,9 +35,7 @@ class Origin:
     source: Source  # how the dataset was opened; of an older npnet its name alone
     checkpoint: Checkpoint | None
     said: tuple[str, ...] = ()
-    init: dict[str, str] | None = (
-        None  # Weights.place() of what a run without a checkpoint began with
-    )
+    init: dict[str, str] | None = None  # what it began with, see Weights.place
     stamp: Stamp | None = None  # of the run's folder, before any of it was read
     reached: Done | None = None  # how far the run got there, if it was killed
 
@@ -187,8 +185,9 @@ def _settings(found: Mapping[str, Any], where: str) -> Settings:
 
 def _init(config: Mapping[str, Any]) -> dict[str, str] | None:
     found = config.get("init")
-    texts = isinstance(found, dict) and all(isinstance(each, str) for each in found.values())
-    return found if texts and set(found) == {"path", "digest"} else None
+    if not isinstance(found, dict) or set(found) != {"path", "digest"}:
+        return None
+    return {name: str(text) for name, text in found.items()}
 
 
 def _place(config: Mapping[str, Any]) -> Path | None:
