@@ -63,11 +63,20 @@ def augmentation_sheet(
             drawn = draw(recipe, total, dataset.image_size, seed=0, epoch=column - 1)
             batch = replace(batch, **{name: numbers[chosen] for name, numbers in drawn.items()})
         image_input.fill(seen[column], batch)
-    rows = seen.transpose(1, 2, 0, 3, 4).reshape(len(chosen) * size, columns * size, 3)
-    figure = blank(figsize=(columns, len(chosen)))
+    each = size + max(2, size // 12)  # with a gap, or mirror images would melt into one
+    sheet = np.full((len(chosen) * each, columns * each, 3), 255, np.uint8)
+    for column, row in np.ndindex(columns, len(chosen)):
+        place = np.s_[row * each : row * each + size, column * each : column * each + size]
+        sheet[place] = seen[column, row].round()
+    figure = blank(figsize=(columns, len(chosen) + 0.3))
     axis = figure.subplots()
-    axis.imshow(rows.round().astype(np.uint8), interpolation="nearest", aspect="auto")
-    axis.set_axis_off()
+    axis.imshow(sheet, interpolation="nearest")
+    axis.xaxis.tick_top()
+    names = ["as stored", *(f"epoch {number}" for number in range(1, columns))]
+    axis.set_xticks(np.arange(columns) * each + size / 2, names, fontsize="small")
+    axis.set_yticks([])
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
     save(figure, path)
 
 
