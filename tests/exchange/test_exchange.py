@@ -18,7 +18,7 @@ from npnet.errors import NpnetError
 from npnet.exchange import foreign, format_for, format_of, notes, read_weights, write_weights
 from npnet.exchange.foreign import DoesNotFit, Foreign, Tensor, tensors_of, writer_for
 from npnet.exchange.names import PEERS
-from npnet.exchange.pth import StateDictMachine
+from npnet.exchange.pth import MAGIC, StateDictMachine
 from npnet.kernels.arrays import Floats
 from npnet.model import zoo
 from npnet.model.parameters import Parameters, initialise
@@ -468,6 +468,17 @@ def test_a_state_dict_that_lies(tmp_path: Path, pickled: bytes, words: str) -> N
     assert "torch.save(model.state_dict(), FILE)" in str(caught.value)
 
 
+@pytest.mark.parametrize("keys", [b"](K\0e", b"]" * 9999 + b"a" * 9998], ids=["numbers", "deep"])
+def test_keys_of_an_old_file_that_are_no_names(tmp_path: Path, keys: bytes) -> None:
+    """Before PyTorch 1.6 the storages' keys stood in a list behind the state dict."""
+    pickled = tensor(numbers(4), numbers(1))
+    head = MAGIC + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
+    tail = b"\x80\x02" + keys + b"." + (4).to_bytes(8, "little") + bytes(16)
+    (tmp_path / "x.pth").write_bytes(head + pickled + tail)
+    with pytest.raises(NpnetError, match="its storages are not those"):
+        read_weights(tmp_path / "x.pth")
+
+
 def test_a_tensor_with_strides(tmp_path: Path) -> None:
     machine = StateDictMachine(100)
     found = machine.load(io.BytesIO(tensor(numbers(2, 2), numbers(1, 2))))
@@ -507,6 +518,7 @@ def test_a_zip_bomb(tmp_path: Path, compression: int) -> None:
         ({"a": {"dtype": "F8", "shape": [4], "data_offsets": [0, 16]}}, "of no known kind"),
         ({"a": {"dtype": "F32", "shape": [-4], "data_offsets": [0, 16]}}, "of no known kind"),
         ({"a": {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}}, "of no known kind"),
+        ({"a": {"dtype": "F32", "shape": [9] * 9, "data_offsets": [0, 4]}}, "has 9 axes"),
         ([], "no object of named values"),
         ({"a": 1}, "of no known kind"),
     ],
