@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import struct
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -555,6 +556,46 @@ def test_arrays_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(bytes(64))
     elsewhere = {"shape": (4,), "dtype": "f4", "external": [(str(tmp_path / "secret"), 0, 16)]}
     assert plain in h5_file(path, lambda file: file.create_dataset("a/kernel", **elsewhere))
+
+
+def test_groups_in_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    said = h5_file(path, lambda file: file.create_group("a/" * 64).create_group("a"))
+    assert "more than 64 groups in each other" in said
+
+
+def test_long_names_do_not_multiply(tmp_path: Path) -> None:
+    """Groups in one of a long name: their paths would take 50 times the file."""
+
+    def fill(file: Any) -> None:
+        long = file.create_group("a" * 60_000)
+        for number in range(400):
+            long.create_group(str(number))
+        file["a/kernel"] = np.zeros(3)
+
+    path = tmp_path / "x.h5"
+    h5_file(path, fill)
+    tracemalloc.start()
+    with pytest.raises(NpnetError, match="holds no network"):
+        read_weights(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * 2**20
+
+    def fill_with_arrays(file: Any) -> None:
+        long = file.create_group("a" * 60_000)
+        for number in range(400):
+            long[str(number)] = np.zeros(3)
+
+    assert "names of its arrays have more than" in h5_file(path, fill_with_arrays)
+
+
+def test_an_array_outside_of_the_layers(tmp_path: Path) -> None:
+    def fill(file: Any) -> None:
+        file["layers/dense/vars/0"] = file["stray"] = np.zeros(3)
+
+    said = h5_file(tmp_path / "x.h5", fill)
+    assert "its array 'stray' is not among the vars of a layer" in said
 
 
 def test_links_are_not_followed(tmp_path: Path) -> None:
