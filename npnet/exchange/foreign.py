@@ -238,11 +238,11 @@ def _faults(slots: list[Slot], tensors: Mapping[str, Tensor]) -> Iterator[str]:
         if found is None:
             yield f"{slot.name} {slot.shape} is missing"
         elif found.shape != slot.shape:
-            yield f"{slot.name} is {found.shape} where {slot.shape} was expected"
+            yield f"{slot.name} is {found.shape!s:.80} where {slot.shape} was expected"
     expected = {slot.name for slot in slots}
     for name, tensor in tensors.items():
         if name not in expected:
-            yield f"{name!r:.80} {tensor.shape} is not of that network"
+            yield f"{name!r:.80} {tensor.shape!s:.80} is not of that network"
 
 
 def _described(config: ModelConfig) -> str:

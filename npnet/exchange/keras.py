@@ -41,6 +41,8 @@ CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 NOTE = "npnet"  # an attribute of the file
 KERAS_VERSION = "3.0.0"  # what npnet's files claim to be of
 MOST_OBJECTS = 100_000  # groups and datasets in a file
+MOST_GROUPS = 64  # in each other
+MOST_LETTERS = 2**24  # of the names of all datasets, with those of the groups around each
 # What a layer of a class, see `class_name`, keeps in vars/0, vars/1 and so on.
 VARIABLES = {
     "conv2d": ("kernel", "bias"),
@@ -122,27 +124,56 @@ def _attribute(group: Any, name: str) -> bytes | None:
 
 def _tensors(opened: Any, layers: list[LayerConfig]) -> dict[str, Tensor]:
     """The datasets of a file as layer/variable."""
-    found: dict[str, Any] = {}
-
-    def visit(name: str, thing: Any) -> None:
-        if len(found) >= MOST_OBJECTS:
-            raise Refused(f"it has more than {MOST_OBJECTS:,} groups and datasets")
-        found[name] = thing
-
-    opened.visititems(visit)  # each thing once, and no links
-    datasets = {
-        name: thing
-        for name, thing in found.items()
-        if hasattr(thing, "shape") and not set(name.split("/")) & set(NOT_THE_NETWORK)
-    }
+    datasets: dict[str, Any] = {}
+    letters = 0
+    for name, dataset in _datasets(opened):
+        letters += len(name)
+        if letters > MOST_LETTERS:
+            raise Refused(f"the names of its arrays have more than {MOST_LETTERS:,} letters")
+        datasets[name] = dataset
     new = any("/vars/" in name for name in datasets)
-    named = _named_by_class(datasets, found, layers) if new else _named_by_layer(datasets)
+    named = _named_by_class(datasets, layers) if new else _named_by_layer(datasets)
     tensors: dict[str, Tensor] = {}
     for name, dataset in named:
         if name in tensors:
             raise Refused(f"it has two arrays {name!r:.80}")
         tensors[name] = _tensor(name, dataset)
     return tensors
+
+
+def _datasets(opened: Any) -> Iterator[tuple[str, Any]]:
+    """Each dataset of the network once, with its path; links are not followed.
+
+    h5py's own `visititems` would build the path of every group, and go to any depth.
+    """
+    import h5py
+
+    seen, objects = {h5py.h5o.get_info(opened.id).addr}, 0
+
+    def visit(group: Any, path: str, level: int) -> Iterator[tuple[str, Any]]:
+        nonlocal objects
+        if level > MOST_GROUPS:
+            raise Refused(f"it has more than {MOST_GROUPS} groups in each other")
+        for name in group:
+            objects += 1
+            if objects > MOST_OBJECTS:
+                raise Refused(f"it has more than {MOST_OBJECTS:,} groups and datasets")
+            if not isinstance(name, str):
+                raise Refused(f"the name {name!r:.80} in it is no text")
+            link = group.get(name, getlink=True)
+            if name in NOT_THE_NETWORK or not isinstance(link, h5py.HardLink):
+                continue
+            thing = group[name]
+            address = h5py.h5o.get_info(thing.id).addr
+            if address in seen:
+                continue
+            seen.add(address)
+            if isinstance(thing, h5py.Group):
+                yield from visit(thing, f"{path}{name}/", level + 1)
+            elif isinstance(thing, h5py.Dataset):
+                yield f"{path}{name}", thing
+
+    return visit(opened, "", 0)
 
 
 def _tensor(name: str, dataset: Any) -> Tensor:
@@ -163,7 +194,7 @@ def _named_by_layer(datasets: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _named_by_class(
-    datasets: Mapping[str, Any], found: Mapping[str, Any], layers: list[LayerConfig]
+    datasets: Mapping[str, Any], layers: list[LayerConfig]
 ) -> Iterator[tuple[str, Any]]:
     """In that of Keras 3: .../<class>_<n>/vars/<k>. Newer files say the layer's name beside it;
     else the n-th layer of its class is meant.
@@ -171,8 +202,10 @@ def _named_by_class(
     names = _names_in_order(layers)
     for name, dataset in datasets.items():
         group, _, k = name.rpartition("/vars/")
+        if not group or "/" in k:
+            raise Refused(f"its array {name!r:.80} is not among the vars of a layer")
         kind, number = _class_and_number(group.rpartition("/")[2])
-        said = _attribute(found[f"{group}/vars"], "name")
+        said = _attribute(dataset.parent, "name")
         known = names.get(kind, [])
         if said is not None:
             layer = said.decode(errors="replace")

@@ -47,7 +47,7 @@ class Graph:
                 self.readers.setdefault(name, []).append(node)
         if not self.weighted:
             raise Refused("it has no layer with weights")
-        self.input = self._input()
+        self.input, self.output = self._input(), self._output()
         self.has_norms = any(each.op_type == "BatchNormalization" for each in graph.node)
 
     def first(self, name: str) -> str:
@@ -92,6 +92,12 @@ class Graph:
         if len(inputs) != 1:
             raise Refused(f"it has {len(inputs)} inputs instead of one for images")
         return str(inputs[0])
+
+    def _output(self) -> str:
+        """The first name of what it computes."""
+        if len(self.graph.output) != 1:
+            raise Refused(f"it has {len(self.graph.output)} outputs instead of one for logits")
+        return self.first(self.graph.output[0].name)
 
     def input_size(self) -> int:
         """Pixels across of its images."""

@@ -43,6 +43,7 @@ from npnet.untrusted import Refused
 # Of models that come in any: the usual ones first, for small networks may agree in all shapes.
 WIDTHS = tuple(dict.fromkeys((*USUAL_WIDTHS, *(n / 20 for n in range(1, 81)))))
 _RESHAPING = ("Flatten", "Reshape", "Squeeze")
+_RANKING = ("Softmax", "LogSoftmax")  # the largest logit stays the largest
 
 
 def weights_of(model: ModelProto, path: Path) -> Weights:
@@ -120,6 +121,8 @@ class Walk:
                 outputs[operation.name] = self.graph.first(output)
             elif before == len(self.problems):
                 self.missing(operation)
+        if operation.name in outputs:
+            self.check_ending(operation, outputs[operation.name])
         for node in graph.weighted:
             if output_of(node) not in self.used:
                 tensor = graph.constant(node, 1)
@@ -132,6 +135,24 @@ class Walk:
     def missing(self, operation: Operation) -> None:
         specs = [f"{spec.name} {spec.shape}" for spec in operation.parameters[:1]]
         self.problem(f"nothing stands for {', '.join(specs) or operation.name}")
+
+    def check_ending(self, last: Operation, y: str) -> None:
+        """Note a problem unless the graph's output has the logits, or what ranks the same."""
+        while y != self.graph.output:
+            node = self.graph.reader(y, *_RESHAPING, *_RANKING)
+            softmax = node is not None and node.op_type in _RANKING
+            if (
+                node is None
+                or self.graph.inputs(node)[0] != y
+                or (softmax and attributes(node).get("axis", 1) not in (1, -1))
+            ):
+                kinds = ", ".join(each.op_type for each in self.graph.readers.get(y, ()))
+                self.problem(
+                    f"its output {self.graph.output!r:.80} is not that of {last.name}, "
+                    f"which goes to {kinds or 'nothing'!s:.40}"
+                )
+                return
+            y = self.graph.first(output_of(node))
 
     def follow(self, operation: Operation, inputs: list[str]) -> str:
         """Find the nodes of an operation; return the name of their output, "" for none."""
@@ -299,9 +320,11 @@ class Walk:
             size = whole_numbers(node, "kernel_shape", [0, 0])
             if size != list(operation.input_shape[:2]) or any(whole_numbers(node, "pads", [0] * 4)):
                 return ""
-        y = output_of(node)
-        while (after := self.graph.reader(self.graph.first(y), *_RESHAPING)) is not None:
-            y = output_of(after)
+        y = self.graph.first(output_of(node))
+        while (after := self.graph.reader(y, *_RESHAPING)) is not None:
+            if y == self.graph.output or self.graph.inputs(after)[0] != y:
+                break
+            y = self.graph.first(output_of(after))
         return y
 
     def linear(self, operation: Linear, x: str) -> str:

@@ -250,7 +250,11 @@ def _in_a_row(file: BinaryIO, size: int, path: Path) -> tuple[object, Places, No
         raise Refused("it is of another version, or not little-endian")
     machine = StateDictMachine(size)
     found, keys = machine.load(file), StateDictMachine(0).load(file)
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(machine.storages):
+    if not (
+        isinstance(keys, list)
+        and all(isinstance(key, str) for key in keys)  # before they are compared
+        and sorted(keys) == sorted(machine.storages)
+    ):
         raise Refused("its storages are not those that its tensors lie in")
     starts: dict[str, int] = {}
     at = file.tell()

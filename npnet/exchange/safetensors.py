@@ -23,7 +23,7 @@ from npnet.exchange.foreign import (
     tensors_of,
     writer_for,
 )
-from npnet.exchange.pth import BFLOAT16, itemsize, numbers, with_counts
+from npnet.exchange.pth import BFLOAT16, MOST_AXES, itemsize, numbers, with_counts
 from npnet.files import write_atomically
 from npnet.model.weights import Weights
 from npnet.untrusted import Refused, open_file, parse_json
@@ -78,6 +78,8 @@ def _tensors(file: BinaryIO, header: dict[str, Any], start: int, size: int) -> d
                 dtype = DTYPES[word]
             case _:
                 raise Refused(f"it does not say what {name!r:.80} is, or of no known kind")
+        if len(shape) > MOST_AXES:
+            raise Refused(f"{name!r:.80} has {len(shape):,} axes, where {MOST_AXES} are the most")
         if last - first != prod(shape) * itemsize(dtype):
             raise Refused(f"{name!r:.80} has not the {last - first:,} bytes that its shape takes")
         places.append((first, last))

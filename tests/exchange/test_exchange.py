@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import struct
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from npnet.errors import NpnetError
 from npnet.exchange import foreign, format_for, format_of, notes, read_weights, write_weights
 from npnet.exchange.foreign import DoesNotFit, Foreign, Tensor, tensors_of, writer_for
 from npnet.exchange.names import PEERS
-from npnet.exchange.pth import StateDictMachine
+from npnet.exchange.pth import MAGIC, StateDictMachine
 from npnet.kernels.arrays import Floats
 from npnet.model import zoo
 from npnet.model.parameters import Parameters, initialise
@@ -468,6 +469,17 @@ def test_a_state_dict_that_lies(tmp_path: Path, pickled: bytes, words: str) -> N
     assert "torch.save(model.state_dict(), FILE)" in str(caught.value)
 
 
+@pytest.mark.parametrize("keys", [b"](K\0e", b"]" * 9999 + b"a" * 9998], ids=["numbers", "deep"])
+def test_keys_of_an_old_file_that_are_no_names(tmp_path: Path, keys: bytes) -> None:
+    """Before PyTorch 1.6 the storages' keys stood in a list behind the state dict."""
+    pickled = tensor(numbers(4), numbers(1))
+    head = MAGIC + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
+    tail = b"\x80\x02" + keys + b"." + (4).to_bytes(8, "little") + bytes(16)
+    (tmp_path / "x.pth").write_bytes(head + pickled + tail)
+    with pytest.raises(NpnetError, match="its storages are not those"):
+        read_weights(tmp_path / "x.pth")
+
+
 def test_a_tensor_with_strides(tmp_path: Path) -> None:
     machine = StateDictMachine(100)
     found = machine.load(io.BytesIO(tensor(numbers(2, 2), numbers(1, 2))))
@@ -507,6 +519,7 @@ def test_a_zip_bomb(tmp_path: Path, compression: int) -> None:
         ({"a": {"dtype": "F8", "shape": [4], "data_offsets": [0, 16]}}, "of no known kind"),
         ({"a": {"dtype": "F32", "shape": [-4], "data_offsets": [0, 16]}}, "of no known kind"),
         ({"a": {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}}, "of no known kind"),
+        ({"a": {"dtype": "F32", "shape": [9] * 9, "data_offsets": [0, 4]}}, "has 9 axes"),
         ([], "no object of named values"),
         ({"a": 1}, "of no known kind"),
     ],
@@ -543,6 +556,46 @@ def test_arrays_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(bytes(64))
     elsewhere = {"shape": (4,), "dtype": "f4", "external": [(str(tmp_path / "secret"), 0, 16)]}
     assert plain in h5_file(path, lambda file: file.create_dataset("a/kernel", **elsewhere))
+
+
+def test_groups_in_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    said = h5_file(path, lambda file: file.create_group("a/" * 64).create_group("a"))
+    assert "more than 64 groups in each other" in said
+
+
+def test_long_names_do_not_multiply(tmp_path: Path) -> None:
+    """Groups in one of a long name: their paths would take 50 times the file."""
+
+    def fill(file: Any) -> None:
+        long = file.create_group("a" * 60_000)
+        for number in range(400):
+            long.create_group(str(number))
+        file["a/kernel"] = np.zeros(3)
+
+    path = tmp_path / "x.h5"
+    h5_file(path, fill)
+    tracemalloc.start()
+    with pytest.raises(NpnetError, match="holds no network"):
+        read_weights(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * 2**20
+
+    def fill_with_arrays(file: Any) -> None:
+        long = file.create_group("a" * 60_000)
+        for number in range(400):
+            long[str(number)] = np.zeros(3)
+
+    assert "names of its arrays have more than" in h5_file(path, fill_with_arrays)
+
+
+def test_an_array_outside_of_the_layers(tmp_path: Path) -> None:
+    def fill(file: Any) -> None:
+        file["layers/dense/vars/0"] = file["stray"] = np.zeros(3)
+
+    said = h5_file(tmp_path / "x.h5", fill)
+    assert "its array 'stray' is not among the vars of a layer" in said
 
 
 def test_links_are_not_followed(tmp_path: Path) -> None:

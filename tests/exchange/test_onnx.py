@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from npnet.errors import NpnetError
@@ -315,6 +315,56 @@ def test_nodes_that_compute_something_else(
     del found.attribute[:]
     found.attribute.extend([*kept, helper.make_attribute(attribute, value)])
     assert words in refusal(model, path)
+
+
+def behind(model: ModelProto, *nodes: NodeProto) -> None:
+    """Put nodes behind the logits, each of one input; the graph's output becomes the last's."""
+    output = model.graph.output[0]
+    for number, node in enumerate(nodes):
+        node.input[0], node.output[0] = output.name, f"behind.{number}"
+        model.graph.node.append(node)
+        output.name = node.output[0]
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        helper.make_node("Neg", ["x"], ["y"]),
+        helper.make_node("Relu", ["x"], ["y"]),
+        helper.make_node("Softmax", ["x"], ["y"], axis=0),
+    ],
+    ids=lambda node: node.op_type,
+)
+def test_what_changes_the_logits(model: ModelProto, path: Path, node: NodeProto) -> None:
+    behind(model, helper.make_node("Flatten", ["x"], ["y"]), node)
+    assert f"is not that of classifier, which goes to {node.op_type}" in refusal(model, path)
+
+
+def test_what_ranks_the_same(model: ModelProto, path: Path, weights: Weights) -> None:
+    kinds = ("Identity", "Softmax", "Flatten", "LogSoftmax", "Identity")
+    behind(model, *(helper.make_node(kind, ["x"], ["y"]) for kind in kinds))
+    path.write_bytes(model.SerializeToString())
+    assert read_onnx(path).config == weights.config
+
+
+def test_an_output_from_within(model: ModelProto, path: Path) -> None:
+    model.graph.output[0].name = model.graph.node[3].output[0]
+    assert "which goes to nothing" in refusal(model, path)
+
+
+def test_nodes_in_a_ring_end(path: Path) -> None:
+    model = Graph(tiny("squeezenet1_1")).model()
+    reshape = helper.make_node("Reshape", ["x", "behind.1"], ["y"])
+    behind(model, reshape, helper.make_node("Flatten", ["x"], ["y"]))
+    model.graph.output[0].name = "elsewhere"
+    assert "'elsewhere' is not that of" in refusal(model, path)
+
+
+def test_no_output_and_two(model: ModelProto, path: Path) -> None:
+    model.graph.output.append(model.graph.output[0])
+    assert "it has 2 outputs" in refusal(model, path)
+    del model.graph.output[:]
+    assert "it has 0 outputs" in refusal(model, path)
 
 
 def test_bounds_of_another_relu(model: ModelProto, path: Path) -> None:
