@@ -132,7 +132,7 @@ def _check_classes(classes: Sequence[str], folder: Path) -> None:
         )
     before: dict[str, str] = {}
     for name in classes:
-        if any("\ud800" <= each <= "\udfff" for each in name):  # bytes that are no UTF-8
+        if not is_text(name):
             raise NpnetError(f"{folder} has a class {name!a}, which is no text: rename that folder")
         # Some disks take such names for one, and accents may be written in two ways.
         key = unicodedata.normalize("NFC", name).casefold()
@@ -142,6 +142,11 @@ def _check_classes(classes: Sequence[str], folder: Path) -> None:
                 "alone: give one of them another name, or put their images together"
             )
         before[key] = name
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8: Python stands surrogates for bytes that are none."""
+    return not any("\ud800" <= each <= "\udfff" for each in name)
 
 
 def _classes(folder: Path) -> list[str]:

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npnet.data.dataset import Images, Split
-from npnet.data.folder import SPLITS, Listing
+from npnet.data.folder import SPLITS, Listing, is_text
 from npnet.errors import NpnetError
 from npnet.untrusted import Refused, parse_json
 
@@ -129,6 +129,9 @@ def _checked(found: Any) -> tuple[tuple[str, ...], tuple[int, int, int], int]:
         and len({*classes}) == len(classes) > 1
     ):
         raise Refused("its classes are no names, or fewer than two")
+    for each in classes:
+        if not is_text(each):
+            raise Refused(f"its class {each!a} is no text")
     return tuple(classes), (counts[0], counts[1], counts[2]), size
 
 

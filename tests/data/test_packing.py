@@ -1,6 +1,7 @@
 """A folder is packed once, goes on after a kill, follows what changes, and names what is broken."""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -427,6 +428,13 @@ def sealed_again(data: bytes, change) -> bytes:
     return body + hashlib.sha256(head + results).digest()
 
 
+def with_classes(front: bytes, classes: list[str]) -> bytes:
+    (length,) = struct.unpack_from("<Q", front)
+    about = json.loads(front[8 : 8 + length]) | {"classes": classes}
+    text = json.dumps(about).encode()
+    return struct.pack("<Q", len(text)) + text + front[8 + length :]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -439,6 +447,7 @@ def sealed_again(data: bytes, change) -> bytes:
         (lambda front: front.replace(b"[6, 0, 2]", b"[9,-1, 0]"), "a number of its front is none"),
         (lambda front: front.replace(b'"dog"', b'"cat"'), "fewer than two"),
         (lambda front: front.replace(b'"dog"', b"12345"), "classes are no names"),
+        (lambda front: with_classes(front, ["cat", "\ud800"]), r"class '\\ud800' is no text"),
         (lambda front: front.replace(b'"size"', b'"sice"'), "other fields"),
         (lambda front: front.replace(b"0.png\0", b"0.png0"), "not a name for each"),
         (lambda front: front[:6], "lengths|JSON"),
