@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from npnet.data.dataset import Split
+from npnet.data.dataset import MOST_CLASSES, Split
 from npnet.errors import NpnetError
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")  # in the order of a listing
@@ -129,6 +129,10 @@ def _check_classes(classes: Sequence[str], folder: Path) -> None:
         raise NpnetError(
             f"{folder} has one class, {classes[0]!a}: there is nothing to tell apart; "
             "give a folder for each of two or more"
+        )
+    if len(classes) > MOST_CLASSES:
+        raise NpnetError(
+            f"{folder} has {len(classes):,} folders of classes: give {MOST_CLASSES:,} at most"
         )
     before: dict[str, str] = {}
     for name in classes:

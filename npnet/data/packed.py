@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npnet.data.dataset import Images, Split
+from npnet.data.dataset import MOST_CLASSES, Images, Split
 from npnet.data.folder import SPLITS, Listing, is_text
 from npnet.errors import NpnetError
 from npnet.untrusted import Refused, parse_json
@@ -129,6 +129,8 @@ def _checked(found: Any) -> tuple[tuple[str, ...], tuple[int, int, int], int]:
         and len({*classes}) == len(classes) > 1
     ):
         raise Refused("its classes are no names, or fewer than two")
+    if len(classes) > MOST_CLASSES:
+        raise Refused(f"it has {len(classes):,} classes, {MOST_CLASSES:,} is the most")
     for each in classes:
         if not is_text(each):
             raise Refused(f"its class {each!a} is no text")
@@ -194,6 +196,15 @@ class OpenFile:
                 raise Refused("its seal does not fit")
             if not np.isin(self.states, (DONE, REFUSED)).all():
                 raise Refused("a file of it is neither read nor refused")
+            self._check_classes()
+
+    def _check_classes(self) -> None:
+        """Raise Refused if there is a class without an image to train on."""
+        trained, count = self.front.counts[0], len(self.front.classes)
+        labels = self.front.labels[:trained][self.states[:trained] == DONE]
+        without = np.flatnonzero(np.bincount(labels, minlength=count) == 0)
+        if len(without):
+            raise Refused(f"no training image is of class {without[0]}, of {count}")
 
     def _part(self, start: int, width: int) -> bytes:
         return os.pread(self.descriptor, width * self.places.n, start)
