@@ -28,12 +28,13 @@ from numpy.typing import NDArray
 from npnet.data.dataset import MOST_CLASSES, Images, Split
 from npnet.data.folder import SPLITS, Listing, is_text
 from npnet.errors import NpnetError
-from npnet.untrusted import Refused, parse_json
+from npnet.untrusted import LARGEST_OBJECT, Refused, parse_json
 
 MAGIC = b"npnet images 1\n\0"
 SUFFIX = ".pack"
 TO_DO, DONE, REFUSED = range(3)
 LARGEST = 2**12  # pixels across
+LARGEST_FRONT = 2**28  # bytes: some three million files
 ALIGNED = 4096  # bytes
 _HEAD = struct.Struct("<16sQ32s")
 _SEAL = 32  # bytes
@@ -65,6 +66,8 @@ class Front:
     def parsed(cls, data: bytes) -> "Front":
         """Raises Refused for bytes that no packing has written."""
         (length,) = struct.unpack_from("<Q", data) if len(data) >= 8 else (0,)
+        if length > LARGEST_OBJECT:
+            raise Refused("the JSON of its front is too long")
         found = parse_json(data[8 : 8 + length])
         classes, counts, size = _checked(found)
         n, names = sum(counts), found["names"]
@@ -181,6 +184,8 @@ class OpenFile:
         _, length, digest = _HEAD.unpack(self.head)
         if length > size:
             raise Refused("it was cut short")
+        if length > LARGEST_FRONT:
+            raise Refused(f"its front takes {length:,} bytes, {LARGEST_FRONT:,} is the most")
         data = os.pread(self.descriptor, length, _HEAD.size)
         if hashlib.sha256(data).digest() != digest:
             raise Refused("its front is damaged")

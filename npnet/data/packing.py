@@ -306,7 +306,12 @@ class _Work:
         with open(self.part, "xb") as new:
             new.truncate(places.end)
             new.write(self.head + data)
-        return OpenFile(self.part, writable=True, sealed=False)
+        try:
+            return OpenFile(self.part, writable=True, sealed=False)
+        except Refused as error:  # it holds too much
+            raise NpnetError(
+                f"{self.listing.root} cannot be packed: {error}; give fewer images or shorter names"
+            ) from error
 
     def _fill(self, file: OpenFile, before: OpenFile | None) -> list[str]:
         """Bring every image that can be read into the file; a line for each that cannot."""

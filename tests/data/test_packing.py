@@ -468,6 +468,32 @@ def test_a_front_that_somebody_made_up(tmp_path: Path, root: Path, change, words
     assert "is no file of packed images, or is damaged" in str(caught.value)
 
 
+def test_a_front_that_claims_more_than_any(tmp_path: Path) -> None:
+    """None of it is read: the file is a hole."""
+    with (tmp_path / "made.pack").open("wb") as file:
+        file.write(packed.MAGIC + struct.pack("<Q", 60 * 2**30) + bytes(32))
+        file.truncate(61 * 2**30)
+    with pytest.raises(
+        NpnetError, match=r"made\.pack is no .*its front takes 64,424,509,440 bytes"
+    ):
+        PackedImages(tmp_path / "made.pack")
+
+
+def test_json_that_is_too_long(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = opened(root).path
+    monkeypatch.setattr(packed, "LARGEST_OBJECT", 50)
+    with pytest.raises(NpnetError, match="JSON of its front is too long"):
+        PackedImages(path)
+
+
+def test_a_folder_with_more_files_than_are_read_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "LARGEST_FRONT", 200)
+    assert "cannot be packed: its front takes" in refusal(root)
+    assert sorted(os.listdir(root)) == ["test", "train"]
+
+
 def test_every_cut_and_some_bits(tmp_path: Path, root: Path) -> None:
     data = opened(root).path.read_bytes()
     path, places = tmp_path / "cut.pack", packed.OpenFile(root / ".npnet-4.pack").places
