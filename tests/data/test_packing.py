@@ -366,6 +366,41 @@ def test_a_folder_that_cannot_be_written(
     assert opened(root).path == pets.path
 
 
+@pytest.mark.parametrize("check", [False, True])
+def test_a_packed_file_that_cannot_be_renewed_where_it_is(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: bool
+) -> None:
+    """A file of it was refused, and can be read now; what is as it should be stays in use."""
+    monkeypatch.setenv("NPNET_CACHE", str(tmp_path / "cache"))
+
+    def fail(path: Path, size: int):
+        if path.name == "1.png":
+            raise NpnetError(f"cannot read the picture {path}: Permission denied")
+        return packing_read(path, size)
+
+    packing_read, access = packing.read_square, os.access
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "read_square", fail)
+        beside = opened(root, skip_damaged=True).path
+    before = beside.read_bytes()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != root and access(path, mode))
+    assert opened(root, skip_damaged=True, check=check).path == beside
+    pets = opened(root, check=check)
+    assert greys(pets) == [10, 11, 12, 13, 14, 15]
+    assert pets.path.parent == tmp_path / "cache/images"
+    assert beside.read_bytes() == before
+    assert opened(root, check=check).path == pets.path
+    assert sorted(os.listdir(root)) == [".npnet-4.pack", "test", "train"]
+
+
+def test_a_disk_that_is_too_small_for_some_megabytes(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 8, 2_000_000))
+    with pytest.raises(NpnetError, match=r"images take 6\.3 MB, .* has 2\.0 MB free"):
+        packing.open_folder(root, 512)
+
+
 def test_a_disk_that_is_too_small(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(9, 8, 1))
     assert "free some, give a smaller `stored_size`" in refusal(root)
