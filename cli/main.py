@@ -104,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             say(f"npnet: error: {one_line(error)}", err=True)
         _leave(BAD_INPUT)
     except MemoryError as error:
-        _end_run(NpnetError(f"not enough memory: {error}; give a smaller batch, width or input"))
+        cause = f": {error}" if str(error) else ""  # Python's own have no words
+        _end_run(NpnetError(f"not enough memory{cause}; give a smaller batch, width or input"))
     except BrokenPipeError:
         leave_out(sys.stdout)  # Python flushes it yet
         _leave(FAILURE)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+MOST_CLASSES = 2**16  # the last layer grows with them
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from npnet.data.dataset import Split
+from npnet.data.dataset import MOST_CLASSES, Split
 from npnet.errors import NpnetError
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")  # in the order of a listing
@@ -130,9 +130,13 @@ def _check_classes(classes: Sequence[str], folder: Path) -> None:
             f"{folder} has one class, {classes[0]!a}: there is nothing to tell apart; "
             "give a folder for each of two or more"
         )
+    if len(classes) > MOST_CLASSES:
+        raise NpnetError(
+            f"{folder} has {len(classes):,} folders of classes: give {MOST_CLASSES:,} at most"
+        )
     before: dict[str, str] = {}
     for name in classes:
-        if any("\ud800" <= each <= "\udfff" for each in name):  # bytes that are no UTF-8
+        if not is_text(name):
             raise NpnetError(f"{folder} has a class {name!a}, which is no text: rename that folder")
         # Some disks take such names for one, and accents may be written in two ways.
         key = unicodedata.normalize("NFC", name).casefold()
@@ -142,6 +146,11 @@ def _check_classes(classes: Sequence[str], folder: Path) -> None:
                 "alone: give one of them another name, or put their images together"
             )
         before[key] = name
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8: Python stands surrogates for bytes that are none."""
+    return not any("\ud800" <= each <= "\udfff" for each in name)
 
 
 def _classes(folder: Path) -> list[str]:

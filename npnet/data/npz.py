@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npnet.archive import ArrayArchive, ArrayFile
-from npnet.data.dataset import Images, Split
+from npnet.data.dataset import MOST_CLASSES, Images, Split
 from npnet.errors import NpnetError
 from npnet.untrusted import Refused, open_file
 
 BLOCK = 2**20  # bytes
-MOST_CLASSES, MOST_IMAGES = 2**16, 10**7
+MOST_IMAGES = 10**7
 LARGEST = 2**12  # pixels across
 MOST_UNPACKED = 100  # times what a packed array takes in the file, which no photographs reach
 _INTEGERS = {f"{order}{kind}{width}" for order in "<|" for kind in "iu" for width in "1248"}

@@ -25,15 +25,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npnet.data.dataset import Images, Split
-from npnet.data.folder import SPLITS, Listing
+from npnet.data.dataset import MOST_CLASSES, Images, Split
+from npnet.data.folder import SPLITS, Listing, is_text
 from npnet.errors import NpnetError
-from npnet.untrusted import Refused, parse_json
+from npnet.untrusted import LARGEST_OBJECT, Refused, parse_json
 
 MAGIC = b"npnet images 1\n\0"
 SUFFIX = ".pack"
 TO_DO, DONE, REFUSED = range(3)
 LARGEST = 2**12  # pixels across
+LARGEST_FRONT = 2**28  # bytes: some three million files
 ALIGNED = 4096  # bytes
 _HEAD = struct.Struct("<16sQ32s")
 _SEAL = 32  # bytes
@@ -65,6 +66,8 @@ class Front:
     def parsed(cls, data: bytes) -> "Front":
         """Raises Refused for bytes that no packing has written."""
         (length,) = struct.unpack_from("<Q", data) if len(data) >= 8 else (0,)
+        if length > LARGEST_OBJECT:
+            raise Refused("the JSON of its front is too long")
         found = parse_json(data[8 : 8 + length])
         classes, counts, size = _checked(found)
         n, names = sum(counts), found["names"]
@@ -129,6 +132,11 @@ def _checked(found: Any) -> tuple[tuple[str, ...], tuple[int, int, int], int]:
         and len({*classes}) == len(classes) > 1
     ):
         raise Refused("its classes are no names, or fewer than two")
+    if len(classes) > MOST_CLASSES:
+        raise Refused(f"it has {len(classes):,} classes, {MOST_CLASSES:,} is the most")
+    for each in classes:
+        if not is_text(each):
+            raise Refused(f"its class {each!a} is no text")
     return tuple(classes), (counts[0], counts[1], counts[2]), size
 
 
@@ -176,6 +184,8 @@ class OpenFile:
         _, length, digest = _HEAD.unpack(self.head)
         if length > size:
             raise Refused("it was cut short")
+        if length > LARGEST_FRONT:
+            raise Refused(f"its front takes {length:,} bytes, {LARGEST_FRONT:,} is the most")
         data = os.pread(self.descriptor, length, _HEAD.size)
         if hashlib.sha256(data).digest() != digest:
             raise Refused("its front is damaged")
@@ -191,6 +201,15 @@ class OpenFile:
                 raise Refused("its seal does not fit")
             if not np.isin(self.states, (DONE, REFUSED)).all():
                 raise Refused("a file of it is neither read nor refused")
+            self._check_classes()
+
+    def _check_classes(self) -> None:
+        """Raise Refused if there is a class without an image to train on."""
+        trained, count = self.front.counts[0], len(self.front.classes)
+        labels = self.front.labels[:trained][self.states[:trained] == DONE]
+        without = np.flatnonzero(np.bincount(labels, minlength=count) == 0)
+        if len(without):
+            raise Refused(f"no training image is of class {without[0]}, of {count}")
 
     def _part(self, start: int, width: int) -> bytes:
         return os.pread(self.descriptor, width * self.places.n, start)

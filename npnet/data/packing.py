@@ -131,6 +131,12 @@ def _up_to_date(
     else:
         path = places[0]
     work = _Work(listing, front, path, packing, chosen=out is not None)
+    if found is not None and path != places[0]:  # where it may be that nothing can be written
+        whole = not check or _is_whole(found, packing)
+        if whole and work.suffices(found, skip_damaged):
+            return path
+        path, found = places[0], None
+        work = _Work(listing, front, path, packing, chosen=False)
     if found is None or check or not work.suffices(found, skip_damaged):
         with _alone(work):
             found = _packed_before(path, head)  # by another process meanwhile
@@ -210,6 +216,10 @@ def _refused(path: Path, error: OSError) -> NpnetError:
         f"cannot write {path}: {error.strerror}; pack the images elsewhere with npnet data pack "
         "and `out`, and give that file to `data`"
     )
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 class _Words:
@@ -299,14 +309,19 @@ class _Work:
         free = shutil.disk_usage(self.path.parent).free
         if places.end > free:
             raise NpnetError(
-                f"the packed images take {places.end / 1e9:.1f} GB, {self.path.parent} has "
-                f"{free / 1e9:.1f} GB free: free some, give a smaller `stored_size`, or pack "
+                f"the packed images take {_bytes(places.end)}, {self.path.parent} has "
+                f"{_bytes(free)} free: free some, give a smaller `stored_size`, or pack "
                 "elsewhere with npnet data pack and `out`"
             )
         with open(self.part, "xb") as new:
             new.truncate(places.end)
             new.write(self.head + data)
-        return OpenFile(self.part, writable=True, sealed=False)
+        try:
+            return OpenFile(self.part, writable=True, sealed=False)
+        except Refused as error:  # it holds too much
+            raise NpnetError(
+                f"{self.listing.root} cannot be packed: {error}; give fewer images or shorter names"
+            ) from error
 
     def _fill(self, file: OpenFile, before: OpenFile | None) -> list[str]:
         """Bring every image that can be read into the file; a line for each that cannot."""

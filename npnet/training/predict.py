@@ -97,7 +97,7 @@ def pictures_in(folder: Path) -> list[Path]:
     for place, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
         shown = [Path(place, name) for name in names if not name.startswith(".")]
-        found += [path for path in shown if path.suffix.lower() in SUFFIXES and path.is_file()]
+        found += [path for path in shown if path.suffix.lower() in SUFFIXES]
     if not found:
         raise NpnetError(f"{folder} holds no pictures: give one of {' '.join(SUFFIXES)}")
     return sorted(found)

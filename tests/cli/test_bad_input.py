@@ -502,6 +502,17 @@ def test_a_network_too_large_for_the_memory(place: Path) -> None:
     assert "not enough memory" in outcome.error
 
 
+def test_a_want_of_memory_without_words(place: Path) -> None:
+    patch = (
+        "import npnet.cli.main as main\n"
+        "def fail(arguments):\n"
+        "    raise MemoryError\n"
+        "main._run = fail\n"
+    )
+    outcome = npnet_run("info", cwd=place, patches=patch)
+    assert "not enough memory; give a smaller batch" in outcome.error
+
+
 def test_divergence_in_the_first_epoch(place: Path) -> None:
     outcome = npnet_run("train", *TINY, "--lr", "1e30", "--out", "run", cwd=place)
     assert "the loss is nan on rank 0, epoch 1, step 2" in outcome.error

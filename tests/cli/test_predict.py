@@ -1,6 +1,7 @@
 """`npnet predict`: files in, the likeliest classes out."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,16 @@ def test_a_folder_s_pictures_are_predicted_and_its_broken_ones_named(place: Path
     (folder / "below/empty").mkdir()
     with pytest.raises(NpnetError, match="holds no pictures: give one of"):
         pictures_in(folder / "below/empty")
+
+
+def test_a_folder_s_pipes_and_dangling_links_are_named(place: Path) -> None:
+    folder = place / "odd"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe.png")
+    (folder / "gone.png").symlink_to("nowhere")
+    outcome = npnet_run("predict", "run/final.npz", "odd", cwd=place)
+    assert "odd/gone.png: No such file" in outcome.stderr
+    assert "odd/pipe.png: it is a pipe or a device" in outcome.stderr
 
 
 def test_an_array_of_the_input_s_size_is_taken_as_it_is(place: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from npnet.data import folder
 from npnet.data.folder import scan
 from npnet.errors import NpnetError
 
@@ -129,3 +130,11 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
     assert f"cannot read the folder {tmp_path}/b: Permission denied" in refusal(tmp_path)
+
+
+def test_too_many_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "MOST_CLASSES", 2)
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    with pytest.raises(NpnetError, match="has 3 folders of classes: give 2 at most"):
+        folder.scan(tmp_path)

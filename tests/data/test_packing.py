@@ -1,6 +1,7 @@
 """A folder is packed once, goes on after a kill, follows what changes, and names what is broken."""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -365,6 +366,41 @@ def test_a_folder_that_cannot_be_written(
     assert opened(root).path == pets.path
 
 
+@pytest.mark.parametrize("check", [False, True])
+def test_a_packed_file_that_cannot_be_renewed_where_it_is(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: bool
+) -> None:
+    """A file of it was refused, and can be read now; what is as it should be stays in use."""
+    monkeypatch.setenv("NPNET_CACHE", str(tmp_path / "cache"))
+
+    def fail(path: Path, size: int):
+        if path.name == "1.png":
+            raise NpnetError(f"cannot read the picture {path}: Permission denied")
+        return packing_read(path, size)
+
+    packing_read, access = packing.read_square, os.access
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "read_square", fail)
+        beside = opened(root, skip_damaged=True).path
+    before = beside.read_bytes()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != root and access(path, mode))
+    assert opened(root, skip_damaged=True, check=check).path == beside
+    pets = opened(root, check=check)
+    assert greys(pets) == [10, 11, 12, 13, 14, 15]
+    assert pets.path.parent == tmp_path / "cache/images"
+    assert beside.read_bytes() == before
+    assert opened(root, check=check).path == pets.path
+    assert sorted(os.listdir(root)) == [".npnet-4.pack", "test", "train"]
+
+
+def test_a_disk_that_is_too_small_for_some_megabytes(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 8, 2_000_000))
+    with pytest.raises(NpnetError, match=r"images take 6\.3 MB, .* has 2\.0 MB free"):
+        packing.open_folder(root, 512)
+
+
 def test_a_disk_that_is_too_small(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(9, 8, 1))
     assert "free some, give a smaller `stored_size`" in refusal(root)
@@ -427,6 +463,13 @@ def sealed_again(data: bytes, change) -> bytes:
     return body + hashlib.sha256(head + results).digest()
 
 
+def with_classes(front: bytes, classes: list[str]) -> bytes:
+    (length,) = struct.unpack_from("<Q", front)
+    about = json.loads(front[8 : 8 + length]) | {"classes": classes}
+    text = json.dumps(about).encode()
+    return struct.pack("<Q", len(text)) + text + front[8 + length :]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -439,6 +482,10 @@ def sealed_again(data: bytes, change) -> bytes:
         (lambda front: front.replace(b"[6, 0, 2]", b"[9,-1, 0]"), "a number of its front is none"),
         (lambda front: front.replace(b'"dog"', b'"cat"'), "fewer than two"),
         (lambda front: front.replace(b'"dog"', b"12345"), "classes are no names"),
+        (lambda front: with_classes(front, ["cat", "\ud800"]), r"class '\\ud800' is no text"),
+        (lambda front: with_classes(front, ["cat", "dog", "cow"]), "of class 2, of 3"),
+        (lambda front: front.replace(b"[6, 0, 2]", b"[3, 0, 5]"), "of class 1, of 2"),
+        (lambda front: with_classes(front, [*map(str, range(2**16 + 1))]), "65,537 classes"),
         (lambda front: front.replace(b'"size"', b'"sice"'), "other fields"),
         (lambda front: front.replace(b"0.png\0", b"0.png0"), "not a name for each"),
         (lambda front: front[:6], "lengths|JSON"),
@@ -454,6 +501,32 @@ def test_a_front_that_somebody_made_up(tmp_path: Path, root: Path, change, words
     with pytest.raises(NpnetError, match=words) as caught:
         PackedImages(tmp_path / "made.pack")
     assert "is no file of packed images, or is damaged" in str(caught.value)
+
+
+def test_a_front_that_claims_more_than_any(tmp_path: Path) -> None:
+    """None of it is read: the file is a hole."""
+    with (tmp_path / "made.pack").open("wb") as file:
+        file.write(packed.MAGIC + struct.pack("<Q", 60 * 2**30) + bytes(32))
+        file.truncate(61 * 2**30)
+    with pytest.raises(
+        NpnetError, match=r"made\.pack is no .*its front takes 64,424,509,440 bytes"
+    ):
+        PackedImages(tmp_path / "made.pack")
+
+
+def test_json_that_is_too_long(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = opened(root).path
+    monkeypatch.setattr(packed, "LARGEST_OBJECT", 50)
+    with pytest.raises(NpnetError, match="JSON of its front is too long"):
+        PackedImages(path)
+
+
+def test_a_folder_with_more_files_than_are_read_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "LARGEST_FRONT", 200)
+    assert "cannot be packed: its front takes" in refusal(root)
+    assert sorted(os.listdir(root)) == ["test", "train"]
 
 
 def test_every_cut_and_some_bits(tmp_path: Path, root: Path) -> None:
