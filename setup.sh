@@ -7,7 +7,7 @@
 #   openmpi    Open MPI instead
 #   plots      pictures of runs and studies (matplotlib)
 #   images     JPEG, PNG and the like (Pillow)
-#   exchange   weights of Keras, in safetensors, and of ONNX (h5py, safetensors, onnx)
+#   exchange   weights of Keras and of ONNX (h5py, onnx)
 #   dev        what tests and checks need; plots, images and exchange, too
 #
 # VENV names the folder (default .venv), PYTHON the interpreter (default python3). Only when Debian's
