@@ -39,9 +39,9 @@ Trainer._pause = die
 
 # The accuracy of each test.
 SCORES = """
-import npnet.training.run as run
-scores, columns = iter([0.1, 0.9, 0.2, 0.9, 0.3]), run._columns
-run._columns = lambda test: columns(test) | {"test_acc": next(scores)}
+from npnet.training.best import Best
+scores, after = [0.1, 0.9, 0.2, 0.9, 0.3], Best.after
+Best.after = lambda best, epoch, accuracy: after(best, epoch, scores[epoch - 1])
 """
 
 
@@ -69,7 +69,7 @@ def test_a_run_that_is_told_to_leave_goes_on_later(
         "npnet: stopped in epoch 2, after 8 of 10 steps: go on with "
         f"{launcher}npnet train --resume run"
     )
-    left = {"config.json", "log.csv", "epoch-001.npz", "step-002-000008.npz"}
+    left = {"config.json", "log.csv", "epoch-001.npz", "best.npz", "step-002-000008.npz"}
     assert names(place / "run") == left
     again = npnet_run("train", "--resume", "run", "--no-progress", cwd=place, ranks=ranks)
     assert again.status == 0, again.stderr
@@ -137,8 +137,8 @@ def test_another_number_of_ranks_goes_on_at_the_same_part_of_an_epoch(place: Pat
 @pytest.mark.parametrize(
     ("epochs", "keep", "kept"),
     [
-        (5, 2, {4, 5}),  # of two that are best, the later
-        (4, 1, {4}),
+        (5, 2, {2, 4, 5}),  # of two that are best, the first
+        (4, 1, {2, 4}),
         (3, 1, {2, 3}),
         (3, 9, {1, 2, 3}),
     ],

@@ -366,7 +366,7 @@ def test_damaged_data_are_named(healthy, tmp_path):
     assert digest == ""
     finding = only(replace(healthy, data=digest, data_problem=problem))
     assert "data_batch_3" in finding.what
-    assert finding.mend == "remove the dataset's folder and fetch it again"
+    assert finding.mend == "fetch it again, into another folder"
 
 
 def test_this_host_is_examined(tmp_path):
