@@ -150,7 +150,10 @@ class Training:
         if folder is not None:
             return cls(tuple(words), folder)
         world = ranks * values["workers_per_rank"]
-        new = RunFolder(default_folder(values["dataset"], values["recipe_name"], world), True)
+        source, recipe = values["data"], values["recipe_name"]
+        name = source.name if source is not None else values["dataset"]
+        usual = "modern" if values["init"] is None else "finetune"
+        new = RunFolder(default_folder(name, recipe or usual, world), True)
         new.make()
         return cls((*words, "--out", str(new.path)), new.path)
 
