@@ -12,7 +12,7 @@ import click
 
 from npnet.cli import options
 from npnet.cli.streams import say
-from npnet.cli.train import LAUNCH, default_folder
+from npnet.cli.train import LAUNCH, default_folder, usual_recipe
 from npnet.status import BAD_INPUT, INTERRUPTED, STOPPED
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ class Training:
     @classmethod
     def of(cls, values: Mapping[str, Any], words: Sequence[str], ranks: int) -> "Training":
         """Of the options `words`, whose values are these. Without --out a folder is made."""
+        from npnet.data.source import name_of
         from npnet.training.resume import folder_of
         from npnet.training.run_folder import RunFolder
 
@@ -150,10 +151,9 @@ class Training:
         if folder is not None:
             return cls(tuple(words), folder)
         world = ranks * values["workers_per_rank"]
-        source, recipe = values["data"], values["recipe_name"]
-        name = source.name if source is not None else values["dataset"]
-        usual = "modern" if values["init"] is None else "finetune"
-        new = RunFolder(default_folder(name, recipe or usual, world), True)
+        name = values["dataset"] if values["data"] is None else name_of(values["data"])
+        recipe = values["recipe_name"] or usual_recipe(values["init"])
+        new = RunFolder(default_folder(name, recipe, world), True)
         new.make()
         return cls((*words, "--out", str(new.path)), new.path)
 

@@ -1,26 +1,17 @@
 """`npnet lr-find`."""
 
 import shlex
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from npnet.cli import options
 from npnet.cli.help import CommandWithHeadings, heading
-from npnet.cli.train import (
-    choose_model,
-    choose_recipe,
-    choose_settings,
-    initial_weights,
-    train,
-)
+from npnet.cli.train import initial_weights, plan_of_options, train
 
 if TYPE_CHECKING:
     from npnet.training.lr_find import RangeTest
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Options of `npnet train` that mean nothing here, and what takes their place among the settings.
 OF_A_RUN: dict[str, Any] = {
@@ -40,7 +31,7 @@ OF_A_RUN: dict[str, Any] = {
 ROWS = 12  # of the table that is printed
 
 
-def of_train(function: Function) -> Function:
+def of_train(function: options.Function) -> options.Function:
     """Every option of `npnet train` but those of OF_A_RUN."""
     parameters = function.__dict__.setdefault("__click_params__", [])
     parameters += [each for each in reversed(train.params) if each.name not in OF_A_RUN]
@@ -72,9 +63,6 @@ def of_train(function: Function) -> Function:
 @click.option("--csv", "table", type=click.Path(path_type=Path), help="Write a row for each step.")
 @of_train
 def lr_find(
-    dataset: str,
-    data_dir: Path | None,
-    recipe_name: str | None,
     init: Path | None,
     steps: int,
     lowest: float,
@@ -91,7 +79,6 @@ def lr_find(
     """
     from dataclasses import asdict
 
-    from npnet.cli import datasets
     from npnet.cli.bar import Progress
     from npnet.cli.console import Console, terminal
     from npnet.files import write_table
@@ -105,15 +92,8 @@ def lr_find(
     with together(comm):
         weights = initial_weights(init) if comm.rank == 0 else None
     weights = comm.broadcast(weights)
+    recipe, settings, source, model = plan_of_options(values | OF_A_RUN, comm, weights)
     with together(comm):
-        recipe = choose_recipe(recipe_name, values, weights)
-        settings = choose_settings(recipe, comm, values | OF_A_RUN)
-        model = choose_model(values, 2, recipe.name, None, weights)
-        data = datasets.chosen(values | {"dataset": dataset}, model.input_size)
-    source = datasets.opened(data, data_dir, comm)
-    with together(comm):
-        classes, stored = len(source.classes), source.image_size
-        model = choose_model(values, classes, recipe.name, stored, weights)
         if picture is not None:
             blank()  # what draws is missing: that is told before the work
     if settings.backend == "numba":

@@ -6,7 +6,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -17,6 +17,7 @@ from npnet.cli.words import SECONDS_TO_PASS_ON
 from npnet.schema import known_fields
 
 if TYPE_CHECKING:
+    from npnet.data.dataset import Dataset
     from npnet.model.config import ModelConfig
     from npnet.model.weights import Weights
     from npnet.parallel.communicator import Communicator
@@ -236,9 +237,6 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
 @options.backend
 @click.option("--progress/--no-progress", default=True, help="Progress bar, or lines every 30 s.")
 def train(
-    dataset: str,
-    data_dir: Path | None,
-    recipe_name: str | None,
     out: Path | None,
     resume: Path | None,
     init: Path | None,
@@ -252,16 +250,14 @@ def train(
 
     Leaves a run folder with config.json, log.csv, summary.json and checkpoints.
     """
-    from npnet.cli import datasets
     from npnet.cli.console import Console
     from npnet.errors import NpnetError, Stopped
     from npnet.parallel import joining
     from npnet.parallel.communicator import connect, together
     from npnet.parallel.watchdog import Watchdog
-    from npnet.training.features import compute_features
     from npnet.training.resume import find
     from npnet.training.trace import Trace
-    from npnet.training.trainer import Trainer, check_fit
+    from npnet.training.trainer import Trainer, with_features
     from npnet.training.warmup import Rehearsal, prepare
 
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # there is nothing to save yet
@@ -274,26 +270,11 @@ def train(
         weights = initial_weights(init, origin) if comm.rank == 0 else None
     mine, origin = origin, comm.broadcast(origin.without_rows() if origin is not None else None)
     weights = comm.broadcast(weights)
-    with together(comm):
-        if origin is None:
-            recipe = choose_recipe(recipe_name, values, weights)
-            settings = choose_settings(recipe, comm, values)
-            model = choose_model(values, 2, recipe.name, None, weights)
-            data = datasets.chosen(values | {"dataset": dataset}, model.input_size)
-        else:
-            given = given_options()
-            refuse_another(origin, given)
-            recipe = replace(origin.recipe, **of_record(origin.recipe, given))
-            settings = changed_settings(origin, comm, given)
-            data = datasets.changed(origin.source, given)
-            data_dir = data_dir or origin.place()
-    source = datasets.opened(data, data_dir, comm, progress)
-    with together(comm):
-        if origin is None:
-            classes, stored = len(source.classes), source.image_size
-            model = choose_model(values, classes, recipe.name, stored, weights)
-        else:
-            model = origin.model
+    if origin is None:
+        plan = plan_of_options(values, comm, weights, progress)
+    else:
+        plan = plan_of_origin(origin, comm, values["data_dir"], progress)
+    recipe, settings, source, model = plan
     world = comm.size * settings.workers_per_rank
     with together(comm):
         folder = choose_folder(out, mine, default_folder(source.name, recipe.name, world))
@@ -308,12 +289,8 @@ def train(
             prepare(comm, Rehearsal.of(model, recipe, settings.dtype), console.compiling)
 
     below = weights or (checkpoint.weights() if checkpoint is not None else None)
-    if settings.caches_features(recipe) and below is not None:
-        with together(comm):
-            check_fit(source, model, recipe, settings)
-        compile_kernels()
-        computing = (settings.batch_per_rank, settings.backend, console.computing)
-        source = compute_features(source, below.seen_by(model), comm, *computing) or source
+    showing = (compile_kernels, console.computing)
+    source = with_features(source, model, recipe, settings, below, comm, *showing)
     start = (folder, checkpoint, weights)
     trainer = Trainer(source, model, recipe, settings, comm, console, *start)
     if timeline is not None:
@@ -411,6 +388,51 @@ def how_it_begins(weights: "Weights", trainer: "Trainer") -> list[str]:
     return lines
 
 
+class Plan(NamedTuple):
+    """What a run trains, and how."""
+
+    recipe: "Recipe"
+    settings: "Settings"
+    source: "Dataset"
+    model: "ModelConfig"
+
+
+def plan_of_options(
+    values: dict[str, Any], comm: "Communicator", weights: "Weights | None", progress: bool = True
+) -> Plan:
+    """That of a run that begins. All ranks must call."""
+    from npnet.cli import datasets
+    from npnet.parallel.communicator import together
+
+    with together(comm):
+        recipe = choose_recipe(values, weights)
+        settings = choose_settings(recipe, comm, values)
+        model = choose_model(values, 2, recipe.name, None, weights)
+        data = datasets.chosen(values, model.input_size)
+    source = datasets.opened(data, values["data_dir"], comm, progress)
+    with together(comm):
+        classes, stored = len(source.classes), source.image_size
+        model = choose_model(values, classes, recipe.name, stored, weights)
+    return Plan(recipe, settings, source, model)
+
+
+def plan_of_origin(
+    origin: "Origin", comm: "Communicator", data_dir: Path | None, progress: bool
+) -> Plan:
+    """That of a run that goes on: as it was, but for the options that are given."""
+    from npnet.cli import datasets
+    from npnet.parallel.communicator import together
+
+    given = given_options()
+    with together(comm):
+        refuse_another(origin, given)
+        recipe = replace(origin.recipe, **of_record(origin.recipe, given))
+        settings = changed_settings(origin, comm, given)
+    data = datasets.changed(origin.source, given)
+    source = datasets.opened(data, data_dir or origin.place(), comm, progress)
+    return Plan(recipe, settings, source, origin.model)
+
+
 def say_who_is_awaited(words: str) -> None:
     say(f"[WAIT] {words}")
 
@@ -489,12 +511,17 @@ def command_to_go_on(ranks: int, folder: Path) -> str:
     return f"{os.environ.get(LAUNCH, npnet)} train --resume {shlex.quote(str(folder))}"
 
 
-def choose_recipe(name: str | None, values: dict[str, Any], weights: "Weights | None") -> "Recipe":
-    """The recipe called `name`, or the usual one, with the values that were given."""
+def usual_recipe(init: object) -> str:
+    """The recipe's name where none is given; `init`: what the run begins with, or None."""
+    return "modern" if init is None else "finetune"
+
+
+def choose_recipe(values: dict[str, Any], weights: "Weights | None") -> "Recipe":
+    """The recipe that is named, or the usual one, with the values that were given."""
     from npnet.errors import NpnetError
     from npnet.training.recipe import RECIPES
 
-    recipe = RECIPES[name or ("modern" if weights is None else "finetune")]
+    recipe = RECIPES[values["recipe_name"] or usual_recipe(weights)]
     recipe = replace(recipe, **of_record(recipe, values))
     if recipe.train != "all" and weights is None:
         raise NpnetError(

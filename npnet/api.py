@@ -15,14 +15,13 @@ from npnet.model.weights import Weights
 from npnet.parallel.communicator import Communicator, connect, together
 from npnet.training.checkpoint import Checkpoint
 from npnet.training.evaluate import Evaluator
-from npnet.training.features import compute_features
 from npnet.training.judgement import Judgement
 from npnet.training.predict import Prediction, predict_pictures
 from npnet.training.recipe import BATCH_PER_RANK, FINETUNE, MODERN, Recipe
 from npnet.training.results import Summary
 from npnet.training.run_folder import RunFolder
 from npnet.training.settings import Settings
-from npnet.training.trainer import Reporter, Trainer, check_fit
+from npnet.training.trainer import Reporter, Trainer, with_features
 from npnet.training.warmup import Rehearsal, Silence, prepare
 
 
@@ -77,12 +76,7 @@ def train(
         if chosen.backend == "numba":
             prepare(comm, rehearsal, lambda: nullcontext(lambda kernels: None))
 
-    if chosen.caches_features(recipe) and weights is not None:
-        with together(comm):
-            check_fit(dataset, model, recipe, chosen)
-        compile_kernels()
-        batch = (chosen.batch_per_rank, chosen.backend)
-        dataset = compute_features(dataset, weights.seen_by(model), comm, *batch) or dataset
+    dataset = with_features(dataset, model, recipe, chosen, weights, comm, compile_kernels)
     told = reporter or Silence()
     trainer = Trainer(dataset, model, recipe, chosen, comm, told, folder, weights=weights)
     compile_kernels()

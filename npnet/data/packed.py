@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from npnet.data.dataset import MOST_CLASSES, Images, Split
 from npnet.data.folder import SPLITS, Listing, is_text
+from npnet.data.source import name_of
 from npnet.errors import NpnetError
 from npnet.untrusted import LARGEST_OBJECT, Refused, parse_json
 
@@ -231,9 +232,7 @@ class PackedImages:
 
     def __init__(self, path: Path, folder: Path | None = None) -> None:
         self.path, self.location = path, str(folder or path)
-        if folder is None and path.name.startswith("."):  # beside the images
-            folder = path.parent
-        self.name = path.stem if folder is None else folder.resolve().name or "images"
+        self.name = name_of(folder or path)
         try:
             file = OpenFile(path)
         except OSError as error:

@@ -1,6 +1,7 @@
 """How a dataset was opened: what a run has to keep to open it again."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from npnet.data.dataset import Dataset
@@ -25,6 +26,17 @@ class Source:
     def from_dict(cls, found: Any, where: str) -> "Source | None":
         """What a file says. Raises NpnetError, naming `where`, for what it should not hold."""
         return None if found is None else cls(**checked_fields(cls, found, where))
+
+
+def name_of(path: Path) -> str:
+    """What a dataset at a path is called: as the folder, or as the file without its ending.
+
+    A packed file that lies hidden beside the images has their folder's name.
+    """
+    if not path.is_dir() and not path.name.startswith("."):
+        return path.stem
+    folder = path if path.is_dir() else path.parent
+    return folder.resolve().name or "images"
 
 
 def remember(dataset: Dataset, source: Source) -> None:

@@ -4,6 +4,7 @@ Here is the loop alone. `Trainer.__init__` builds what a rank needs. Scoring is 
 a run leaves on disk in run.py, its results in results.py, its checks in guard.py.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -26,7 +27,7 @@ from npnet.training.advice import network_seconds
 from npnet.training.checkpoint import Checkpoint
 from npnet.training.costs import Meter
 from npnet.training.evaluate import Evaluator, Scores, split_at_end, split_of_epochs
-from npnet.training.features import Features, input_of
+from npnet.training.features import Features, Show, compute_features, input_of
 from npnet.training.guard import Guard
 from npnet.training.optimiser import Optimiser, groups_of
 from npnet.training.parts import parts_of
@@ -64,6 +65,30 @@ def check_fit(dataset: Dataset, model: ModelConfig, recipe: Recipe, settings: Se
             f"{dataset.location} has no images to test or to validate on: give `val_split` 0.1, or "
             "`evaluate` never"
         )
+
+
+def with_features(
+    dataset: Dataset,
+    model: ModelConfig,
+    recipe: Recipe,
+    settings: Settings,
+    weights: Weights | None,
+    comm: Communicator,
+    compile_kernels: Callable[[], object],
+    show: Show = lambda split, done, total: None,
+) -> Dataset:
+    """The dataset, or what the classifier reads of it, where that alone is trained.
+
+    `weights`: what the run begins or goes on with. All ranks must call; `show` as in
+    compute_features.
+    """
+    if weights is None or not settings.caches_features(recipe):
+        return dataset
+    with together(comm):
+        check_fit(dataset, model, recipe, settings)
+    compile_kernels()
+    how = (settings.batch_per_rank, settings.backend, show)
+    return compute_features(dataset, weights.seen_by(model), comm, *how) or dataset
 
 
 class Trainer:
