@@ -12,7 +12,7 @@ from npnet.model.fusion import Fused, FusedLayer, for_inference
 from npnet.model.memory import affine_of_concatenations, inference_plan
 from npnet.model.network import with_epsilon
 from npnet.model.operations import Activation, BatchNorm, Mode, Resources
-from npnet.model.operations.base import IMAGES
+from npnet.model.operations.base import IMAGES, Entrance
 from npnet.model.operations.head import CrossEntropy
 from npnet.model.parameters import Parameters
 
@@ -42,9 +42,7 @@ class Inference:
         resources = Resources(parameters, arrays, self.kernels, bn, inference=True)
         self.layers = [operation.layer(resources) for operation in operations]
         self.images: Floats = arrays[IMAGES]
-        self.entrance: Floats = self.images
-        self._entered, self._first = IMAGES, 0
-        self._input = Activation.of(self.images, dz=self.images)
+        self._entrance = Entrance(IMAGES, Activation.of(self.images, dz=self.images))
         self.cross_entropy = CrossEntropy(self.layers[-1].whole_batch, self.kernels)
 
     @property
@@ -63,10 +61,12 @@ class Inference:
 
     def enter_behind(self, operation: str) -> None:
         """Begin with the output of an operation, which is then to be filled as `entrance`."""
-        names = [each.operation.name for each in self.layers]
-        self._entered, self._first = operation, names.index(operation) + 1
-        self.entrance = self.output(operation)
-        self._input = Activation.of(self.entrance, dz=self.entrance)
+        self._entrance = Entrance.behind(operation, self.layers)
+
+    @property
+    def entrance(self) -> Floats:
+        """What is to be filled before `forward`."""
+        return self._entrance.input.x
 
     def fold(self) -> None:
         """Fold the present weights and running statistics."""
@@ -76,8 +76,9 @@ class Inference:
 
     def forward(self, n: int) -> Floats:
         """Logits (n, K) of `entrance[:n]`."""
-        outputs = {self._entered: self._input.first(n)}
-        for layer in self.layers[self._first :]:
+        name, begin, first = self._entrance
+        outputs = {name: begin.first(n)}
+        for layer in self.layers[first:]:
             operation = layer.operation
             if isinstance(operation, Fused):
                 outputs |= {each: self._plain(outputs[each]) for each in operation.inputs}

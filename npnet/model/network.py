@@ -15,7 +15,7 @@ from npnet.kernels.arrays import HIGH, LOW, Floats, Ints
 from npnet.model.architecture import Architecture
 from npnet.model.memory import affine_of_concatenations, plan
 from npnet.model.operations import Activation, BatchNorm, Convolution, Mode, Resources
-from npnet.model.operations.base import IMAGES, consumers, maps
+from npnet.model.operations.base import IMAGES, Entrance, consumers, maps
 from npnet.model.operations.convolution import ConvolutionLayer, Normalisation
 from npnet.model.operations.head import CrossEntropy
 from npnet.model.operations.pooling import MaxPoolLayer
@@ -49,9 +49,8 @@ class Network:
         resources = Resources(self.parameters, arrays, self.kernels, bn)
         self.layers = [operation.layer(resources) for operation in operations]
         self.images: Floats = arrays[IMAGES]
-        self.entrance: Floats = self.images
-        self._entered, self._first = IMAGES, 0
-        self._input = Activation.of(self.images, dz=self.images)  # which need no gradient
+        # Images need no gradient.
+        self._entrance = Entrance(IMAGES, Activation.of(self.images, dz=self.images))
         self.cross_entropy = CrossEntropy(self.layers[-1].whole_batch, self.kernels)
         self.junctions = self._junctions(arrays)
         self.set_trainable(None)
@@ -71,10 +70,12 @@ class Network:
 
         Nothing before it may be trainable.
         """
-        names = [each.operation.name for each in self.layers]
-        self._entered, self._first = operation, names.index(operation) + 1
-        self.entrance = self.layers[self._first - 1].whole_batch.x
-        self._input = Activation.of(self.entrance, dz=self.entrance)
+        self._entrance = Entrance.behind(operation, self.layers)
+
+    @property
+    def entrance(self) -> Floats:
+        """What is to be filled before `forward`."""
+        return self._entrance.input.x
 
     def set_trainable(self, names: Collection[str] | None) -> None:
         """Train the named parameters, or all those of the named operations, alone; None: all.
@@ -117,8 +118,9 @@ class Network:
         dropped; None drops nothing.
         """
         mode = Mode(training and not frozen, dropout)
-        outputs = {self._entered: self._input.first(n)}
-        for layer in self.layers[self._first :]:
+        name, begin, first = self._entrance
+        outputs = {name: begin.first(n)}
+        for layer in self.layers[first:]:
             operation = layer.operation
             inputs = [
                 self._as_read(outputs[name], name, operation.name) for name in operation.inputs

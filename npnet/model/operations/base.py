@@ -176,6 +176,25 @@ class Layer(Protocol):
         """From the output's dz to the parameters' gradients and the inputs' dz."""
 
 
+class Entrance(NamedTuple):
+    """Where a forward pass begins: with what is filled in `input`, which is called `name`.
+
+    `first`: the number of the first layer that runs.
+    """
+
+    name: str
+    input: Activation
+    first: int = 0
+
+    @classmethod
+    def behind(cls, operation: str, layers: Sequence[Layer]) -> "Entrance":
+        """Begin with the output of an operation."""
+        names = [layer.operation.name for layer in layers]
+        at = names.index(operation)
+        array = layers[at].whole_batch.x
+        return cls(operation, Activation.of(array, dz=array), at + 1)
+
+
 def maps(values: Floats) -> Floats:
     """(n,C) as maps of one pixel, (n,1,1,C)."""
     return values if values.ndim == 4 else values.reshape(len(values), 1, 1, -1)
