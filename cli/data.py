@@ -63,19 +63,18 @@ def fetch(name: str, data_dir: Path, url: str | None) -> None:
     "--stored-size",
     type=click.IntRange(min=1),
     metavar="PIXELS",
-    default=146,
-    show_default=True,
-    help="Of each image, across; 146 is what networks of 128 are trained on.",
+    help="Of each image, across.  [default: 146, what networks of 128 are trained on]",
 )
 @click.option("--skip-damaged", is_flag=True, help="Leave out files that are no usable images.")
-def pack(path: Path, out: Path | None, stored_size: int, skip_damaged: bool) -> None:
+def pack(path: Path, out: Path | None, stored_size: int | None, skip_damaged: bool) -> None:
     """Pack the folder of images PATH into one file of squares, as training does on first use.
 
     A file that is there is checked image by image; what has changed is packed again. An interrupted
     packing goes on when the command is repeated. Every file that is no usable image is named.
     """
     from npnet.cli.datasets import Told
-    from npnet.data.folder import SPLITS
+    from npnet.data import STORED_SIZE
+    from npnet.data.dataset import SPLITS
     from npnet.data.packing import UnusableFiles, open_folder
     from npnet.parallel.communicator import connect, together
 
@@ -85,7 +84,8 @@ def pack(path: Path, out: Path | None, stored_size: int, skip_damaged: bool) -> 
             return
         told = Told(comm)
         try:
-            images = open_folder(path, stored_size, skip_damaged, told, out, check=True)
+            size = stored_size or STORED_SIZE
+            images = open_folder(path, size, skip_damaged, told, out, check=True)
         except UnusableFiles as error:
             told.finish()
             for line in error.not_shown:

@@ -35,6 +35,11 @@ def open_file(path: Path) -> BinaryIO:
     raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
 
 
+def stamp_of(status: os.stat_result) -> tuple[int, int, int]:
+    """What tells that a file was written to or replaced."""
+    return (status.st_ino, status.st_size, status.st_mtime_ns)
+
+
 def read_file(path: Path, most: int) -> bytes:
     """The content of a regular file of `most` bytes or less. Raises OSError for any other."""
     with open_file(path) as file:

@@ -22,6 +22,8 @@ from typing import Any
 import psutil
 from numba.core.caching import IndexDataCacheFile
 
+from npnet.kernels.home import chosen_home, home
+
 # File systems of other machines, as of a cluster's home folders: all ranks would load their code
 # through one server, at the same time.
 NETWORK = {"9p", "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre"} | {
@@ -102,16 +104,10 @@ def fallbacks() -> tuple[Path, ...]:
     return home(), NODE_LOCAL / f"npnet-{os.geteuid()}"
 
 
-def home() -> Path:
-    """~/.cache/npnet; $XDG_CACHE_HOME counts where it is absolute, as its specification says."""
-    chosen = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(chosen if os.path.isabs(chosen) else os.path.expanduser("~/.cache"), "npnet")
-
-
 def root() -> Path:
     """$NPNET_CACHE, else ~/.cache/npnet; a folder on this node if that lies on another machine."""
-    if chosen := os.environ.get("NPNET_CACHE"):
-        return Path(os.path.expanduser(chosen))
+    if (chosen := chosen_home()) is not None:
+        return chosen
     if on_network(home()) and not on_network(NODE_LOCAL):
         with suppress(OSError):
             return own(NODE_LOCAL / f"npnet-{os.geteuid()}")

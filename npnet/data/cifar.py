@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from npnet.data.dataset import Images, Split
 from npnet.data.unpickle import damaged, load
 from npnet.errors import NpnetError
+from npnet.untrusted import stamp_of
 
 _SPLITS: tuple[Split, ...] = ("train", "test")  # that its files hold
 _SIDE = 32  # height and width, pixels
@@ -156,10 +157,9 @@ class Cifar:
 def _stamp(path: Path) -> tuple[int, int, int]:
     """What tells that a file was written to or replaced; zeros where there is none."""
     try:
-        status = path.stat()
+        return stamp_of(path.stat())
     except OSError:
         return (0, 0, 0)
-    return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def find(name: str, data_dir: Path | None = None) -> Cifar:

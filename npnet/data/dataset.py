@@ -27,6 +27,11 @@ class Images:
         return len(self.labels)
 
 
+def classes_without(labels: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """Those of `count` classes that no label is of."""
+    return np.flatnonzero(np.bincount(labels, minlength=count) == 0)
+
+
 class Dataset(Protocol):
     """A source of labelled images; `read` returns just the rows asked for, in their order.
 

@@ -18,10 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from npnet.data.dataset import MOST_CLASSES, Split
+from npnet.data.dataset import MOST_CLASSES, SPLITS, Split
 from npnet.errors import NpnetError
 
-SPLITS: tuple[Split, ...] = ("train", "val", "test")  # in the order of a listing
 FOLDERS: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
     "val": ("val", "valid", "validation"),
@@ -32,7 +31,7 @@ LEFT_ASIDE = {"Thumbs.db", "desktop.ini", "__MACOSX"}
 
 @dataclass(frozen=True)
 class Listing:
-    """The n files of a folder: those of `train`, of `val` and of `test`, each class by class."""
+    """The n files of a folder, split by split in the order of SPLITS, each class by class."""
 
     root: Path
     classes: tuple[str, ...]

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npnet.archive import ArrayArchive, ArrayFile
-from npnet.data.dataset import MOST_CLASSES, Images, Split
+from npnet.data.dataset import MOST_CLASSES, SPLITS, Images, Split, classes_without
 from npnet.errors import NpnetError
-from npnet.untrusted import Refused, open_file
+from npnet.untrusted import Refused, open_file, stamp_of
 
 BLOCK = 2**20  # bytes
 MOST_IMAGES = 10**7
@@ -35,7 +35,7 @@ class KerasArrays:
         self.name, self.location, self._path = path.stem, str(path), path
         try:
             with open_file(path) as file:
-                self._stamp = _stamp(file)
+                self._stamp = stamp_of(os.fstat(file.fileno()))
                 self._read_all(_archive(file))
         except OSError as error:
             raise NpnetError(f"cannot read {path}: {error.strerror or error}") from error
@@ -50,7 +50,7 @@ class KerasArrays:
         self._images: dict[Split, ArrayFile] = {}
         self._labels: dict[Split, NDArray[np.int64]] = {}
         digest, sizes = hashlib.sha256(), set[int]()
-        for split in ("train", "val", "test"):
+        for split in SPLITS:
             names = (f"x_{split}.npy", f"y_{split}.npy")
             present = [name in archive.members for name in names]
             if not any(present):
@@ -75,7 +75,7 @@ class KerasArrays:
         self._digest = digest.hexdigest()[:16]
         count = 1 + max(int(labels.max()) for labels in self._labels.values())
         self.classes: Sequence[str] = [str(label) for label in range(count)]
-        without = np.flatnonzero(np.bincount(self._labels["train"], minlength=count) == 0)
+        without = classes_without(self._labels["train"], count)
         if len(without):
             raise Refused(f"no training image is of class {without[0]}, of {count}")
         if count < 2:
@@ -103,7 +103,7 @@ class KerasArrays:
         order = np.argsort(indices, kind="stable")
         try:
             with open_file(self._path) as file:
-                if _stamp(file) != self._stamp:
+                if stamp_of(os.fstat(file.fileno())) != self._stamp:
                     raise NpnetError(f"{self._path} was changed since this run began: start again")
                 _copy(_archive(file).blocks(f"x_{split}.npy", BLOCK), shape, indices, order, pixels)
         except (OSError, Refused) as error:
@@ -172,9 +172,3 @@ def _archive(file: BinaryIO) -> ArrayArchive:
         optional=[f"{letter}_{split}.npy" for split in ("val", "test") for letter in "xy"],
         packed=True,
     )
-
-
-def _stamp(file: BinaryIO) -> tuple[int, int, int]:
-    """What tells that a file was written to or replaced."""
-    status = os.fstat(file.fileno())
-    return (status.st_ino, status.st_size, status.st_mtime_ns)

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npnet.data.dataset import MOST_CLASSES, Images, Split
-from npnet.data.folder import SPLITS, Listing, is_text
+from npnet.data.dataset import MOST_CLASSES, SPLITS, Images, Split, classes_without
+from npnet.data.folder import Listing, is_text
 from npnet.data.source import name_of
 from npnet.errors import NpnetError
 from npnet.untrusted import LARGEST_OBJECT, Refused, parse_json
@@ -208,7 +208,7 @@ class OpenFile:
         """Raise Refused if there is a class without an image to train on."""
         trained, count = self.front.counts[0], len(self.front.classes)
         labels = self.front.labels[:trained][self.states[:trained] == DONE]
-        without = np.flatnonzero(np.bincount(labels, minlength=count) == 0)
+        without = classes_without(labels, count)
         if len(without):
             raise Refused(f"no training image is of class {without[0]}, of {count}")
 

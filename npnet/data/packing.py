@@ -24,6 +24,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from npnet.data.dataset import classes_without
 from npnet.data.folder import Listing, scan
 from npnet.data.packed import (
     DONE,
@@ -41,6 +42,7 @@ from npnet.data.packed import (
 from npnet.data.pictures import check_pillow, quiet, read_square
 from npnet.errors import NpnetError
 from npnet.files import flush_folder
+from npnet.kernels.home import chosen_home, home
 from npnet.locks import Held, Lock
 from npnet.machine.telemetry import node_cores
 from npnet.untrusted import Refused, open_file
@@ -150,16 +152,8 @@ def _places(root: Path, size: int) -> list[Path]:
     """Where a folder's packed file may lie, the place for a new one first."""
     beside = root / f".npnet-{size}{SUFFIX}"
     where = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:24]
-    cached = _cache() / f"{where}-{size}{SUFFIX}"
+    cached = (chosen_home() or home()) / "images" / f"{where}-{size}{SUFFIX}"
     return [beside, cached] if os.access(root, os.W_OK) else [cached, beside]
-
-
-def _cache() -> Path:
-    """$NPNET_CACHE, or ~/.cache/npnet; $XDG_CACHE_HOME counts where it is absolute."""
-    if chosen := os.environ.get("NPNET_CACHE"):
-        return Path(os.path.expanduser(chosen), "images")
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(home if os.path.isabs(home) else os.path.expanduser("~/.cache"), "npnet/images")
 
 
 def _packed_before(path: Path, head: bytes | None = None) -> OpenFile | None:
@@ -348,9 +342,10 @@ class _Work:
             if reason:
                 reasons[index] = reason
             words.show(done)
-        self._check_classes(states, [reasons[index] for index in sorted(reasons)])
+        in_order = [reasons[index] for index in sorted(reasons)]
+        self._check_classes(states, in_order)
         file.states, file.crcs = states, crcs
-        return [reasons[index] for index in sorted(reasons)]
+        return in_order
 
     def _known(self, before: OpenFile | None) -> dict[tuple[str, int, int], int]:
         """Where images of an older file lie that are as they were, by name and stamp."""
@@ -378,8 +373,8 @@ class _Work:
     def _check_classes(self, states: NDArray[np.uint8], reasons: list[str]) -> None:
         """Raise NpnetError if no image of a class is left to train on."""
         trained = self.listing.labels[: self.listing.counts[0]]
-        left = np.unique(trained[states[: len(trained)] == DONE])
-        if len(left) < len(self.listing.classes):
+        left = trained[states[: len(trained)] == DONE]
+        if len(classes_without(left, len(self.listing.classes))):
             raise UnusableFiles(self.listing.root, reasons, len(states))
 
     def _finish(self, file: OpenFile) -> None:

@@ -28,9 +28,10 @@ from npnet.kernels import backend as kernels_of
 from npnet.kernels.arrays import Floats
 from npnet.model.config import ModelConfig
 from npnet.model.inference import Inference
+from npnet.model.parameters import Parameters
 from npnet.model.weights import Weights
 from npnet.parallel.communicator import Communicator, together
-from npnet.training.parts import features_of
+from npnet.training.parts import CLASSIFIER, features_of
 from npnet.untrusted import open_file
 
 IMAGES_AT_ONCE = 2048  # of all ranks, between two exchanges
@@ -106,14 +107,15 @@ def compute_features(
         return None
     inference = Inference(architecture, parameters, batch, backend)
     image_input = ImageInput(weights.config, kernels_of(backend))
-    rows: dict[Split, NDArray[np.void]] = {}
+    vector = inference.output(operation)
+    dtype = np.dtype([("label", np.int64), ("features", vector.dtype, vector.shape[1:])])
+    with together(comm):
+        folder = _folder()
+    key, rows = _key(dataset, weights.config, parameters), dict[Split, NDArray[np.void]]()
     for split in SPLITS:
         if not dataset.size(split):
             continue
-        vector = inference.output(operation)
-        dtype = np.dtype([("label", np.int64), ("features", vector.dtype, vector.shape[1:])])
-        with together(comm):
-            path = _path(dataset, weights, split)
+        path = folder / f"{key}.{split}.npy"
         fits = (dtype, dataset.size(split), len(dataset.classes))
         found = _open(path, *fits)
         if not all(comm.gather(found is not None)):
@@ -130,20 +132,20 @@ def compute_features(
     return Features(dataset, operation, rows)
 
 
-def _path(dataset: Dataset, weights: Weights, split: Split) -> Path:
-    """Where the vectors lie, on every node, that these weights make of these images."""
-    parts = weights.parameters()
+def _key(dataset: Dataset, config: ModelConfig, parameters: Parameters) -> str:
+    """What tells the vectors apart that these weights make of these images."""
     body = hashlib.sha256()
-    for spec in parts.specs:
-        if spec.operation != "classifier":
-            body.update(parts.value(spec.name).tobytes())
-    body.update(parts.statistics.tobytes())
-    config = replace(weights.config, classes=2, dropout=0.0)  # which do not matter to them
-    body.update(repr((config, dataset.name, dataset.digest(), dataset.size(split))).encode())
-    return _folder() / f"{body.hexdigest()[:24]}.{split}.npy"
+    for spec in parameters.specs:
+        if spec.operation != CLASSIFIER:
+            body.update(parameters.value(spec.name).tobytes())
+    body.update(parameters.statistics.tobytes())
+    config = replace(config, classes=2, dropout=0.0)  # which do not matter to them
+    body.update(repr((config, dataset.name, dataset.digest())).encode())
+    return body.hexdigest()[:24]
 
 
 def _folder() -> Path:
+    """Where they lie, on every node."""
     from npnet.kernels.jit.cache import root  # which loads the compiler
 
     folder = root() / "features"
