@@ -21,9 +21,7 @@ def onnx_options(function: options.Function) -> options.Function:
         options.threads,
         options.taken,
         options.data,
-        click.option(
-            "--data-dir", type=click.Path(path_type=Path), help="Folder with the dataset's files."
-        ),
+        options.data_dir,
         click.option("--dataset", type=click.Choice(options.DATASETS), help="Images for --int8."),
         click.option(
             "--calibration-images",

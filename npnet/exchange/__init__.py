@@ -49,13 +49,8 @@ class Format:
     into: Into | None = None
 
     def function(self, name: str) -> Callable[..., Any]:
-        """A function of its module, loaded now. Raises NpnetError where there is no such module."""
-        try:
-            found: Callable[..., Any] = getattr(import_module(self.module), name)
-        except ModuleNotFoundError as error:
-            if error.name != self.module:
-                raise
-            raise NpnetError(f"this npnet has no {self.name}: use another format") from error
+        """A function of its module, loaded now."""
+        found: Callable[..., Any] = getattr(import_module(self.module), name)
         return found
 
 

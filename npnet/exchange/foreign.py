@@ -6,10 +6,11 @@ and reads it when asked. So a network is never larger than the file that it come
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +23,27 @@ from npnet.model.config import ModelConfig
 from npnet.model.parameters import Parameters, Shape
 from npnet.model.weights import Weights
 from npnet.schema import checked_fields
-from npnet.untrusted import parse_json
+from npnet.untrusted import Refused, open_file, parse_json
 
+MOST_AXES = 8  # of a tensor
 LARGEST_HEADER = 16 * 2**20  # bytes, of what a file says about its tensors
 IMAGENET_SIZE = 224  # pixels across, of the images that published weights were trained on
 NOT_NEEDED = ("num_batches_tracked",)  # PyTorch's batch norms count, for a mean without momentum
 WORTH_SAYING = 3  # tensors in one line
 LARGEST_WIDTH = 16.0
 USUAL_WIDTHS = (1.0, 0.5, 0.35, 0.75, 1.4, 1.3, 0.25, 0.1)
+
+
+@contextmanager
+def reading(path: Path, what: str, advice: str) -> Iterator[BinaryIO]:
+    """A file that is read. Raises NpnetError where it cannot be, or is not `what` it should."""
+    try:
+        with open_file(path) as file:
+            yield file
+    except OSError as error:
+        raise NpnetError(f"cannot read {path}: {error.strerror}") from error
+    except Refused as error:
+        raise NpnetError(f"{path} is no {what}: {error}; {advice}") from error
 
 
 class Tensor(NamedTuple):

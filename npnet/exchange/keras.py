@@ -27,6 +27,7 @@ from npnet.exchange.foreign import (
     Foreign,
     Note,
     Tensor,
+    reading,
     tensors_of,
     writer_for,
 )
@@ -35,7 +36,7 @@ from npnet.exchange.names import PEERS, example
 from npnet.files import write_atomically
 from npnet.kernels.arrays import Floats
 from npnet.model.weights import Weights
-from npnet.untrusted import Refused, open_file, parse_json
+from npnet.untrusted import Refused, parse_json
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 NOTE = "npnet"  # an attribute of the file
@@ -75,23 +76,18 @@ def _h5(file: BinaryIO | io.BytesIO, mode: str, path: Path) -> Iterator[Any]:
 
 def read_keras(path: Path) -> Weights:
     """The network in a file. Raises NpnetError where there is none, or the file is damaged."""
-    try:
-        with open_file(path) as file:
-            config = None
-            zipped, size = file.read(2) == b"PK", os.fstat(file.fileno()).st_size
-            content: BinaryIO = file
-            if zipped:
-                archive = Archive(file, size)
-                if CONFIG not in archive.members or WEIGHTS not in archive.members:
-                    raise Refused(f"it lacks {CONFIG} or {WEIGHTS}")
-                config = parse_json(archive.content(CONFIG, LARGEST_HEADER))
-                content = io.BytesIO(archive.content(WEIGHTS, size))
-            with _h5(content, "r", path) as opened:
-                return _read(opened, config, path)
-    except OSError as error:
-        raise NpnetError(f"cannot read {path}: {error.strerror}") from error
-    except Refused as error:
-        raise NpnetError(f"{path} is no file of Keras': {error}; use another one") from error
+    with reading(path, "file of Keras'", "use another one") as file:
+        config = None
+        zipped, size = file.read(2) == b"PK", os.fstat(file.fileno()).st_size
+        content: BinaryIO = file
+        if zipped:
+            archive = Archive(file, size)
+            if CONFIG not in archive.members or WEIGHTS not in archive.members:
+                raise Refused(f"it lacks {CONFIG} or {WEIGHTS}")
+            config = parse_json(archive.content(CONFIG, LARGEST_HEADER))
+            content = io.BytesIO(archive.content(WEIGHTS, size))
+        with _h5(content, "r", path) as opened:
+            return _read(opened, config, path)
 
 
 def _read(opened: Any, config: Any, path: Path) -> Weights:

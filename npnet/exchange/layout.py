@@ -1,6 +1,8 @@
 """npnet's arrays as PyTorch and ONNX lay out the same parameter."""
 
 from npnet.kernels.arrays import Floats
+from npnet.model.operations import Convolution, Operation
+from npnet.model.parameters import Shape
 
 
 def to_torch_layout(array: Floats, rank: int) -> Floats:
@@ -16,6 +18,14 @@ def to_torch_layout(array: Floats, rank: int) -> Floats:
             array = array[:, :, None]
         return array.transpose(3, 2, 0, 1)
     return array.T
+
+
+def torch_shape(operation: Operation) -> Shape:
+    """The shape of an operation's weight as PyTorch and ONNX have it."""
+    if not isinstance(operation, Convolution):
+        return operation.parameters[0].shape[::-1]
+    inputs = 1 if operation.depthwise else operation.input_shape[-1]
+    return (operation.channels, inputs, operation.size, operation.size)
 
 
 def to_npnet_layout(array: Floats, shape: tuple[int, ...]) -> Floats:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from npnet.exchange.layout import to_npnet_layout, to_torch_layout
+from npnet.exchange.layout import to_npnet_layout, to_torch_layout, torch_shape
 from npnet.kernels.arrays import Floats
 from npnet.model import zoo
 from npnet.model.architecture import Architecture
@@ -98,14 +98,13 @@ class Slot(NamedTuple):
         shape = specs.get(self.ours, (self.operation.statistics_channels,))
         if not self.is_weight:
             return shape
-        torch = self.family == "torch"
+        if self.family == "torch":
+            return torch_shape(self.operation)
         if not isinstance(self.operation, Convolution):
-            return shape[::-1] if torch else shape
+            return shape
         if len(shape) == 2:  # 1x1
-            shape = (1, 1, *shape)
-        elif len(shape) == 3:  # depthwise
-            shape = (*shape[:2], 1, shape[2]) if torch else (*shape, 1)
-        return (shape[3], shape[2], *shape[:2]) if torch else shape
+            return (1, 1, *shape)
+        return (*shape, 1) if self.operation.depthwise else shape
 
     def read(self, array: Floats, parameters: Parameters) -> None:
         """Copy an array of a file, float32 and of `shape`, into a network."""

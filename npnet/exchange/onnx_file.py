@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
+from npnet.exchange.foreign import MOST_AXES
 from npnet.kernels.arrays import Floats
 from npnet.untrusted import Refused
 
@@ -26,7 +27,6 @@ FLOATS: dict[int, int] = {
     TensorProto.DOUBLE: 8,
     TensorProto.FLOAT16: 2,
 }  # bytes of each
-_MOST_AXES = 8
 
 
 def parse(data: bytes) -> ModelProto:
@@ -99,7 +99,7 @@ def shape_of(tensor: TensorProto) -> tuple[int, ...]:
         raise Refused(f"{name} lies in another file, which is not opened: save it as one file")
     if tensor.data_type not in FLOATS:
         raise Refused(f"{name} holds no numbers of float32, float64 or float16")
-    if len(shape) > _MOST_AXES or any(each < 0 for each in shape):
+    if len(shape) > MOST_AXES or any(each < 0 for each in shape):
         raise Refused(f"{name} has the shape {shape!s:.40}")
     if tensor.raw_data:
         count, rest = divmod(len(tensor.raw_data), FLOATS[tensor.data_type])
@@ -130,7 +130,7 @@ def few_of(tensor: TensorProto) -> list[float]:
 
     Raises Refused for anything else.
     """
-    if tensor.external_data or prod(tensor.dims) > _MOST_AXES or len(tensor.raw_data) > 64:
+    if tensor.external_data or prod(tensor.dims) > MOST_AXES or len(tensor.raw_data) > 64:
         raise Refused(f"tensor {tensor.name!r:.80} is no short list of numbers")
     try:
         return [float(each) for each in numpy_helper.to_array(tensor).ravel()]

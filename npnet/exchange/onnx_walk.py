@@ -15,7 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from npnet.exchange.folding import set_folded
 from npnet.exchange.foreign import USUAL_WIDTHS, DoesNotFit, Note
-from npnet.exchange.layout import to_npnet_layout
+from npnet.exchange.layout import to_npnet_layout, torch_shape
 from npnet.exchange.onnx_file import floats_of, shape_of
 from npnet.exchange.onnx_graph import NOTE
 from npnet.exchange.onnx_nodes import Graph, attributes, output_of, whole_numbers
@@ -173,11 +173,7 @@ class Walk:
 
     def convolution(self, operation: Convolution, x: str) -> str:
         """Conv, BatchNormalization or not, and the ReLU that the operation has."""
-        shape = (
-            operation.channels,
-            1 if operation.depthwise else operation.input_shape[-1],
-            *(operation.size, operation.size),
-        )
+        shape = torch_shape(operation)
         nodes = self.windowed(x, "Conv")
         nodes = [each for each in nodes if output_of(each[0]) not in self.used]
         if not nodes:
@@ -335,7 +331,7 @@ class Walk:
         given = attributes(node)
         transposed = bool(given.get("transB", 0))
         shape = operation.parameters[0].shape
-        found = self.take(operation, node, shape[::-1] if transposed else shape)
+        found = self.take(operation, node, torch_shape(operation) if transposed else shape)
         found.transposed = transposed
         if given.get("alpha", 1) != 1 or given.get("beta", 1) != 1 or given.get("transA", 0):
             self.problem(f"{node.name!r:.80} is not x w + b")

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from npnet.archive import Archive
 from npnet.data.unpickle import Machine
-from npnet.errors import NpnetError
 from npnet.exchange.foreign import (
     LARGEST_HEADER,
+    MOST_AXES,
     Foreign,
     Note,
     Tensor,
+    reading,
     tensors_of,
     writer_for,
 )
@@ -35,10 +36,9 @@ from npnet.files import write_atomically
 from npnet.kernels.arrays import Floats
 from npnet.model.parameters import Shape
 from npnet.model.weights import Weights
-from npnet.untrusted import Refused, open_file
+from npnet.untrusted import Refused
 
 ADVICE = "in PyTorch, save it with torch.save(model.state_dict(), FILE)"
-MOST_AXES = 8
 MOST_LEVELS = 4  # of dicts in each other, down to that of the tensors
 MOST_KEYS = 2**31  # a dict's numbers are below: those of an optimiser's state
 NOTE = "npnet.json"
@@ -195,18 +195,13 @@ class Places:
 
 def read_pth(path: Path) -> Weights:
     """The network in a state dict. Raises NpnetError for any other file, or a damaged one."""
-    try:
-        with open_file(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            zipped = file.read(2) == b"PK"
-            found, places, note = (_zipped if zipped else _in_a_row)(file, size, path)
-            views = _state_dict(found)
-            tensors = {name: places.tensor(view) for name, view in views.items()}
-            return Foreign(path, "a state dict", "torch", tensors, note).weights()
-    except OSError as error:
-        raise NpnetError(f"cannot read {path}: {error.strerror}") from error
-    except Refused as error:
-        raise NpnetError(f"{path} is no state dict of PyTorch's: {error}; {ADVICE}") from error
+    with reading(path, "state dict of PyTorch's", ADVICE) as file:
+        size = os.fstat(file.fileno()).st_size
+        zipped = file.read(2) == b"PK"
+        found, places, note = (_zipped if zipped else _in_a_row)(file, size, path)
+        views = _state_dict(found)
+        tensors = {name: places.tensor(view) for name, view in views.items()}
+        return Foreign(path, "a state dict", "torch", tensors, note).weights()
 
 
 def _zipped(file: BinaryIO, size: int, path: Path) -> tuple[object, Places, Note | None]:

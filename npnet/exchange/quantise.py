@@ -25,6 +25,7 @@ from npnet.model.operations import Activation, Concat, Dropout, MaxPool, Mode
 from npnet.model.operations.base import IMAGES
 from npnet.model.weights import Weights
 from npnet.model.zoo import build
+from npnet.training.evaluate import split_at_end
 
 BATCH = 8  # images at a time: the outputs of all layers are in memory
 CALIBRATION_IMAGES = 512
@@ -60,7 +61,7 @@ def write_int8(
 
     who = weights.source
     weights.config.check_classes(dataset.classes, dataset.name, who)
-    split: Split = "test" if dataset.size("test") else "val"
+    split = split_at_end(dataset)
     if not dataset.size("train") or not dataset.size(split):
         raise NpnetError(f"{dataset.name} has no images to calibrate with, or none to score")
     rounded = Int8(weights, dataset, calibration_images, backend)

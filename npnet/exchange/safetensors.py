@@ -14,19 +14,20 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from npnet.errors import NpnetError
 from npnet.exchange.foreign import (
     LARGEST_HEADER,
+    MOST_AXES,
     Foreign,
     Note,
     Tensor,
+    reading,
     tensors_of,
     writer_for,
 )
-from npnet.exchange.pth import BFLOAT16, MOST_AXES, itemsize, numbers, with_counts
+from npnet.exchange.pth import BFLOAT16, itemsize, numbers, with_counts
 from npnet.files import write_atomically
 from npnet.model.weights import Weights
-from npnet.untrusted import Refused, open_file, parse_json
+from npnet.untrusted import Refused, parse_json
 
 LENGTH = 8  # bytes, of the header's length
 METADATA, NOTE = "__metadata__", "npnet"  # a dict of texts
@@ -38,19 +39,14 @@ DTYPES = {
 
 def read_safetensors(path: Path) -> Weights:
     """The network in a file. Raises NpnetError where there is none, or the file is damaged."""
-    try:
-        with open_file(path) as file:
-            header, start, size = _header(file)
-            metadata = header.pop(METADATA, {})
-            tensors = _tensors(file, header, start, size)
-            note = None
-            if isinstance(metadata, dict) and isinstance(metadata.get(NOTE), str):
-                note = Note.read(metadata[NOTE].encode(errors="surrogatepass"), path)
-            return Foreign(path, "tensors", "torch", tensors, note).weights()
-    except OSError as error:
-        raise NpnetError(f"cannot read {path}: {error.strerror}") from error
-    except Refused as error:
-        raise NpnetError(f"{path} is no safetensors file: {error}; use another one") from error
+    with reading(path, "safetensors file", "use another one") as file:
+        header, start, size = _header(file)
+        metadata = header.pop(METADATA, {})
+        tensors = _tensors(file, header, start, size)
+        note = None
+        if isinstance(metadata, dict) and isinstance(metadata.get(NOTE), str):
+            note = Note.read(metadata[NOTE].encode(errors="surrogatepass"), path)
+        return Foreign(path, "tensors", "torch", tensors, note).weights()
 
 
 def _header(file: BinaryIO) -> tuple[dict[str, Any], int, int]:
