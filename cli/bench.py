@@ -142,6 +142,7 @@ def _print_kernels(
 @options.model
 @click.option("--steps", type=click.IntRange(min=4), default=30, show_default=True)
 @click.option("--inference", is_flag=True, help="Logits of a trained network, not training.")
+@options.train
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @options.backend
 @options.threads
@@ -149,6 +150,7 @@ def step(
     batch: int,
     steps: int,
     inference: bool,
+    train: str | None,
     as_json: bool,
     backend: str,
     threads: int,
@@ -156,15 +158,18 @@ def step(
 ) -> None:
     """Time one whole training step: forward, loss, backward, update.
 
-    With --inference, the logits alone, batch norm folded into the convolutions.
+    With --train, of that part of the network, as fine-tuning does it. With --inference, the logits
+    alone, batch norm folded into the convolutions.
     """
+    if inference and train is not None:
+        raise click.UsageError("--inference trains nothing: leave out --train")
     from dataclasses import asdict
 
     from npnet.measure.benchmark import measure_step
     from npnet.model.zoo import build
 
     model = build(options.model_config(values, CLASSES))
-    timing = measure_step(backend, batch, model, steps, inference)
+    timing = measure_step(backend, batch, model, steps, inference, train or "all")
     if as_json:
         click.echo(json.dumps(asdict(timing)))
         return

@@ -218,6 +218,15 @@ def augmentation(function: Function) -> Function:
     return function
 
 
+def train(function: Function) -> Function:
+    return click.option(
+        "--train",
+        metavar="all|head|last:N|norm",
+        help="What of the network is trained: all, its classifier, its N last units and that, or "
+        "its batch norms and that.  [default: all]",
+    )(function)
+
+
 def batch(function: Function) -> Function:
     return click.option(
         "--batch", type=click.IntRange(min=1), default=12, show_default=True, help="Images a step."

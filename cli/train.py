@@ -103,12 +103,7 @@ ABOVE_ZERO = options.Finite(min=0, min_open=True)
     multiple=True,
     help="Operations that are not trained, such as stem or 'block1.*'; may be repeated.",
 )
-@click.option(
-    "--train",
-    metavar="all|head|last:N|norm",
-    help="What of the network is trained: all, its classifier, its N last units and that, or its "
-    "batch norms and that.  [default: all]",
-)
+@options.train
 @click.option(
     "--cache-features/--no-cache-features",
     default=True,

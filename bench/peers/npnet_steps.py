@@ -7,7 +7,7 @@ from npnet.measure.benchmark import InferenceStep, TrainingStep
 
 
 def training(task: Task, backend: str = "numba") -> Contestant:
-    step = TrainingStep(backend, len(task.labels), task.architecture)
+    step = TrainingStep(backend, len(task.labels), task.architecture, task.train)
     step.optimiser.schedule = lambda time: task.learning_rate
     task.fill(step.parameters)
     step.network.images[:] = task.images

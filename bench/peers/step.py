@@ -3,6 +3,7 @@
     python -m bench.peers.step --peer torch=PYTHON --peer compile=PYTHON --peer tensorflow=PYTHON
     python -m bench.peers.step --inference --peer traced=PYTHON --peer onnxruntime=PYTHON
     python -m bench.peers.step --model squeezenet1_1 --peer torch=PYTHON
+    python -m bench.peers.step --train head --width 1 --peer torch=PYTHON
 
 Every contestant is a process of its own (bench.peers.worker) with one thread, under the PYTHON
 named behind it, and starts from the same weights and images. What it computes must agree with
@@ -191,6 +192,9 @@ def main() -> None:
         help=f"once for each; training: {', '.join(TRAINING)}; inference: {', '.join(INFERENCE)}",
     )
     parser.add_argument("--inference", action="store_true", help="logits instead of training")
+    parser.add_argument(
+        "--train", default="all", metavar="PART", help="head, last:N, norm: fine-tuning (PyTorch)"
+    )
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--model", choices=sorted(models()), default="mobilenet_v2")
     for option, kind in (("--width", float), ("--input-size", int)):
@@ -207,7 +211,7 @@ def main() -> None:
 
     sizes = options.width, options.input_size, options.batch_norm
     config = configure(options.model, *sizes)
-    task = draw_task(options.inference, options.batch, config)
+    task = draw_task(options.inference, options.batch, config, options.train)
     rows = measure(task, options.peer, options.rounds, options.steps)
     if options.json:
         for row in rows:

@@ -1,6 +1,7 @@
 """What all contestants are given: a network with its numbers, images, labels."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from npnet.model.architecture import Architecture
 from npnet.model.config import ModelConfig
 from npnet.model.network import BatchNorm, Network
 from npnet.model.parameters import Parameters, initialise
+from npnet.training.parts import Parts, parts_of
 from npnet.training.recipe import MODERN
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
@@ -21,10 +23,13 @@ CLASSES = 10
 class Task(NamedTuple):
     """One step of training (SGD with Nesterov momentum, decay of weights alone), or of inference.
 
-    `values`, `statistics` as in Parameters; `images` (n,S,S,3) float32, `labels` (n,).
+    `train`: which part is trained, see npnet/training/parts.py; batch norms of the rest normalise
+    with running statistics. `values`, `statistics` as in Parameters; `images` (n,S,S,3) float32,
+    `labels` (n,).
     """
 
     inference: bool
+    train: str
     config: ModelConfig
     values: Floats
     statistics: Floats
@@ -34,6 +39,11 @@ class Task(NamedTuple):
     @property
     def architecture(self) -> Architecture:
         return zoo.build(self.config)
+
+    @property
+    def parts(self) -> Parts:
+        """What is trained of the network."""
+        return parts_of(self.architecture, replace(MODERN, train=self.train))
 
     @property
     def learning_rate(self) -> float:
@@ -61,7 +71,8 @@ class Task(NamedTuple):
             fields = {name: file[name] for name in cls._fields}
         config = ModelConfig.from_dict(json.loads(fields["config"].item()), str(path))
         inference = bool(fields["inference"])
-        return cls(**fields | {"inference": inference, "config": config})
+        train = str(fields["train"])
+        return cls(**fields | {"inference": inference, "train": train, "config": config})
 
 
 def configure(
@@ -77,8 +88,10 @@ def configure(
     return zoo.configure(model, CLASSES, dropout=0.0, **given)
 
 
-def draw_task(inference: bool, batch: int, config: ModelConfig) -> Task:
-    """Training starts from initial weights, inference from a network that has seen images."""
+def draw_task(inference: bool, batch: int, config: ModelConfig, train: str = "all") -> Task:
+    """All is trained from initial weights; a part, and inference, of a network that has seen
+    images.
+    """
     rng = np.random.default_rng(0)
     architecture, size = zoo.build(config), config.input_size
     # Each has a colour and a contrast: plain noise looks all alike to a network that averages it.
@@ -91,9 +104,10 @@ def draw_task(inference: bool, batch: int, config: ModelConfig) -> Task:
     labels = rng.integers(0, config.classes, batch)
     parameters = Parameters(architecture)
     initialise(parameters, MODERN.initialiser, seed=0)
-    if inference:
+    if inference or train != "all":
         parameters = _seasoned(architecture, parameters, images, rng)
-    return Task(inference, config, parameters.values, parameters.statistics, images, labels)
+    numbers = parameters.values, parameters.statistics
+    return Task(inference, train, config, *numbers, images, labels)
 
 
 def _seasoned(

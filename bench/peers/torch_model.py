@@ -27,6 +27,7 @@ from npnet.model.operations import (
 )
 from npnet.model.operations.base import IMAGES, consumers
 from npnet.model.parameters import Parameters
+from npnet.training.parts import Parts
 
 
 class Sum(nn.Module):
@@ -123,6 +124,14 @@ class TorchModel(nn.Module):
                 del outputs[name]
         return outputs[self.operations[-1].name]
 
+    def train_only(self, parts: Parts) -> None:
+        """Training mode for what is trained; the rest keeps its parameters and statistics."""
+        self.train()
+        for spec in parts.specs:
+            self.parameter(spec.name).requires_grad_(parts.trains(spec))
+        for name in parts.resting():
+            self.layers[name].eval()
+
     def parameter(self, name: str) -> nn.Parameter:
         """The parameter that npnet calls `name`, such as "block3.expand.gamma"."""
         operation, _, role = name.rpartition(".")
@@ -190,9 +199,11 @@ def parameter_groups(
     model: TorchModel, parameters: Parameters, weight_decay: float
 ) -> list[dict[str, Any]]:
     """Groups for torch.optim: weights are decayed; gammas, betas and biases are not."""
-    weights = [model.parameter(spec.name) for spec in parameters.specs if spec.role == "weight"]
-    others = [model.parameter(spec.name) for spec in parameters.specs if spec.role != "weight"]
-    return [
-        {"params": weights, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    groups = []
+    for decayed in (True, False):
+        chosen = [spec for spec in parameters.specs if (spec.role == "weight") == decayed]
+        moving = [
+            each for each in map(model.parameter, (s.name for s in chosen)) if each.requires_grad
+        ]
+        groups.append({"params": moving, "weight_decay": weight_decay if decayed else 0.0})
+    return groups

@@ -26,6 +26,7 @@ from npnet.model.parameters import Parameters, initialise
 from npnet.parallel.communicator import Communicator
 from npnet.parallel.timing import exchange_seconds
 from npnet.training.optimiser import Optimiser, groups_of
+from npnet.training.parts import parts_of
 from npnet.training.recipe import MODERN
 
 LR = 0.01  # of a step that is timed
@@ -241,10 +242,14 @@ def _seconds(function: Any, calls: list[list[Any]]) -> float:
 
 @dataclass(frozen=True)
 class StepTiming:
-    """A whole step: medians in ms, images/s of wall time, peak resident set in bytes."""
+    """A whole step: medians in ms, images/s of wall time, peak resident set in bytes.
+
+    `train`: what is trained; None in inference.
+    """
 
     backend: str
     inference: bool
+    train: str | None
     model: str
     batch: int
     input_size: int
@@ -260,17 +265,27 @@ class StepTiming:
 class TrainingStep:
     """One training step on random images: what `measure_step` and comparisons with others time.
 
-    Forward with batch statistics, loss, backward, and the update of all parameters.
+    Forward with batch statistics, loss, backward, and the update of what `train` names (see
+    training/parts.py): all, or some, where the rest normalises with running statistics.
     """
 
-    def __init__(self, backend: str | ModuleType, batch: int, architecture: Architecture) -> None:
+    def __init__(
+        self,
+        backend: str | ModuleType,
+        batch: int,
+        architecture: Architecture,
+        train: str = "all",
+    ) -> None:
+        recipe = replace(MODERN, momentum=0.9, classifier_gradient=1.0, train=train)
+        parts = parts_of(architecture, recipe)
         self.network = Network(architecture, batch, backend)
+        self.network.set_trainable(parts.trained())
+        self.network.use_running_statistics(parts.resting())
         self.parameters = self.network.parameters
         initialise(self.parameters, MODERN.initialiser, seed=0)
         rng = np.random.default_rng(0)
         self.network.images[:] = rng.standard_normal(self.network.images.shape)
         self.labels = rng.integers(0, architecture.classes, batch)
-        recipe = replace(MODERN, momentum=0.9, classifier_gradient=1.0)
         groups = groups_of(self.parameters, recipe)
         self.optimiser = Optimiser(self.parameters, groups, recipe, lambda time: LR, backend)
 
@@ -300,12 +315,19 @@ class InferenceStep:
 
 
 def measure_step(
-    backend: str, batch: int, architecture: Architecture, steps: int, inference: bool = False
+    backend: str,
+    batch: int,
+    architecture: Architecture,
+    steps: int,
+    inference: bool = False,
+    train: str = "all",
 ) -> StepTiming:
     """Time `steps` steps of training, or of inference, after three that are not counted."""
-    kind: Callable[[str, int, Architecture], Callable[[], object]]
-    kind = InferenceStep if inference else TrainingStep
-    step = kind(backend, batch, architecture)
+    step: Callable[[], object]
+    if inference:
+        step = InferenceStep(backend, batch, architecture)
+    else:
+        step = TrainingStep(backend, batch, architecture, train)
     for _ in range(3):
         step()
     cpu, wall = [], []
@@ -318,6 +340,7 @@ def measure_step(
     return StepTiming(
         backend=backend,
         inference=inference,
+        train=None if inference else train,
         model=architecture.name,
         batch=batch,
         input_size=architecture.input_size,

@@ -180,13 +180,30 @@ FEW_KERNELS = ("--batch", 1, "--input-size", 32, "--repeats", 3, "--json")
 FORWARD = ("--op", "activation_depthwise3x3_stats_forward")
 
 
-@pytest.mark.parametrize("inference", [False, True])
-def test_bench_step_prints_one_object(inference: bool, tmp_path: Path) -> None:
-    flags = ("--inference",) if inference else ()
+@pytest.mark.parametrize("flags", [(), ("--inference",), ("--train", "head")])
+def test_bench_step_prints_one_object(flags: tuple[str, ...], tmp_path: Path) -> None:
     timing = json.loads(npnet_run("bench", "step", *TINY_STEP, *flags, cwd=tmp_path).stdout)
     keys = ("cpu_ms_median", "wall_ms_median", "images_per_second", "peak_rss_bytes")
     assert all(timing[key] > 0 for key in keys)
-    assert timing["inference"] is inference
+    assert timing["inference"] is (flags == ("--inference",))
+    assert timing["train"] == {(): "all", ("--inference",): None}.get(flags, "head")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--inference", "--train", "head"), "--inference trains nothing: leave out --train"),
+        (("--train", "last:99"), "last:99 is more than there is"),
+        (("--train", "middle"), "middle"),
+    ],
+)
+def test_bench_step_refuses_parts_that_are_none(
+    flags: tuple[str, ...], says: str, tmp_path: Path
+) -> None:
+    outcome = npnet_run("bench", "step", *TINY_STEP, *flags, cwd=tmp_path)
+    assert outcome.status == 2
+    assert says in outcome.stderr
+    assert "Traceback" not in outcome.stderr
 
 
 def test_bench_kernels_measures_the_model_s_shapes(tmp_path: Path) -> None:

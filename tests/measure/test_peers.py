@@ -31,12 +31,34 @@ def test_contestants_take_turns(inference: bool, batch: int, config: ModelConfig
     assert all(20e6 < row.peak_rss_bytes < 2e9 and row.cpu_ms_median > 0 for row in (mine, theirs))
 
 
+@pytest.mark.compiled
+@pytest.mark.parametrize("train", ["head", "last:2", "norm"])
+def test_contestants_train_the_same_part(train: str) -> None:
+    _, theirs = measure(draw_task(False, *SMALL, train), [REFERENCE], rounds=1, steps=1)
+    assert theirs.apart < 1e-4
+
+
+@pytest.mark.parametrize("train", ["head", "last:2", "norm"])
+def test_training_another_part_is_refused(train: str) -> None:
+    task = draw_task(False, *SMALL, train)
+    answers = []
+    for part in (train, train, "all"):
+        step = npnet_steps.reference_training(task._replace(train=part)).step
+        first = step()
+        answers.append(Answer("peer", [float(first)], second_loss=float(step())))
+    true, same, other = answers
+    check_agreement([true, same])  # type: ignore[list-item]
+    with pytest.raises(SystemExit, match="peer does not compute what npnet does"):
+        check_agreement([true, other])  # type: ignore[list-item]
+
+
 @pytest.mark.parametrize(("batch", "config"), [SMALL, PLAIN])
 def test_a_task_survives_its_file(tmp_path: Path, batch: int, config: ModelConfig) -> None:
-    task = draw_task(False, batch, config)
+    task = draw_task(False, batch, config, "last:1")
     task.save(tmp_path / "task.npz")
     loaded = Task.load(tmp_path / "task.npz")
     assert loaded.inference is False
+    assert loaded.train == "last:1"
     assert loaded.architecture == task.architecture
     for name in ("values", "statistics", "images", "labels"):
         assert np.array_equal(getattr(loaded, name), getattr(task, name))
