@@ -171,7 +171,8 @@ def end_with_parent() -> None:
 def compile_here(rehearsal: Rehearsal) -> None:
     """Compile on all cores and, when all of it is on disk, leave a list of the files there.
 
-    Tells standard output how many kernels there are. Raises CacheWarning if some of it cannot be kept.
+    Standard output is told how many kernels there are. Raises CacheWarning if some code cannot be
+    kept.
     """
     from npnet.kernels.jit.ahead import compile_ahead
     from npnet.kernels.jit.cache import CacheWarning
