@@ -322,11 +322,13 @@ def initial_weights(init: Path | None, origin: "Origin | None" = None) -> "Weigh
     if origin is not None and init is not None:
         raise NpnetError("`init` is for a run that begins: leave it out, or `resume`")
     if origin is None:
-        return replace(read_weights(init), path=init.absolute()) if init is not None else None
+        if init is None:
+            return None
+        return replace(read_weights(init, headless=True), path=init.absolute())
     if origin.init is None or origin.checkpoint is not None:
         return None
     path = Path(origin.init["path"])
-    weights = replace(read_weights(path), path=path)
+    weights = replace(read_weights(path, headless=True), path=path)
     if weights.place() != origin.init:
         raise NpnetError(
             f"{path} holds other weights than {origin.path} began with: put those there, or begin "
@@ -374,8 +376,8 @@ def how_it_begins(weights: "Weights", trainer: "Trainer") -> list[str]:
 
     classes, lines = trainer.dataset.classes, [f"Weights: {weights.source}"]
     if not weights.knows(classes):
-        knew = weights.config.classes
-        lines.append(f"A new classifier for {len(classes)} classes in place of that for {knew}")
+        old = "none" if weights.headless else f"one for {weights.config.classes}"
+        lines.append(f"A new classifier for {len(classes)} classes, where there was {old}")
     if isinstance(trainer.dataset, Features):
         lines.append(
             "The classifier is trained on features that were computed once, without flips or crops"

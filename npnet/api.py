@@ -59,7 +59,9 @@ def train(
     """
     comm = comm or connect()
     with together(comm):
-        weights = read_weights(Path(init).expanduser()) if isinstance(init, str | Path) else init
+        if isinstance(init, str | Path):
+            init = read_weights(Path(init).expanduser(), headless=True)
+        weights = init
         if model is None and weights is None:
             raise NpnetError("there is nothing to train: give a `model`, or weights by `init`")
     if model is None:

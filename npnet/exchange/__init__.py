@@ -85,9 +85,16 @@ FORMATS = (
 )  # fmt: skip
 
 
-def read_weights(path: Path) -> Weights:
-    """The weights in a file of any of FORMATS. Raises NpnetError where it is none, or damaged."""
+def read_weights(path: Path, headless: bool = False) -> Weights:
+    """The weights in a file of any of FORMATS. Raises NpnetError where it is none, or damaged.
+
+    Or if they lack a classifier, unless `headless` says that one is not needed.
+    """
     weights: Weights = (found := format_of(path)).function(found.read)(path)
+    if weights.headless and not headless:
+        raise NpnetError(
+            f"{path} has no classifier, so it tells no classes: train one with `init` {path}"
+        )
     return weights
 
 

@@ -123,8 +123,12 @@ class Foreign:
         config = self.note.model if self.note else self._config(peer, tensors)
         architecture = zoo.build(config)
         slots = list(peer.slots(architecture, self.turned))
+        body = [slot for slot in slots if slot.operation.name != "classifier"]
         faults = list(_faults(slots, tensors))
-        if faults:
+        headless = not list(_faults(body, tensors))
+        if headless:
+            slots = body
+        elif faults:
             what = f"{self.path} does not fit {_described(config)}, as {peer.program} names it"
             raise DoesNotFit(what, faults)
         parameters = Parameters(architecture)
@@ -132,7 +136,8 @@ class Foreign:
             slot.read(self._numbers(slot, tensors[slot.name]), parameters)
         source = f"{self.path.name}, {self.what} of {peer.program}"
         classes = self.note.classes if self.note else None
-        return Weights(config, parameters.values, parameters.statistics, classes, source)
+        numbers = parameters.values, parameters.statistics
+        return Weights(config, *numbers, classes, source, headless=headless)
 
     def _peer(self) -> Peer:
         """The one with the most names in common."""

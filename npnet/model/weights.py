@@ -17,7 +17,8 @@ class Weights:
 
     `values` (P,) and `statistics` (2C,) are in the order of `Parameters` of the model `config`.
     `classes`: their names, None where nothing tells them. `source`: what they were read from, for
-    people, such as "mobilenet.pth, a state dict of torchvision".
+    people, such as "mobilenet.pth, a state dict of torchvision". `headless`: they are without a
+    classifier, whose numbers are 0 here; many files are, that others are to train on.
     """
 
     config: ModelConfig
@@ -26,6 +27,7 @@ class Weights:
     classes: tuple[str, ...] | None
     source: str
     path: Path | None = None  # where they were read
+    headless: bool = False
 
     @property
     def architecture(self) -> Architecture:
@@ -41,6 +43,8 @@ class Weights:
 
     def knows(self, classes: Sequence[str]) -> bool:
         """Whether its classifier is for these classes; names count where it has any."""
+        if self.headless:
+            return False
         return tuple(classes) == self.classes or (
             self.classes is None and len(classes) == self.config.classes
         )

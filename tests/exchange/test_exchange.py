@@ -326,6 +326,42 @@ def test_two_networks_in_one_file_are_not_mixed() -> None:
         recognise(arrays | {f"ema.{name}": array for name, array in arrays.items()})
 
 
+def test_a_state_dict_without_a_classifier() -> None:
+    """Half of a classifier is a fault; so is a head that is not npnet's."""
+    whole, arrays = draw(), state(draw())
+    weight, bias = "classifier.1.weight", "classifier.1.bias"
+    without = {name: array for name, array in arrays.items() if name not in (weight, bias)}
+    found = recognise(without)
+    assert found.headless
+    assert not recognise(arrays).headless
+    assert not found.knows([str(number) for number in range(found.config.classes)])
+    mine, theirs = found.parameters(), whole.parameters()
+    for spec in theirs.specs:
+        if spec.operation != "classifier":
+            assert np.array_equal(mine.value(spec.name), theirs.value(spec.name)), spec.name
+    assert np.array_equal(mine.statistics, theirs.statistics)
+    assert not mine.value("classifier.weight").any()
+    with pytest.raises(DoesNotFit, match=r"classifier.1.bias .* is missing"):
+        recognise(without | {weight: arrays[weight]})
+    hidden = {f"{name}.weight": np.zeros((8, 8), np.float32) for name in ("fc1", "fc2")}
+    with pytest.raises(DoesNotFit, match=r"'fc1.weight' \(8, 8\) is not of that network"):
+        recognise(without | hidden)
+
+
+@pytest.mark.parametrize("ending", [".h5", ".weights.h5"])
+def test_a_file_of_keras_without_its_top(tmp_path: Path, ending: str) -> None:
+    h5py = pytest.importorskip("h5py", reason="h5py is in the `exchange` extra")
+    path, whole = tmp_path / f"notop{ending}", draw()
+    write_weights(whole, path)
+    with h5py.File(path, "a") as file:
+        del file["model_weights/predictions" if ending == ".h5" else "layers/dense"]
+    found = read_weights(path, headless=True)
+    assert found.headless
+    assert np.array_equal(found.statistics, whole.statistics)
+    with pytest.raises(NpnetError, match="has no classifier, so it tells no classes: train one"):
+        read_weights(path)
+
+
 def test_what_does_not_fit_is_listed() -> None:
     arrays = state(draw())
     del arrays["features.3.conv.0.0.weight"]
