@@ -40,7 +40,7 @@ from npnet.kernels.jit.vector import lanes, line, load, prefetch, store
 
 # Vectors in a panel, and rows of the register block that goes with it: as many sums either way.
 WIDE, NARROW = 3, 2
-ROWS = TARGET.blocks[-1]
+ROWS = TARGET.blocks[WIDE - 1]
 NARROW_ROWS, BOTH = ROWS * WIDE // NARROW, ROWS * WIDE  # a tile's rows are a multiple of both
 TILE_ROWS = 128
 TILE_BYTES = 2 * TARGET.tile_bytes

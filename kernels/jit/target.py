@@ -31,9 +31,10 @@ class Target(NamedTuple):
 TARGETS = {
     "avx512": Target(64, (8, 8, 8), 192, 96 * 1024, 64 * 1024),  # 32 registers
     "avx2": Target(32, (8, 4, 4), 192, 96 * 1024, 64 * 1024),  # 16 registers
-    "cortex-a72": Target(
-        16, (8, 4, 4), 96, 48 * 1024, 16 * 1024, True
-    ),  # 32 registers, 32 KB first-level cache
+    # 32 registers. Their caches: 32 KB, and 1 MB for four cores; 64 KB and 512 KB for each.
+    "cortex-a72": Target(16, (8, 4, 4, 4), 96, 48 * 1024, 16 * 1024, True),
+    "cortex-a76": Target(16, (8, 4, 4, 4), 192, 96 * 1024, 32 * 1024, True),
+    "armv8": Target(16, (8, 4, 4, 4), 96, 48 * 1024, 16 * 1024, True),  # any other
 }
 
 
@@ -44,8 +45,12 @@ def executable_rows() -> tuple[str, ...]:
     slower than on its own processor. But `minimum` and `maximum`, through which a NaN comes, are no
     instructions of x86, and LLVM can compose them since version 17.
     """
-    composes = platform.machine() not in ("x86_64", "AMD64") or llvm.llvm_version_info >= (17,)
+    composes = not on_x86() or llvm.llvm_version_info >= (17,)
     return tuple(name for name, row in TARGETS.items() if composes or not row.nan_comes_through)
+
+
+def on_x86() -> bool:
+    return platform.machine() in ("x86_64", "AMD64")
 
 
 def target_row() -> str:
@@ -67,11 +72,16 @@ def target_row() -> str:
 
 
 def fitting_row() -> str:
-    """Any 64-bit ARM counts as a Cortex-A72."""
+    """This processor's row. An ARM core is known by its name, which LLVM reads off implementer and
+    part in /proc/cpuinfo; one that has no row of its own, and an old x86, takes the plain one.
+    """
+    if not on_x86():
+        name = llvm.get_host_cpu_name()
+        return name if name in TARGETS else "armv8"
     features = llvm.get_host_cpu_features()
     if features.get("avx512f"):
         return "avx512"
-    return "avx2" if features.get("avx2") else "cortex-a72"
+    return "avx2" if features.get("avx2") else "armv8"
 
 
 TARGET = TARGETS[target_row()]

@@ -20,11 +20,31 @@ def test_the_environment_chooses_a_row(monkeypatch, name):
 
 
 @pytest.mark.parametrize(
-    ("features", "fits"),
-    [({"avx512f": True, "avx2": True}, "avx512"), ({"avx2": True}, "avx2"), ({}, "cortex-a72")],
+    ("machine", "processor", "features", "fits"),
+    [
+        ("x86_64", "znver4", {"avx512f": True, "avx2": True}, "avx512"),
+        ("x86_64", "znver2", {"avx2": True}, "avx2"),
+        ("x86_64", "nehalem", {}, "armv8"),
+        ("aarch64", "cortex-a72", {"neon": True}, "cortex-a72"),
+        ("aarch64", "cortex-a76", {"neon": True}, "cortex-a76"),
+        ("aarch64", "cortex-a53", {"neon": True}, "armv8"),
+        ("arm64", "apple-m1", {"neon": True}, "armv8"),
+        ("aarch64", "generic", None, "armv8"),
+    ],
 )
-def test_without_a_choice_the_processor_s_own_row_is_taken(monkeypatch, features, fits):
-    monkeypatch.setattr(target.llvm, "get_host_cpu_features", lambda: features)
+def test_without_a_choice_the_processor_s_own_row_is_taken(
+    monkeypatch, machine, processor, features, fits
+):
+    """No ARM core passes for a Cortex-A72 that is none, and none needs to be known by features."""
+
+    def host_features():
+        if features is None:
+            raise RuntimeError("no features of this processor are known")
+        return features
+
+    monkeypatch.setattr(target.platform, "machine", lambda: machine)
+    monkeypatch.setattr(target.llvm, "get_host_cpu_name", lambda: processor)
+    monkeypatch.setattr(target.llvm, "get_host_cpu_features", host_features)
     for nothing in ("", None):
         if nothing is None:
             monkeypatch.delenv("NPNET_TARGET", raising=False)
@@ -43,7 +63,7 @@ def test_an_unknown_row_is_one_sentence():
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == (
         "npnet.kernels.SettingError: NPNET_TARGET=avx1024 is no row of kernels/jit/target.py: "
-        "choose one of avx512, avx2, cortex-a72"
+        "choose one of avx512, avx2, cortex-a72, cortex-a76, armv8"
     )
 
 

@@ -1,0 +1,85 @@
+"""Register blocks of the matrix product compared: which rows x vectors suit a processor.
+
+    python -m bench.arm.blocks
+    python -m bench.arm.blocks --target cortex-a76 --blocks 8,4,4 --blocks 8,6,4
+
+The products of all 1x1 convolutions of a training step (see static.py), tile by tile as the kernels
+make them: of an input and a weight, and the two of backward. A block of `8,4,4` has 8 rows where it
+is one vector wide, 4 where it is two or three. Printed are cycles, percent of the peak, and for the
+widest loops their own percent and how often they load or store what found no register.
+"""
+
+import argparse
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from bench.arm.cores import CORES, Core
+from bench.arm.cost import Cost, add_calls
+from bench.arm.static import compile_by, uses_in_step
+from npnet.kernels.arrays import Floats
+from npnet.kernels.registry import Case
+
+CANDIDATES = ("8,4,4", "4,4,4", "8,8,4", "8,6,6", "8,8,8", "8,8", "8,4,4,4")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--target", choices=CORES, default="cortex-a72")
+    parser.add_argument("--blocks", action="append", help="instead of those that are in question")
+    options = parser.parse_args()
+    core = CORES[options.target]
+    compile_by(core.name, core)
+    for text in options.blocks or CANDIDATES:
+        cost = products(core, tuple(map(int, text.split(","))))
+        print(
+            f"{text}: {cost.cycles / 1e6:.1f} Mcycles, {cost.percent(core):.1f} % of the peak; "
+            + ", ".join(f"{loop.percent:.1f} % ({loop.spills} spills)" for loop in cost.hot()),
+            flush=True,
+        )
+
+
+def products(core: Core, blocks: tuple[int, ...]) -> Cost:
+    """The cost of a step's 1x1 products by these register blocks."""
+    cases = [
+        (use.case, number)
+        for use, number in uses_in_step()["activation_pointwise_stats_forward"].items()
+        if number
+    ]
+    cost = Cost("products", sum(number for _, number in cases))
+    cost.flops = sum(3 * 2 * number * prod(case.maps) * case.co for case, number in cases)
+    add_calls(cost, core, function(blocks), (arguments(*case) for case in cases))
+    return cost
+
+
+def arguments(case: Case, number: int) -> tuple[list[Any], int]:
+    pixels, ci, co = prod(case.maps) // case.ci, case.ci, case.co
+    shapes = ((pixels, co), (pixels, ci), (ci, co), (pixels, ci), (ci, co), (co, ci))
+    return [np.zeros(shape, np.float32) for shape in shapes], number
+
+
+def function(blocks: tuple[int, ...]) -> Any:
+    """What multiplies, compiled at its first call."""
+    from npnet.kernels.jit import block
+    from npnet.kernels.jit.options import kernel
+    from npnet.kernels.jit.tiles import tile_rows
+
+    block.TARGET = block.TARGET._replace(blocks=blocks)
+    multiply, accumulate = block._product(False, True), block._product(True, False)
+
+    def products(y: Floats, dx: Floats, dw: Floats, x: Floats, w: Floats, turned: Floats) -> None:
+        rows = tile_rows(x.shape[1] + y.shape[1], x.itemsize)
+        for start in range(0, len(x), rows):
+            tile = slice(start, min(start + rows, len(x)))
+            multiply(y[tile], x[tile], w, (x[tile],))
+            accumulate(dw, x[tile].T, y[tile], (dw,))
+            multiply(dx[tile], y[tile], turned, (x[tile], y[tile], y[tile]))
+
+    return kernel(products)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The processors that code is made for here, and how fast the kernels must stay on them."""
+
+from typing import NamedTuple
+
+
+class Core(NamedTuple):
+    """`name`: LLVM's, and a row of kernels/jit/target.py. `model`: the pipeline in llvm-mca.
+
+    `unit`: how its units' names begin; an older llvm-mca takes another model without a word.
+    `peak`: float32 FLOP a cycle. `options`: what llvm-mca is told besides.
+    """
+
+    name: str
+    model: str
+    unit: str
+    peak: int
+    options: tuple[str, ...] = ()
+
+
+LEAVE_OUT = "-skip-unsupported-instructions=lack-sched"
+
+CORES = {
+    core.name: core
+    for core in (
+        # One 128-bit multiply-add a cycle. LLVM gives it the pipeline of the Cortex-A57.
+        Core("cortex-a72", "cortex-a72", "A57Unit", 8),
+        # Two. LLVM gives it the A57's as well; the Neoverse N1 is the same core for servers. Its
+        # pipeline has no times of atomic additions, by which Numba counts references to arrays.
+        Core("cortex-a76", "neoverse-n1", "N1Unit", 16, (LEAVE_OUT,)),
+    )
+}
+
+
+class Floor(NamedTuple):
+    """Percent of the core's peak: in the hot loops, and of the kernel in a training step."""
+
+    hot: float
+    whole: float
+
+
+# A little under what stands; a floor goes up with what is won, and not down.
+FLOORS: dict[str, dict[str, Floor]] = {
+    "cortex-a72": {
+        "activation_pointwise_stats_forward": Floor(99, 68),
+        "activation_pointwise_stats_backward": Floor(97, 69),
+        "activation_depthwise3x3_stats_forward": Floor(91, 27),
+        "activation_depthwise3x3_stats_backward": Floor(67, 33),
+        "stem3x3_stats_forward": Floor(96, 59),
+        "stem3x3_stats_backward": Floor(86, 67),
+    },
+    "cortex-a76": {
+        "activation_pointwise_stats_forward": Floor(99, 62),
+        "activation_pointwise_stats_backward": Floor(96, 67),
+        "activation_depthwise3x3_stats_forward": Floor(69, 22),
+        "activation_depthwise3x3_stats_backward": Floor(57, 28),
+        "stem3x3_stats_forward": Floor(89, 48),
+        "stem3x3_stats_backward": Floor(83, 60),
+    },
+}

@@ -1,0 +1,122 @@
+"""Numba compiling for another processor than this one: its own pipeline with LLVM's other target.
+
+What Numba would do on a Raspberry Pi happens here up to the machine code, which is kept as text. It
+uses Numba's insides (numba.core.codegen), in a process that compiles nothing for itself: what it
+compiled cannot be called.
+"""
+
+import ctypes
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import llvmlite.binding as llvm
+import numba
+from numba.core import codegen
+from numba.core.caching import NullCache
+from numba.core.dispatcher import Dispatcher
+from numba.core.registry import cpu_target
+
+from bench.arm.cores import Core
+from npnet.errors import NpnetError
+
+TRIPLE = "aarch64-unknown-linux-gnu"
+ABORT = ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value
+
+
+class Compiled(NamedTuple):
+    """A kernel's machine code, the LLVM text it was made from, and Numba's own record of it."""
+
+    assembly: str
+    text: str
+    record: Any
+
+    @property
+    def function(self) -> str:
+        """The name of the kernel itself in both; Python's wrapper stands beside it."""
+        return str(self.record.fndesc.llvm_func_name)
+
+
+class NoEngine:
+    """Where Numba would load machine code."""
+
+    def is_symbol_defined(self, name: str) -> bool:
+        return True
+
+    def add_global_mapping(self, variable: Any, address: int) -> None: ...
+
+    def get_function_address(self, name: str) -> int:
+        return ABORT
+
+    def add_module(self, module: Any) -> None: ...
+
+
+class CrossLibrary(codegen.JITCodeLibrary):
+    """Keeps the text before and after the machine code is made, which is done once: making it
+    changes the text, so a second time would give other code than Numba runs.
+    """
+
+    def _finalize_specific(self) -> None:
+        self.assembly = self._codegen._tm.emit_assembly(self._final_module)
+        self.text = str(self._final_module)
+
+    def get_pointer_to_function(self, name: str) -> int:
+        self._ensure_finalized()
+        return ABORT
+
+
+def retarget(core: Core) -> None:
+    """From now on Numba compiles for `core`. Before the first compilation of a process."""
+
+    class CrossCodegen(codegen.JITCPUCodegen):
+        _library_class = CrossLibrary
+
+        def _init(self, llvm_module: Any) -> None:
+            self._tm_features = ""  # those of the core
+            self._tm = target(core)
+            self._tm.set_asm_verbosity(True)  # names of blocks, loops, spills
+            self._engine = NoEngine()
+            self._target_data = self._tm.target_data
+            self._data_layout = str(self._target_data)
+            self._loopvect, self._opt_level = False, 0  # as JITCPUCodegen, for the first passes
+
+        def _create_empty_module(self, name: str) -> Any:
+            module = super()._create_empty_module(name)
+            module.triple = TRIPLE
+            return module
+
+        def _get_host_cpu_name(self) -> str:
+            return core.name
+
+        def set_env(self, env_name: str, env: object) -> None: ...
+
+    if "_toplevel_target_context" in vars(cpu_target):
+        raise RuntimeError("Numba compiles for this processor already")
+    codegen.JITCPUCodegen = CrossCodegen
+
+
+def keep_nothing(kernels: ModuleType) -> None:
+    """Neither load the kernels' machine code from the disk nor keep it there: it is this host's."""
+    for kernel in vars(kernels).values():
+        if isinstance(kernel, Dispatcher):
+            kernel._cache = NullCache()
+
+
+def target(core: Core) -> Any:
+    """LLVM's target machine. Raises NpnetError where llvmlite was built without ARM."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    try:
+        processor = llvm.Target.from_triple(TRIPLE)
+    except RuntimeError as error:
+        raise NpnetError(f"this llvmlite cannot compile for {TRIPLE}: {error}") from None
+    return processor.create_target_machine(
+        cpu=core.name, opt=numba.config.OPT, reloc="default", codemodel="jitdefault", jit=True
+    )
+
+
+def compile_for(dispatcher: Any, arguments: list[Any]) -> Compiled:
+    """Compile a jitted function for the types of `arguments`."""
+    types = tuple(numba.typeof(argument) for argument in arguments)
+    dispatcher.compile(types)
+    record = dispatcher.overloads[types]
+    return Compiled(record.library.assembly, record.library.text, record)
