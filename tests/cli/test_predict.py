@@ -23,6 +23,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a network trained a little, run/final.npz, and pictures of `shapes`."""
     folder = tmp_path_factory.mktemp("predict")
     options = ("--width", 0.25, "--input-size", 64, "--max-steps", 60, "--epochs", 1)
+    options = (*options, "--evaluate", "never")
     outcome = npnet_run("train", "--dataset", "shapes", *options, "--out", "run", cwd=folder)
     assert outcome.status == 0, outcome.stderr
     images = open_dataset("shapes").read("test", np.arange(40))
