@@ -18,7 +18,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a run of two epochs on `shapes` lies in `run`."""
     place = tmp_path_factory.mktemp("trained")
     run = ("train", "--dataset", "shapes", *TINY, "--epochs", 2, "--out", "run")
-    outcome = npnet_run(*run, cwd=place, timeout=300)  # the kernels may have to be compiled
+    outcome = npnet_run(*run, cwd=place, timeout=300, started=True)  # and may have to compile
     assert outcome.status == 0, outcome.stderr
     (place / "output").write_text(outcome.stdout)
     return place
@@ -95,7 +95,7 @@ def test_scaling_results_have_the_paper_s_columns(trained: Path) -> None:
 
 
 def test_evaluate_repeats_the_summary_s_score(trained: Path) -> None:
-    outcome = npnet_run("evaluate", "run/final.npz", "--json", cwd=trained)
+    outcome = npnet_run("evaluate", "run/final.npz", "--json", cwd=trained, started=True)
     summary = json.loads((trained / "run" / "summary.json").read_text())
     score = json.loads(outcome.stdout)
     assert score["test_acc"] == pytest.approx(summary["test_acc"], abs=1e-3)
@@ -104,12 +104,13 @@ def test_evaluate_repeats_the_summary_s_score(trained: Path) -> None:
 
 def test_plot_and_preview_write_pictures(trained: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need the plots extra")
-    assert npnet_run("plot", "run", cwd=trained).status == 0
+    assert npnet_run("plot", "run", cwd=trained, started=True).status == 0
     assert (trained / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
     outcome = npnet_run("plot", ".", cwd=trained)  # all runs that lie there
     assert (outcome.status, outcome.stdout) == (0, "wrote curves.png\n")
-    assert npnet_run("data", "preview", "--dataset", "shapes", cwd=trained).status == 0
-    augmented = ("data", "preview", "--dataset", "shapes", "--crop-scale", 0.3, "--input-size", 16)
+    preview = ("data", "preview", "--dataset", "shapes")
+    assert npnet_run(*preview, cwd=trained, started=True).status == 0
+    augmented = (*preview, "--crop-scale", 0.3, "--input-size", 16)
     assert "these options are of --augmented" in npnet_run(*augmented, cwd=trained).error
     assert npnet_run(*augmented, "--augmented", "--out", "crops.png", cwd=trained).status == 0
     for name in ("shapes.png", "crops.png"):
@@ -117,7 +118,7 @@ def test_plot_and_preview_write_pictures(trained: Path) -> None:
 
 
 def test_info_adds_up(tmp_path: Path) -> None:
-    outcome = npnet_run("info", "--width", "1", "--classes", "1000", cwd=tmp_path)
+    outcome = npnet_run("info", "--width", "1", "--classes", "1000", cwd=tmp_path, started=True)
     (total,) = (line for line in outcome.stdout.splitlines() if line.startswith("total"))
     assert "3,504,872" in total
     assert "dataset shapes" in outcome.stdout
@@ -173,7 +174,7 @@ def test_info_under_mpiexec_refuses_once(tmp_path: Path) -> None:
 def test_gradcheck_passes(tmp_path: Path) -> None:
     """Of one model; tests/measure/test_gradients.py checks all of them."""
     of_one = ("--model", "squeezenet1_1", "--backend", "reference")
-    outcome = npnet_run("gradcheck", *of_one, cwd=tmp_path)
+    outcome = npnet_run("gradcheck", *of_one, cwd=tmp_path, started=True)
     assert outcome.status == 0
     assert " 0 failed" in outcome.stdout
 
@@ -185,7 +186,8 @@ FORWARD = ("--op", "activation_depthwise3x3_stats_forward")
 
 @pytest.mark.parametrize("flags", [(), ("--inference",), ("--train", "head")])
 def test_bench_step_prints_one_object(flags: tuple[str, ...], tmp_path: Path) -> None:
-    timing = json.loads(npnet_run("bench", "step", *TINY_STEP, *flags, cwd=tmp_path).stdout)
+    bench = ("bench", "step", *TINY_STEP, *flags)
+    timing = json.loads(npnet_run(*bench, cwd=tmp_path, started=True).stdout)
     keys = ("cpu_ms_median", "wall_ms_median", "images_per_second", "peak_rss_bytes")
     assert all(timing[key] > 0 for key in keys)
     assert timing["inference"] is (flags == ("--inference",))
@@ -217,7 +219,8 @@ def test_bench_kernels_measures_the_model_s_shapes(tmp_path: Path) -> None:
 
 
 def test_bench_kernels_knows_those_of_inference(tmp_path: Path) -> None:
-    outcome = npnet_run("bench", "kernels", "--op", "separable", *FEW_KERNELS, cwd=tmp_path)
+    bench = ("bench", "kernels", "--op", "separable", *FEW_KERNELS)
+    outcome = npnet_run(*bench, cwd=tmp_path, started=True)
     assert json.loads(outcome.stdout)["kernel"] == "separable_inference"
 
 
@@ -239,7 +242,7 @@ def test_bench_roofline_adds_up(tmp_path: Path) -> None:
 def test_bench_roofline_draws(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need the plots extra")
     options = (*FORWARD, *FEW_KERNELS[:-1], "--picture", "roof.png")
-    outcome = npnet_run("bench", "roofline", *options, cwd=tmp_path)
+    outcome = npnet_run("bench", "roofline", *options, cwd=tmp_path, started=True)
     assert outcome.status == 0, outcome.stderr
     assert "this core multiplies" in outcome.stdout
     assert (tmp_path / "roof.png").read_bytes().startswith(b"\x89PNG")
@@ -313,7 +316,7 @@ OF_CIFAR = (*STUDY, "--dataset", "cifar10", "--backend", "reference", "--out", "
 def test_study_collapse_makes_table_and_picture_and_goes_on_where_it_was(tmp_path: Path) -> None:
     write_cifar(tmp_path / "data", images=60)  # a batch for each of five workers
     few = (*OF_CIFAR, "--recipe", "paper")
-    assert npnet_run(*few, "--np", "2", cwd=tmp_path, timeout=300).status == 0
+    assert npnet_run(*few, "--np", "2", cwd=tmp_path, timeout=300, started=True).status == 0
     outcome = npnet_run(*few, "--np", "2,4", cwd=tmp_path, timeout=300)
     assert "Run 1 of 2" not in outcome.stdout  # it lay there already
     assert "Run 2 of 2: paper-np04" in outcome.stdout

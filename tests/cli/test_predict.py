@@ -151,7 +151,8 @@ def test_an_array_of_the_input_s_size_is_taken_as_it_is(place: Path) -> None:
 
 
 def test_the_text_names_the_file_and_the_chances(place: Path) -> None:
-    outcome = npnet_run("predict", "run/final.npz", "one.npy", "--top", 3, cwd=place)
+    words = ("predict", "run/final.npz", "one.npy", "--top", 3)
+    outcome = npnet_run(*words, cwd=place, started=True)
     name, *ranking = outcome.stdout.splitlines()
     assert name == "one.npy"
     assert len(ranking) == 3
