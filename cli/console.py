@@ -42,21 +42,23 @@ class Console:
         self.said: list[str] = []  # of a run that goes on: from where, and what changes
 
     @contextmanager
-    def compiling(self) -> Iterator[Callable[[int], None]]:
-        """On every rank, while some of them compile; takes the number of kernels that are done."""
+    def compiling(self) -> Iterator[Callable[[int, int | None], None]]:
+        """On every rank, while some compile; takes how many kernels are done, of how many."""
         if self.root:
             say(
                 "[INFO] Compiling the kernels for this processor, once: about half a minute, "
                 "some minutes on a Raspberry Pi"
             )
         if self.progress is None:
-            yield lambda kernels: None
+            yield lambda done, total: None
             return
         progress, begin = Progress(self.progress.stream), time.monotonic()
 
-        def show(kernels: int) -> None:
-            words = f"{kernels} done, {clock(time.monotonic() - begin)}"
-            progress.show("Compiling the kernels:", kernels, None, words)
+        def show(done: int, total: int | None) -> None:
+            words = (
+                f"{done}{f' of {total}' if total else ''} done, {clock(time.monotonic() - begin)}"
+            )
+            progress.show("Compiling the kernels:", done, total, words)
 
         try:
             yield show

@@ -74,7 +74,7 @@ def train(
 
     def compile_kernels() -> None:
         if chosen.backend == "numba":
-            prepare(comm, rehearsal, lambda: nullcontext(lambda kernels: None))
+            prepare(comm, rehearsal, lambda: nullcontext(lambda done, total: None))
 
     dataset = with_features(dataset, model, recipe, chosen, weights, comm, compile_kernels)
     told = reporter or Silence()

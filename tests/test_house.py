@@ -158,7 +158,7 @@ def test_click_is_the_command_line_s_alone():
 def test_numba_is_the_kernels_own():
     assert importers("numba", "npnet", "cli") == set()
     emitters = {"kernels/jit/vector.py", "kernels/jit/block.py"}
-    compilation = {f"kernels/jit/{name}.py" for name in ("options", "helper", "cache")}
+    compilation = {f"kernels/jit/{name}.py" for name in ("options", "helper", "cache", "ahead")}
     assert importers("numba", "kernels") == compilation | emitters
 
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from tempfile import mkstemp
+from types import ModuleType
 from typing import IO
 
 import numpy as np
@@ -72,7 +73,7 @@ class Features:
         return Images(rows["features"], rows["label"])
 
 
-def input_of(dataset: Dataset, model: ModelConfig, backend: str) -> Input:
+def input_of(dataset: Dataset, model: ModelConfig, backend: str | ModuleType) -> Input:
     """What writes the dataset's batches into the network."""
     if isinstance(dataset, Features):
         return FeatureInput()

@@ -5,6 +5,7 @@ a run leaves on disk in run.py, its results in results.py, its checks in guard.p
 """
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from npnet.data.batches import Batch, training_shards
 from npnet.data.dataset import Dataset, Split
 from npnet.data.seeds import DROPOUT, generator
 from npnet.errors import NpnetError, Stopped
+from npnet.kernels import backend as kernels_of
 from npnet.model.config import ModelConfig
 from npnet.model.inference import Inference
 from npnet.model.network import BatchNorm, Network
@@ -109,12 +111,13 @@ class Trainer:
         folder: RunFolder | None = None,
         checkpoint: Checkpoint | None = None,
         weights: Weights | None = None,
+        kernels: ModuleType | None = None,
     ) -> None:
         self.dataset, self.recipe, self.settings = dataset, recipe, settings
         self.weights = weights
         self.comm, self.clock, self.reporter = comm, comm.clock, reporter
         mine, self.world = workers_of(comm, settings.workers_per_rank)
-        batch, backend = settings.batch_per_rank, settings.backend
+        batch, backend = settings.batch_per_rank, kernels_of(kernels or settings.backend)
         with together(comm):
             check_fit(dataset, model, recipe, settings)
             architecture = build(model)
@@ -187,8 +190,7 @@ class Trainer:
 
     def _inference(self) -> Inference:
         """The network as it is tested."""
-        settings = self.settings
-        where = (self.parameters, settings.batch_per_rank, settings.backend)
+        where = (self.parameters, self.settings.batch_per_rank, self.network.kernels)
         inference = Inference(self.network.architecture, *where)
         if isinstance(self.dataset, Features):
             inference.enter_behind(self.dataset.operation)

@@ -1,4 +1,9 @@
-"""Compiling ahead: one rank of each node compiles what training calls, the others then load it."""
+"""Compiling ahead: one rank of each node has all its cores compile what training calls.
+
+What that is a rehearsal tells, which trains the smallest model of the kind in plain NumPy and notes
+each kernel with the types of its arguments. A second one, with the compiled kernels, shows that
+nothing is missing. The other ranks wait, and load what was compiled.
+"""
 
 import hashlib
 import os
@@ -10,12 +15,16 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
+from types import ModuleType
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 import npnet
 from npnet.data.dataset import Images, Split
+from npnet.kernels import backend
 from npnet.model.config import ModelConfig, Padding
 from npnet.model.zoo import configure, entry
 from npnet.parallel.communicator import Communicator, SerialCommunicator
@@ -29,8 +38,9 @@ from npnet.training.trainer import Trainer
 DTYPES = ("float32", "float64")
 SECONDS_BETWEEN_LOOKS = 1.0
 
-# Around the compilation, on every rank; gives what takes the number of kernels that are done.
-Compiling = Callable[[], AbstractContextManager[Callable[[int], None]]]
+Show = Callable[[int, int | None], None]  # takes how many kernels are done, of how many if known
+
+Compiling = Callable[[], AbstractContextManager[Show]]  # around the compilation, on every rank
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,7 @@ def is_warm(rehearsal: Rehearsal) -> bool:
     return all(name and (folder / name).is_file() for name in names)
 
 
-def compile_apart(rehearsal: Rehearsal, show: Callable[[int], None]) -> None:
+def compile_apart(rehearsal: Rehearsal, show: Show) -> None:
     """Compile in a process of its own, because the compiler takes 300 MB and does not return them.
 
     `show` is called about once a second. If that process fails, compile in this one.
@@ -108,11 +118,12 @@ def compile_apart(rehearsal: Rehearsal, show: Callable[[int], None]) -> None:
     with (
         open(reading, "rb") as alive,
         open(writing, "wb"),
+        TemporaryFile() as found,
         subprocess.Popen(
             [sys.executable, "-P", "-c", script],
             env=environment,
             stdin=alive,
-            stdout=subprocess.DEVNULL,
+            stdout=found,
             stderr=subprocess.PIPE,
             text=True,
         ) as child,
@@ -122,7 +133,8 @@ def compile_apart(rehearsal: Rehearsal, show: Callable[[int], None]) -> None:
                 _, errors = child.communicate(timeout=SECONDS_BETWEEN_LOOKS)
                 break
             except subprocess.TimeoutExpired:
-                show(_kernels_on_disk() - before)
+                number = os.pread(found.fileno(), 20, 0)
+                show(_kernels_on_disk() - before, int(number) if number else None)
             except BaseException:
                 child.kill()
                 raise
@@ -157,14 +169,19 @@ def end_with_parent() -> None:
 
 
 def compile_here(rehearsal: Rehearsal) -> None:
-    """Compile in this process and, when all of it is on disk, leave a list of the files there.
+    """Compile on all cores and, when all of it is on disk, leave a list of the files there.
 
-    Raises CacheWarning if some of it cannot be kept.
+    Standard output is told how many kernels there are. Raises CacheWarning if some code cannot be
+    kept.
     """
+    from npnet.kernels.jit.ahead import compile_ahead
     from npnet.kernels.jit.cache import CacheWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", CacheWarning)
+        calls = calls_of(rehearsal)
+        os.write(1, f"{len(calls)}\n".encode())
+        compile_ahead(calls, begin_process=end_with_parent)
         rehearse(rehearsal)
     folder = place()
     if folder is not None:
@@ -172,7 +189,35 @@ def compile_here(rehearsal: Rehearsal) -> None:
         (folder / rehearsal.name).write_text("\n".join(names))
 
 
-def rehearse(rehearsal: Rehearsal) -> None:
+class Noting:
+    """The plain kernels, which note for each compiled one the types it is called with."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, set[Any]] = {}
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        from npnet.kernels.jit.ahead import is_compiled, types_of
+
+        plain = cast(Callable[..., None], getattr(backend("reference"), name))
+        if not is_compiled(name):
+            return plain
+        types = self.calls.setdefault(name, set())
+
+        def run(*arguments: object) -> None:
+            types.add(types_of(arguments))
+            plain(*arguments)
+
+        return run
+
+
+def calls_of(rehearsal: Rehearsal) -> dict[str, set[Any]]:
+    """The types of all kernels that training calls."""
+    noting = Noting()
+    rehearse(rehearsal, cast(ModuleType, noting))
+    return noting.calls
+
+
+def rehearse(rehearsal: Rehearsal, kernels: ModuleType | None = None) -> None:
     """Train and test the smallest model of its kind on two grey images."""
     small = {"width": 0.1} if "width" in entry(rehearsal.architecture).options else {}
     model = configure(
@@ -195,7 +240,8 @@ def rehearse(rehearsal: Rehearsal) -> None:
             dtype=rehearsal.dtype,
             freeze_bn=freeze_bn,
         )
-        Trainer(Grey(), model, recipe, settings, SerialCommunicator(), Silence()).run()
+        alone, silence = SerialCommunicator(), Silence()
+        Trainer(Grey(), model, recipe, settings, alone, silence, kernels=kernels).run()
 
 
 class Grey:

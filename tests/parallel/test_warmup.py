@@ -1,13 +1,16 @@
 """One rank of a node compiles, apart and once; what is missing or damaged is made good."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cifar_files import write_cifar
-from tests.launch import npnet_run
+from tests.launch import SOURCES, npnet_run
 
 TINY = ("--width", "0.1", "--input-size", "32", "--max-steps", 2)
 TRAIN = ("train", *TINY, "--epochs", 1, "--eval-at-end", "--no-progress")
@@ -187,3 +190,32 @@ def test_a_warning_is_one_line_of_one_rank(tmp_path: Path) -> None:
     refused = run(tmp_path, "warmup")
     assert refused.status == 2
     assert refused.errors == ["there is no place for compiled kernels: name one in NPNET_CACHE"]
+
+
+# Prints each kernel whose types the rehearsal in NumPy noted otherwise than it was then called.
+REHEARSE_TWICE = """
+from npnet.kernels import backend
+from npnet.model.zoo import configure
+from npnet.training.warmup import Rehearsal, calls_of, rehearse
+
+rehearsal = Rehearsal.of(configure("mobilenet_v2", 10))
+noted = calls_of(rehearsal)
+rehearse(rehearsal)
+called = {name: set(getattr(backend("numba"), name).signatures) for name in noted}
+print(len(noted), *(name for name in noted if noted[name] != called[name]))
+"""
+
+
+def test_what_is_noted_is_what_is_called(warm: Path) -> None:
+    """Else each core compiles what nobody needs, and one alone the rest."""
+    ended = subprocess.run(
+        [sys.executable, "-c", REHEARSE_TWICE],
+        cwd=warm,
+        env=os.environ | HERE | {"PYTHONPATH": str(SOURCES)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    number, *others = ended.stdout.split()
+    assert int(number) > 20
+    assert others == []
