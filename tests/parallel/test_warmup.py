@@ -37,8 +37,8 @@ npnet.training.warmup.SECONDS_BETWEEN_LOOKS = 0.1
 # A run's own files would be too large for that disk.
 NO_RUN_FOLDER = """
 start = Trainer.__init__
-def start_without(self, dataset, model, recipe, settings, comm, reporter, *rest):
-    start(self, dataset, model, recipe, settings, comm, reporter)
+def start_without(self, dataset, model, recipe, settings, comm, reporter, *rest, **named):
+    start(self, dataset, model, recipe, settings, comm, reporter, **named)
 Trainer.__init__ = start_without
 """
 
