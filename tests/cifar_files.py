@@ -11,13 +11,13 @@ from npnet.data.cifar import VARIANTS
 IMAGES = 30  # of the training split
 
 
-def write_cifar(data_dir: Path, name: str = "cifar10", seed: int = 0) -> Path:
+def write_cifar(data_dir: Path, name: str = "cifar10", seed: int = 0, images: int = IMAGES) -> Path:
     """Write the dataset into a new folder of `data_dir`; returns that folder."""
     variant = VARIANTS[name]
     folder = data_dir / variant.folder
     folder.mkdir(parents=True)
     draw = np.random.default_rng(seed)
-    rows = IMAGES // len(variant.train)
+    rows = images // len(variant.train)
     for file in (*variant.train, *variant.test):
         pixels = draw.integers(0, 256, (rows, 3072), np.uint8)
         labels = draw.integers(0, variant.classes, rows).tolist()

@@ -1,6 +1,8 @@
 """Run npnet as a user does: as one process, or as ranks under the mpiexec beside this Python."""
 
+import atexit
 import functools
+import json
 import os
 import re
 import shutil
@@ -8,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -123,13 +126,20 @@ def npnet_run(
     of_rank: Sequence[Mapping[str, str]] = (),
     patches: str = "",
     timeout: float = 60,
+    started: bool = False,
 ) -> Outcome:
     """Run `npnet ARGUMENTS` in `cwd`; with `ranks`, under mpiexec.
 
     `environment` is added for all ranks, `of_rank[r]` for rank r. `patches` is Python that runs
     first, to plant a fault; it knows `rank`, `Network` and `Trainer`.
+
+    One process without ranks and without an environment of its own is forked from one that has
+    loaded the engine, as it was loaded before `patches`, too. Where its start is what a test is
+    about, it is `started`.
     """
-    script = _START.format(patches=ENGINE_FIRST + patches if patches else "")
+    forked = not started and ranks is None and environment is None
+    first = "from npnet.model.network import Network\nfrom npnet.training.trainer import Trainer\n"
+    script = _START.format(patches=(first if forked else ENGINE_FIRST) + patches if patches else "")
     command = [sys.executable, "-c", script, *map(str, arguments)]
     with tempfile.TemporaryDirectory(prefix="npnet-") as folder:
         added = {"STATUS_FOLDER": folder, "PYTHONPATH": str(SOURCES), **(environment or {})}
@@ -141,7 +151,12 @@ def npnet_run(
         else:
             line = [*launcher(), "-n", str(ranks), *command]
         start = time.monotonic()
-        status, stdout, stderr = _run(line, cwd, clean_environment() | added, timeout)
+        if forked:
+            status, stdout, stderr = _forks().run(
+                script, arguments, cwd, clean_environment() | added, Path(folder), timeout
+            )
+        else:
+            status, stdout, stderr = _run(line, cwd, clean_environment() | added, timeout)
         seconds = time.monotonic() - start
         files = [Path(folder, str(rank)) for rank in range(ranks or 1)]
         texts = [file.read_text() if file.exists() else "" for file in files]
@@ -201,6 +216,63 @@ def launcher() -> tuple[str, ...]:
         [path, "--version"], capture_output=True, text=True, env=clean_environment(), check=True
     )
     return (path, "--oversubscribe") if "Open MPI" in version.stdout else (path,)
+
+
+class Forks:
+    """Runs that are forked from one process, see forks.py."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.forks", ENGINE_FIRST],
+            cwd=SOURCES,
+            env=clean_environment() | {"PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        atexit.register(self._process.communicate)
+
+    def run(
+        self,
+        script: str,
+        arguments: Sequence[object],
+        cwd: Path,
+        environment: Mapping[str, str],
+        folder: Path,
+        timeout: float,
+    ) -> tuple[int, str, str]:
+        """The status of a Python script, and what it said, as _run gives them."""
+        outputs = {name: folder / name for name in ("stdout", "stderr")}
+        request = {
+            "script": script,
+            "arguments": list(map(str, arguments)),
+            "cwd": str(cwd),
+            "environment": dict(environment),
+            **{name: str(path) for name, path in outputs.items()},
+        }
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        child, late = int(self._process.stdout.readline()), threading.Event()
+
+        def end() -> None:
+            late.set()
+            os.killpg(child, signal.SIGKILL)
+
+        timer = threading.Timer(timeout, end)
+        timer.start()
+        status = int(self._process.stdout.readline())
+        timer.cancel()
+        stdout, stderr = (path.read_text(errors="replace") for path in outputs.values())
+        if late.is_set():
+            pytest.fail(f"still running after {timeout} s\n{stdout}\n{stderr}")
+        return status, stdout, stderr
+
+
+@functools.cache
+def _forks() -> Forks:
+    """One for all tests of this process."""
+    return Forks()
 
 
 def _run(

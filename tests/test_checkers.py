@@ -14,7 +14,7 @@ from npnet.kernels.registry import Case
 from npnet.measure import gradcheck
 from tests.guarded import Guarded
 from tests.kernels.test_twins import compare
-from tests.launch import SOURCES
+from tests.launch import SOURCES, npnet_run
 
 
 def with_fault(name, faulty):
@@ -119,7 +119,7 @@ import numpy as np
 from npnet.kernels import jit, registry
 from npnet.kernels.jit.target import TARGET
 from tests.kernels.test_twins import compare
-from tests.launch import SOURCES
+from tests.launch import SOURCES, npnet_run
 row = registry.kernel(sys.argv[1])
 cases = {"border": registry.border_cases(row.kind), "edge": registry.edge_cases(row.kind, TARGET)}
 for kind, some in cases.items():
@@ -182,3 +182,31 @@ def test_guard_bands_stand_on_both_sides():
         assert guarded.intact
         guarded.array.base[place] = 0
         assert not guarded.intact
+
+
+@pytest.mark.parametrize(
+    ("patches", "status"),
+    [
+        ("", 0),
+        ("print('not a whole line', end='')", 0),
+        ("1 / 0", 1),
+        ("import sys; sys.exit(7)", 7),
+        ("import atexit; atexit.register(print, 'at exit')", 0),
+        ("import os; os.kill(os.getpid(), 9)", -9),
+    ],
+)
+def test_a_forked_run_ends_as_one_that_is_started(tmp_path, patches, status):
+    command = ("machinefile", "--hosts", "a[1-2],b")
+    forked, started = (
+        npnet_run(*command, cwd=tmp_path, patches=patches, started=each) for each in (False, True)
+    )
+    assert (forked.status, forked.stdout) == (started.status, started.stdout)
+    assert (forked.status, forked.statuses) == (status, started.statuses)
+    assert forked.stderr.splitlines()[-1:] == started.stderr.splitlines()[-1:]
+
+
+def test_a_forked_run_that_hangs_is_ended(tmp_path):
+    hang = "import time; time.sleep(600)"
+    with pytest.raises(pytest.fail.Exception, match="still running after"):
+        npnet_run("info", cwd=tmp_path, patches=hang, timeout=0.5)
+    assert npnet_run("machinefile", "--hosts", "a", cwd=tmp_path).stdout == "a:2\n"

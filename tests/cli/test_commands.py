@@ -7,17 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.cifar_files import write_cifar
 from tests.launch import npnet_run
 
-TINY = ("--dataset", "shapes", "--width", "0.1", "--input-size", "32", "--max-steps", 2)
+TINY = ("--width", "0.1", "--input-size", "32", "--max-steps", 2)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a run of two epochs lies in `run`."""
+    """A folder in which a run of two epochs on `shapes` lies in `run`."""
     place = tmp_path_factory.mktemp("trained")
-    run = ("train", *TINY, "--epochs", 2, "--out", "run")
-    outcome = npnet_run(*run, cwd=place, timeout=300)  # the kernels may have to be compiled
+    run = ("train", "--dataset", "shapes", *TINY, "--epochs", 2, "--out", "run")
+    outcome = npnet_run(*run, cwd=place, timeout=300, started=True)  # and may have to compile
     assert outcome.status == 0, outcome.stderr
     (place / "output").write_text(outcome.stdout)
     return place
@@ -94,7 +95,7 @@ def test_scaling_results_have_the_paper_s_columns(trained: Path) -> None:
 
 
 def test_evaluate_repeats_the_summary_s_score(trained: Path) -> None:
-    outcome = npnet_run("evaluate", "run/final.npz", "--json", cwd=trained)
+    outcome = npnet_run("evaluate", "run/final.npz", "--json", cwd=trained, started=True)
     summary = json.loads((trained / "run" / "summary.json").read_text())
     score = json.loads(outcome.stdout)
     assert score["test_acc"] == pytest.approx(summary["test_acc"], abs=1e-3)
@@ -103,12 +104,13 @@ def test_evaluate_repeats_the_summary_s_score(trained: Path) -> None:
 
 def test_plot_and_preview_write_pictures(trained: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need the plots extra")
-    assert npnet_run("plot", "run", cwd=trained).status == 0
+    assert npnet_run("plot", "run", cwd=trained, started=True).status == 0
     assert (trained / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
     outcome = npnet_run("plot", ".", cwd=trained)  # all runs that lie there
     assert (outcome.status, outcome.stdout) == (0, "wrote curves.png\n")
-    assert npnet_run("data", "preview", "--dataset", "shapes", cwd=trained).status == 0
-    augmented = ("data", "preview", "--dataset", "shapes", "--crop-scale", 0.3, "--input-size", 16)
+    preview = ("data", "preview", "--dataset", "shapes")
+    assert npnet_run(*preview, cwd=trained, started=True).status == 0
+    augmented = (*preview, "--crop-scale", 0.3, "--input-size", 16)
     assert "these options are of --augmented" in npnet_run(*augmented, cwd=trained).error
     assert npnet_run(*augmented, "--augmented", "--out", "crops.png", cwd=trained).status == 0
     for name in ("shapes.png", "crops.png"):
@@ -116,7 +118,7 @@ def test_plot_and_preview_write_pictures(trained: Path) -> None:
 
 
 def test_info_adds_up(tmp_path: Path) -> None:
-    outcome = npnet_run("info", "--width", "1", "--classes", "1000", cwd=tmp_path)
+    outcome = npnet_run("info", "--width", "1", "--classes", "1000", cwd=tmp_path, started=True)
     (total,) = (line for line in outcome.stdout.splitlines() if line.startswith("total"))
     assert "3,504,872" in total
     assert "dataset shapes" in outcome.stdout
@@ -170,7 +172,9 @@ def test_info_under_mpiexec_refuses_once(tmp_path: Path) -> None:
 
 
 def test_gradcheck_passes(tmp_path: Path) -> None:
-    outcome = npnet_run("gradcheck", "--backend", "reference", cwd=tmp_path)
+    """Of one model; tests/measure/test_gradients.py checks all of them."""
+    of_one = ("--model", "squeezenet1_1", "--backend", "reference")
+    outcome = npnet_run("gradcheck", *of_one, cwd=tmp_path, started=True)
     assert outcome.status == 0
     assert " 0 failed" in outcome.stdout
 
@@ -182,7 +186,8 @@ FORWARD = ("--op", "activation_depthwise3x3_stats_forward")
 
 @pytest.mark.parametrize("flags", [(), ("--inference",), ("--train", "head")])
 def test_bench_step_prints_one_object(flags: tuple[str, ...], tmp_path: Path) -> None:
-    timing = json.loads(npnet_run("bench", "step", *TINY_STEP, *flags, cwd=tmp_path).stdout)
+    bench = ("bench", "step", *TINY_STEP, *flags)
+    timing = json.loads(npnet_run(*bench, cwd=tmp_path, started=True).stdout)
     keys = ("cpu_ms_median", "wall_ms_median", "images_per_second", "peak_rss_bytes")
     assert all(timing[key] > 0 for key in keys)
     assert timing["inference"] is (flags == ("--inference",))
@@ -214,7 +219,8 @@ def test_bench_kernels_measures_the_model_s_shapes(tmp_path: Path) -> None:
 
 
 def test_bench_kernels_knows_those_of_inference(tmp_path: Path) -> None:
-    outcome = npnet_run("bench", "kernels", "--op", "separable", *FEW_KERNELS, cwd=tmp_path)
+    bench = ("bench", "kernels", "--op", "separable", *FEW_KERNELS)
+    outcome = npnet_run(*bench, cwd=tmp_path, started=True)
     assert json.loads(outcome.stdout)["kernel"] == "separable_inference"
 
 
@@ -236,32 +242,33 @@ def test_bench_roofline_adds_up(tmp_path: Path) -> None:
 def test_bench_roofline_draws(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need the plots extra")
     options = (*FORWARD, *FEW_KERNELS[:-1], "--picture", "roof.png")
-    outcome = npnet_run("bench", "roofline", *options, cwd=tmp_path)
+    outcome = npnet_run("bench", "roofline", *options, cwd=tmp_path, started=True)
     assert outcome.status == 0, outcome.stderr
     assert "this core multiplies" in outcome.stdout
     assert (tmp_path / "roof.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_batch_norm_that_will_not_forget_is_told(tmp_path: Path) -> None:
+def test_a_batch_norm_that_will_not_forget_is_told(place: Path) -> None:
     """Keras' momentum: after 2 steps 0.998 of the initial statistics are left."""
     slow = ("train", *TINY, "--epochs", 1, "--bn-momentum", 0.999)
-    outcome = npnet_run(*slow, "--out", "moving", cwd=tmp_path, timeout=300)
+    outcome = npnet_run(*slow, "--out", "moving", cwd=place, timeout=300)
     (warning,) = [line for line in outcome.stdout.splitlines() if "[WARNING]" in line]
     assert "99.8 % of batch norm's running statistics" in warning
     assert "--bn-eval recalibrated" in warning
     for other in (("--bn-eval", "recalibrated"), ("--bn-momentum", 0.05)):
-        outcome = npnet_run(*slow, *other, "--out", other[0], cwd=tmp_path, timeout=300)
+        outcome = npnet_run(*slow, *other, "--out", other[0], cwd=place, timeout=300)
         assert "[WARNING]" not in outcome.stdout
 
 
 def test_both_kinds_of_statistics(tmp_path: Path) -> None:
+    write_cifar(tmp_path / "data", images=1500)
     outcome = npnet_run(
         *("train", *TINY, "--epochs", 2, "--bn-eval", "both", "--workers-per-rank", 2),
         *("--out", "run"),
         cwd=tmp_path,
         timeout=300,
     )
-    assert "[Rank 0] world=2 workers=0-1 batch/rank=12 shard=5000 samples" in outcome.stdout
+    assert "[Rank 0] world=2 workers=0-1 batch/rank=12 shard=750 samples" in outcome.stdout
     assert "[Rank 0, 2 workers] Epoch 2/2 loss=" in outcome.stdout
     assert "[Root] The same weights with recalibrated statistics: test acc: 0." in outcome.stdout
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -277,14 +284,14 @@ def test_both_kinds_of_statistics(tmp_path: Path) -> None:
     assert len(rows) == 1 + 2 * 2  # a row for each worker and epoch
 
 
-def test_the_final_checkpoint_holds_the_statistics_that_gave_the_score(tmp_path: Path) -> None:
+def test_the_final_checkpoint_holds_the_statistics_that_gave_the_score(place: Path) -> None:
     npnet_run(
         *("train", *TINY, "--epochs", 1, "--bn-eval", "recalibrated", "--out", "run"),
-        cwd=tmp_path,
+        cwd=place,
         timeout=300,
     )
-    outcome = npnet_run("evaluate", "run/final.npz", "--json", cwd=tmp_path)
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    outcome = npnet_run("evaluate", "run/final.npz", "--json", cwd=place)
+    summary = json.loads((place / "run" / "summary.json").read_text())
     assert json.loads(outcome.stdout)["test_loss"] == pytest.approx(summary["test_loss"], rel=1e-5)
 
 
@@ -303,19 +310,21 @@ def test_bench_sync_times_each_exchange(tmp_path: Path) -> None:
 
 
 STUDY = ("study", "collapse", "--budget", "--width", "0.1", "--input-size", "32", "--epochs", 1)
+OF_CIFAR = (*STUDY, "--dataset", "cifar10", "--backend", "reference", "--out", "study")
 
 
 def test_study_collapse_makes_table_and_picture_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    few = (*STUDY, "--recipe", "paper", "--out", "study")
-    assert npnet_run(*few, "--np", "24", cwd=tmp_path, timeout=300).status == 0
-    outcome = npnet_run(*few, "--np", "24,48", cwd=tmp_path, timeout=300)
+    write_cifar(tmp_path / "data", images=60)  # a batch for each of five workers
+    few = (*OF_CIFAR, "--recipe", "paper")
+    assert npnet_run(*few, "--np", "2", cwd=tmp_path, timeout=300, started=True).status == 0
+    outcome = npnet_run(*few, "--np", "2,4", cwd=tmp_path, timeout=300)
     assert "Run 1 of 2" not in outcome.stdout  # it lay there already
-    assert "Run 2 of 2: paper-np48" in outcome.stdout
+    assert "Run 2 of 2: paper-np04" in outcome.stdout
     header, *rows = (tmp_path / "study" / "collapse.csv").read_text().splitlines()
     assert header == "np,published,train,moving,recalibrated,modern"
-    assert [row.split(",")[0] for row in rows] == ["24", "48"]
-    for row, count in zip(rows, (24, 48), strict=True):
-        summary = json.loads((tmp_path / f"study/paper-np{count}/summary.json").read_text())
+    assert [row.split(",")[0] for row in rows] == ["2", "4"]
+    for row, count in zip(rows, (2, 4), strict=True):
+        summary = json.loads((tmp_path / f"study/paper-np0{count}/summary.json").read_text())
         assert summary["world"] == count
         assert float(row.split(",")[3]) == pytest.approx(100 * summary["test_acc"], abs=0.01)
         assert row.split(",")[5] == ""
@@ -323,20 +332,20 @@ def test_study_collapse_makes_table_and_picture_and_goes_on_where_it_was(tmp_pat
     assert (tmp_path / "study" / "collapse.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_study_is_not_mixed_with_another(tmp_path: Path) -> None:
+def test_a_study_is_not_mixed_with_another(place: Path) -> None:
     """Nor are its two recipes; and nothing is run before all of it was looked at."""
-    few = (*STUDY, "--np", "48", "--out", "study")
-    assert npnet_run(*few, "--recipe", "paper", cwd=tmp_path, timeout=300).status == 0
-    outcome = npnet_run(*few, "--recipe", "modern", "--seed", 7, cwd=tmp_path)
+    few = (*OF_CIFAR, "--np", "2")
+    assert npnet_run(*few, "--recipe", "paper", cwd=place, timeout=300).status == 0
+    outcome = npnet_run(*few, "--recipe", "modern", "--seed", 7, cwd=place)
     assert "study was run with other options, nothing instead of --seed 7" in outcome.error
     assert "[STUDY] Run" not in outcome.stdout
-    assert "2,x is not a list" in npnet_run(*STUDY, "--np", "2,x", cwd=tmp_path).error
-    assert "give at most 833 to --np" in npnet_run(*STUDY, "--np", "2,900", cwd=tmp_path).error
+    assert "2,x is not a list" in npnet_run(*STUDY, "--np", "2,x", cwd=place).error
+    assert "give at most 833 to --np" in npnet_run(*STUDY, "--np", "2,900", cwd=place).error
 
 
-def test_frozen_statistics_are_no_cause_for_a_warning(tmp_path: Path) -> None:
+def test_frozen_statistics_are_no_cause_for_a_warning(place: Path) -> None:
     frozen = ("train", *TINY, "--epochs", 1, "--bn-momentum", 0.999, "--freeze-bn", "--out", "run")
-    outcome = npnet_run(*frozen, cwd=tmp_path, timeout=300)
+    outcome = npnet_run(*frozen, cwd=place, timeout=300)
     assert outcome.status == 0, outcome.stderr
     assert "[WARNING]" not in outcome.stdout
 
@@ -350,10 +359,10 @@ def test_frozen_statistics_are_no_cause_for_a_warning(tmp_path: Path) -> None:
     ],
 )
 def test_a_batch_norm_that_sees_one_number_is_told(
-    tmp_path: Path, options: tuple[object, ...], told: bool
+    place: Path, options: tuple[object, ...], told: bool
 ) -> None:
     """At 32 pixels the last maps have one pixel."""
     more = ("--backend", "reference", "--epochs", 1, "--evaluate", "never", "--out", "run")
-    outcome = npnet_run("train", *TINY, *map(str, (*options, *more)), cwd=tmp_path)
+    outcome = npnet_run("train", *TINY, *map(str, (*options, *more)), cwd=place)
     assert outcome.status == 0, outcome.stderr
     assert ("sees a single number for each channel" in " ".join(outcome.stdout.split())) == told

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from npnet.training.checkpoint import load
+from tests.cifar_files import write_cifar
 from tests.launch import npnet_run
 
-TINY = ("--dataset", "shapes", "--input-size", "32", "--max-steps", 2, "--evaluate", "at-end")
+TINY = ("--input-size", "32", "--max-steps", 2, "--evaluate", "at-end", "--backend", "reference")
 
 
 def run(*arguments: object, cwd: Path) -> str:
@@ -23,6 +24,7 @@ def run(*arguments: object, cwd: Path) -> str:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the weights of a run lie in base/final.npz."""
     folder = tmp_path_factory.mktemp("init")
+    write_cifar(folder / "data")
     run("--width", "0.1", "--epochs", 1, "--out", "base", cwd=folder)
     return folder
 
@@ -34,7 +36,7 @@ def values(folder: Path, name: str, file: str = "final.npz") -> np.ndarray:
 
 def test_a_head_learns_and_the_rest_stays(place: Path) -> None:
     output = run("--init", "base/final.npz", "--train", "head", "--out", "head", cwd=place)
-    assert "[INFO] Weights: final.npz, a checkpoint of npnet after 1 epochs on shapes" in output
+    assert "[INFO] Weights: final.npz, a checkpoint of npnet after 1 epochs on cifar10" in output
     assert "features that were computed once" in output
     assert "name=finetune" in output
     assert "width=0.1" in output

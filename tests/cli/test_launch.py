@@ -18,7 +18,7 @@ from tests.launch import SOURCES, TINY, npnet_run, npnet_started, wait_for
 
 READY = SOURCES / "machinefiles"
 NODES_OF_PAPER = (1, 2, 4, 8, 12, 16, 20, 24)
-TRAIN = ("train", "--dataset", "shapes", *TINY, "--evaluate", "never", "--out", "run")
+TRAIN = ("train", *TINY, "--evaluate", "never", "--out", "run")
 
 
 @pytest.mark.parametrize("maker", LINES)
@@ -97,11 +97,11 @@ def test_it_is_not_started_under_mpiexec(tmp_path):
 
 
 @pytest.mark.mpi
-def test_ranks_are_started_and_their_status_is_passed_on(tmp_path):
-    outcome = npnet_run("launch", "-n", 2, "--run", "--", *TRAIN, cwd=tmp_path)
+def test_ranks_are_started_and_their_status_is_passed_on(place):
+    outcome = npnet_run("launch", "-n", 2, "--run", "--", *TRAIN, cwd=place)
     assert outcome.status == 0, outcome
     assert "[SUMMARY] world=2 " in outcome.stdout
-    outcome = npnet_run("launch", "-n", 2, "--run", "--", *TRAIN, cwd=tmp_path)
+    outcome = npnet_run("launch", "-n", 2, "--run", "--", *TRAIN, cwd=place)
     assert outcome.status == 2
     assert "run holds a run already" in outcome.errors[0]
 
@@ -122,20 +122,20 @@ def test_in_an_allocation_of_slurm_it_is_srun(tmp_path):
 
 
 @pytest.mark.mpi
-def test_ctrl_c_ends_all(tmp_path):
+def test_ctrl_c_ends_all(place):
     """As a terminal sends it: to the whole group of processes."""
     endless = ("--epochs", "10000", "--input-size", "32")
-    long = ("--out", str(tmp_path / "long"))
+    long = ("--out", str(place / "long"))
     command = ("launch", "-n", "2", "--run", "--", *TRAIN, *endless, *long)
-    process = npnet_started(*command, cwd=tmp_path)
-    wait_for(tmp_path / "long/log.csv")
-    assert len(started(tmp_path)) > 2  # mpiexec and its ranks
+    process = npnet_started(*command, cwd=place)
+    wait_for(place / "long/log.csv")
+    assert len(started(place)) > 2  # mpiexec and its ranks
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=60) != 0
     deadline = time.monotonic() + 60
-    while started(tmp_path) and time.monotonic() < deadline:
+    while started(place) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert started(tmp_path) == []
+    assert started(place) == []
 
 
 def started(folder: Path) -> list[int]:

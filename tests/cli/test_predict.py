@@ -23,6 +23,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a network trained a little, run/final.npz, and pictures of `shapes`."""
     folder = tmp_path_factory.mktemp("predict")
     options = ("--width", 0.25, "--input-size", 64, "--max-steps", 60, "--epochs", 1)
+    options = (*options, "--evaluate", "never")
     outcome = npnet_run("train", "--dataset", "shapes", *options, "--out", "run", cwd=folder)
     assert outcome.status == 0, outcome.stderr
     images = open_dataset("shapes").read("test", np.arange(40))
@@ -150,7 +151,8 @@ def test_an_array_of_the_input_s_size_is_taken_as_it_is(place: Path) -> None:
 
 
 def test_the_text_names_the_file_and_the_chances(place: Path) -> None:
-    outcome = npnet_run("predict", "run/final.npz", "one.npy", "--top", 3, cwd=place)
+    words = ("predict", "run/final.npz", "one.npy", "--top", 3)
+    outcome = npnet_run(*words, cwd=place, started=True)
     name, *ranking = outcome.stdout.splitlines()
     assert name == "one.npy"
     assert len(ranking) == 3

@@ -26,8 +26,8 @@ from tests.launch import (
 )
 from tests.namespaces import CLUSTER, needs_cluster, on_the_first_of
 
-SHAPES = ("train", "--dataset", "shapes", *TINY, "--evaluate", "at-end", "--batch-per-rank", "1")
-TRAIN = (*SHAPES, "--epochs", "3", "--max-steps", "6", "--checkpoint-every", "2")
+BEGIN = ("train", *TINY, "--evaluate", "at-end", "--batch-per-rank", "1")
+TRAIN = (*BEGIN, "--epochs", "3", "--max-steps", "6", "--checkpoint-every", "2")
 
 # Python runs this first, in each process. {who} is killed once at each of the places, as (epoch,
 # step) from 0.
@@ -72,15 +72,15 @@ def restarts(outcome: Outcome) -> list[int]:
 
 
 @pytest.mark.mpi
-def test_a_job_that_died_goes_on_to_the_same_end(tmp_path: Path) -> None:
-    whole = launch(tmp_path, "--", *TRAIN, "--out", "whole")
+def test_a_job_that_died_goes_on_to_the_same_end(place: Path) -> None:
+    whole = launch(place, "--", *TRAIN, "--out", "whole")
     assert whole.status == 0, whole.stderr
     places = ((0, 1), (1, 3), (2, 5))  # before the first checkpoint, in an epoch, in its last step
-    outcome = launch(tmp_path, "--restarts", 3, "--", *TRAIN, places=places)
+    outcome = launch(place, "--restarts", 3, "--", *TRAIN, places=places)
     assert outcome.status == 0, outcome.stderr
     assert restarts(outcome) == [1, 2, 3]
-    (run,) = (tmp_path / "runs").glob("shapes-modern-np2-*/")
-    assert load(run / "final.npz").digest() == load(tmp_path / "whole/final.npz").digest()
+    (run,) = (place / "runs").glob("shapes-modern-np2-*/")
+    assert load(run / "final.npz").digest() == load(place / "whole/final.npz").digest()
     assert [row["epoch"] for row in RunFolder(run).read_log()] == list("112233")
     begun, second, third = re.findall(
         r"\[INFO\] (\S+ has no checkpoint.*|Goes on .*)", outcome.stdout
@@ -96,17 +96,17 @@ def test_a_job_that_died_goes_on_to_the_same_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.mpi
-def test_restarts_are_counted(tmp_path: Path) -> None:
-    outcome = launch(tmp_path, "--restarts", 1, "--", *TRAIN, places=((0, 1), (0, 3)))
+def test_restarts_are_counted(place: Path) -> None:
+    outcome = launch(place, "--restarts", 1, "--", *TRAIN, places=((0, 1), (0, 3)))
     assert outcome.status not in (0, 2)
     assert restarts(outcome) == [1]
 
 
 @pytest.mark.mpi
-def test_what_is_refused_is_not_started_once_more(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/log.csv").write_text("epoch\n1\n")
-    outcome = launch(tmp_path, "--restarts", 3, "--", *TRAIN, "--out", "run")
+def test_what_is_refused_is_not_started_once_more(place: Path) -> None:
+    (place / "run").mkdir()
+    (place / "run/log.csv").write_text("epoch\n1\n")
+    outcome = launch(place, "--restarts", 3, "--", *TRAIN, "--out", "run")
     assert outcome.status == 2
     assert "run holds a run already" in outcome.error
     assert restarts(outcome) == []
@@ -127,12 +127,12 @@ def test_what_cannot_be_restarted(options: tuple[str, ...], words: str, tmp_path
 
 
 @pytest.mark.mpi
-def test_a_job_that_is_asked_to_end_is_not_started_once_more(tmp_path: Path) -> None:
+def test_a_job_that_is_asked_to_end_is_not_started_once_more(place: Path) -> None:
     """A signal to this one process reaches the ranks."""
-    endless = (*SHAPES, "--epochs", "10000", "--max-steps", "20", "--out", "long")
+    endless = (*BEGIN, "--epochs", "10000", "--max-steps", "20", "--out", "long")
     command = ("launch", "-n", "2", "--run", "--restarts", "9", *endless)
-    process = npnet_started(*command, cwd=tmp_path, stderr=subprocess.PIPE)
-    wait_for(tmp_path / "long/log.csv")
+    process = npnet_started(*command, cwd=place, stderr=subprocess.PIPE)
+    wait_for(place / "long/log.csv")
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
@@ -204,14 +204,14 @@ exec "$CLUSTER" "$@"
 
 
 @pytest.mark.mpi
-def test_a_job_goes_on_without_a_host_that_is_gone(tmp_path: Path) -> None:
-    needs_cluster(tmp_path)
-    agent = tmp_path / "agent"
-    agent.write_text(AGENT.format(folder=tmp_path, script=CLUSTER))
+def test_a_job_goes_on_without_a_host_that_is_gone(place: Path) -> None:
+    needs_cluster(place)
+    agent = place / "agent"
+    agent.write_text(AGENT.format(folder=place, script=CLUSTER))
     agent.chmod(0o755)
     maker = Launcher.find().maker
     lines = [LINES[maker].format(host=f"node-{i}", ranks=1) for i in (1, 2, 3)]
-    (tmp_path / "machines").write_text("".join(lines))
+    (place / "machines").write_text("".join(lines))
     command = (
         *(sys.executable, "-m", "npnet", "launch", "--machinefile", "machines", "--no-binding"),
         *("--restarts", "2", "--run", "--", *TRAIN, "--out", "run"),
@@ -219,14 +219,14 @@ def test_a_job_goes_on_without_a_host_that_is_gone(tmp_path: Path) -> None:
     with_agent = f'export HYDRA_LAUNCHER_EXEC={agent} PRTE_MCA_plm_ssh_agent={agent}; exec "$@"'
     done = on_the_first_of(
         *(3, "sh", "-c", with_agent, "sh", *command),
-        cwd=tmp_path,
-        path=plant(tmp_path, 'platform.node() == "node-3"', ((1, 3),)),
+        cwd=place,
+        path=plant(place, 'platform.node() == "node-3"', ((1, 3),)),
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "; restart 1 on 2 ranks, without node-3: no answer\n" in done.stderr
     assert "Changed: world 3 -> 2" in done.stdout
-    log = RunFolder(tmp_path / "run").read_log()
+    log = RunFolder(place / "run").read_log()
     assert [(row["epoch"], row["host"]) for row in log] == [
         *(("1", f"node-{i}") for i in (1, 2, 3)),
         *((epoch, f"node-{i}") for epoch in "23" for i in (1, 2)),

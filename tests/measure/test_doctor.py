@@ -413,7 +413,9 @@ def test_two_ranks_of_one_host_are_one_patient(tmp_path):
 
 
 def test_a_fault_is_told_with_why_and_what_mends_it(tmp_path):
-    run = npnet_run("doctor", "--dataset", "cifar10", "--data-dir", "nowhere", cwd=tmp_path)
+    run = npnet_run(
+        *("doctor", "--dataset", "cifar10", "--data-dir", "nowhere"), cwd=tmp_path, started=True
+    )
     assert run.status == 1
     assert "cifar10 is not in nowhere" in run.stdout
     assert "    why:  a run refuses to start\n" in run.stdout

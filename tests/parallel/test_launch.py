@@ -12,6 +12,7 @@ from npnet.errors import NpnetError
 from npnet.parallel import launch
 from npnet.parallel.hosts import machinefile
 from npnet.parallel.launch import Launcher, Ranks, environment_of_ranks, prepare
+from tests.cifar_files import write_cifar
 from tests.launch import TINY
 from tests.namespaces import needs_cluster, on_the_first_of
 
@@ -201,6 +202,7 @@ def cluster(tmp_path):
     needs_cluster(tmp_path)
     maker = Launcher.find().maker
     (tmp_path / "hosts").write_text(machinefile(["node-1", "node-2"], 1, maker))
+    write_cifar(tmp_path / "data")
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         command = (sys.executable, "-m", "npnet", "launch", "--machinefile", "hosts", *arguments)
@@ -209,7 +211,7 @@ def cluster(tmp_path):
     return run
 
 
-TRAIN = ("--", "train", "--dataset", "shapes", *TINY, "--evaluate", "never", "--out", "run")
+TRAIN = ("--", "train", *TINY, "--evaluate", "never", "--out", "run")
 
 
 @pytest.mark.mpi

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from tests.cifar_files import write_cifar
 from tests.launch import TINY, npnet_run
 
 pytestmark = pytest.mark.mpi
@@ -61,7 +62,8 @@ ImageInput.fill = slowly
 
 def run(place, patches, *options):
     """The summary of a short run on two ranks, and its log by rank."""
-    arguments = ("train", "--dataset", "shapes", *TINY, "--evaluate", "never", *options)
+    write_cifar(place / "data", images=300)  # twelve steps of two ranks
+    arguments = ("train", *TINY, "--evaluate", "never", *options)
     outcome = npnet_run(
         *arguments, "--out", place / "run", cwd=place, ranks=2, patches=patches, timeout=120
     )

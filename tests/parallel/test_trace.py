@@ -5,11 +5,17 @@ from itertools import pairwise
 
 import pytest
 
+from tests.cifar_files import write_cifar
 from tests.launch import TINY, killed_in, npnet_run
 
 
+@pytest.fixture(autouse=True)
+def images(tmp_path):
+    write_cifar(tmp_path / "data")
+
+
 def trace(place, *options, **how):
-    arguments = ("train", "--dataset", "shapes", *TINY, "--trace", "trace.json", "--out", "run")
+    arguments = ("train", *TINY, "--batch-per-rank", "4", "--trace", "trace.json", "--out", "run")
     return npnet_run(*arguments, *options, cwd=place, timeout=120, **how)
 
 

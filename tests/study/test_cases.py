@@ -19,6 +19,7 @@ from npnet.parallel.launch import Launcher, Ranks
 from npnet.study import scale, sweep
 from npnet.study.cases import Case, Finished, Study, difference, medians
 from npnet.training.run_folder import RunFolder
+from tests.cifar_files import write_cifar
 from tests.launch import SOURCES, clean_environment, npnet_run
 from tests.summaries import SUMMARY
 
@@ -210,7 +211,14 @@ def test_a_study_of_nothing_readable_is_refused(tmp_path):
         Study("sweep", tmp_path, [case("a")])
 
 
-TINY = (*("--dataset", "shapes", "--input-size", "32", "--width", "0.1", "--backend", "reference"),)
+TINY = ("--input-size", "32", "--width", "0.1", "--backend", "reference")
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder to run in: its data/ holds a tiny CIFAR-10."""
+    write_cifar(tmp_path / "data")
+    return tmp_path
 
 
 def rows_of(path):
@@ -219,12 +227,12 @@ def rows_of(path):
 
 
 @pytest.mark.mpi
-def test_a_sweep_from_start_to_table(tmp_path):
+def test_a_sweep_from_start_to_table(place):
     pytest.importorskip("matplotlib", reason="pictures need the plots extra")
     command = ("study", "sweep", *TINY, "--batch-per-node", "4,6", "--ranks-per-node", "1,2")
-    outcome = npnet_run(*command, "--max-steps", 2, "--out", "s", cwd=tmp_path, timeout=200)
+    outcome = npnet_run(*command, "--max-steps", 2, "--out", "s", cwd=place, timeout=200)
     assert outcome.status == 0, outcome
-    rows = rows_of(tmp_path / "s/sweep.csv")
+    rows = rows_of(place / "s/sweep.csv")
     assert [(row["batch_per_node"], row["world"]) for row in rows] == [
         *(("4", "1"), ("6", "1"), ("4", "2"), ("6", "2"))
     ]
@@ -235,35 +243,35 @@ def test_a_sweep_from_start_to_table(tmp_path):
         assert float(row["mean_step_s"]) == pytest.approx(seconds / 2, rel=1e-3)
         summary = json.loads(
             (
-                tmp_path / f"s/batch00{row['batch_per_node']}-ranks{row['world']}-1/summary.json"
+                place / f"s/batch00{row['batch_per_node']}-ranks{row['world']}-1/summary.json"
             ).read_text()
         )
         assert float(row["peak_rss_mb"]) == pytest.approx(summary["peak_rss_bytes"] / 1e6, rel=1e-3)
         assert summary["test_acc"] is None
     assert "CPU% Process (epoch-avg): local=" in outcome.stdout
     assert "[STUDY] Best: " in outcome.stdout
-    assert (tmp_path / "s/sweep.png").read_bytes().startswith(b"\x89PNG")
-    assert len(json.loads((tmp_path / "s/study.json").read_text())["rows"]) == 4
+    assert (place / "s/sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert len(json.loads((place / "s/study.json").read_text())["rows"]) == 4
 
 
 @pytest.mark.mpi
-def test_an_interrupted_study_goes_on_where_it_was(tmp_path):
+def test_an_interrupted_study_goes_on_where_it_was(place):
     """Ctrl-C in the second run's second epoch, as a terminal sends it: to all processes."""
     command = (
-        *("study", "scale", *TINY, "--np", "1,2", "--epochs", "6", "--max-steps", "24"),
-        *("--evaluate", "never", "--out", "s"),
+        *("study", "scale", *TINY, "--np", "1,2", "--epochs", "4"),
+        *("--batch-per-rank", "1", "--evaluate", "never", "--out", "s"),
     )
     environment = clean_environment() | {"PYTHONPATH": str(SOURCES)}
     process = subprocess.Popen(
         [sys.executable, "-m", "npnet", *command],
-        cwd=tmp_path,
+        cwd=place,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
-    log = tmp_path / "s/strong-np02-1/log.csv"
+    log = place / "s/strong-np02-1/log.csv"
     deadline = time.monotonic() + 120
     while not log.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -271,31 +279,31 @@ def test_an_interrupted_study_goes_on_where_it_was(tmp_path):
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "1 of 2 runs are finished in s; the same command goes on" in said
-    assert len(rows_of(tmp_path / "s/scale.csv")) == 1
-    first = (tmp_path / "s/strong-np01-1/summary.json").read_bytes()
+    assert len(rows_of(place / "s/scale.csv")) == 1
+    first = (place / "s/strong-np01-1/summary.json").read_bytes()
 
-    outcome = npnet_run(*command, cwd=tmp_path, timeout=200)
+    outcome = npnet_run(*command, cwd=place, timeout=200)
     assert outcome.status == 0, outcome
     assert "[STUDY] 1 of 2 runs are finished in s" in outcome.stdout
     assert "strong-np02-1, 2 ranks, goes on after " in outcome.stdout  # an epoch, or a step
-    assert (tmp_path / "s/strong-np01-1/summary.json").read_bytes() == first
-    rows = rows_of(tmp_path / "s/scale.csv")
+    assert (place / "s/strong-np01-1/summary.json").read_bytes() == first
+    rows = rows_of(place / "s/scale.csv")
     assert [row["np"] for row in rows] == ["1", "2"]
-    assert [row["epochs"] for row in rows] == ["6", "6"]
+    assert [row["epochs"] for row in rows] == ["4", "4"]
     epochs = [row["epoch"] for row in rows_of(log) if row["rank"] == "0"]
-    assert epochs == ["1", "2", "3", "4", "5", "6"]
+    assert epochs == ["1", "2", "3", "4"]
     last = rows_of(log)[-1]
     assert float(rows[1]["wall_s"]) >= float(last["elapsed_seconds"]) - 0.01  # of both starts
 
 
-def test_nodes_and_ranks_a_node_are_the_study_s(tmp_path):
+def test_nodes_and_ranks_a_node_are_the_study_s(place):
     """Runs on one node are no results of two, though `npnet train` gets the same options."""
     for kind, option in (("sweep", "--nodes"), ("scale", "--ranks-per-node")):
         command = ("study", kind, *TINY, "--max-steps", 1, "--epochs", 1, "--out", kind)
         command += ("--batch-per-node", 2) if kind == "sweep" else ("--np", 1)
         command += ("--ranks-per-node", 1) if kind == "sweep" else ("--evaluate", "never")
-        assert npnet_run(*command, cwd=tmp_path).status == 0
-        outcome = npnet_run(*command, option, 3, cwd=tmp_path)
+        assert npnet_run(*command, cwd=place).status == 0
+        outcome = npnet_run(*command, option, 3, cwd=place)
         assert f"instead of {option} 3" in outcome.error
 
 
@@ -310,10 +318,10 @@ def test_a_run_that_goes_on_is_not_finished_until_it_is_again(tmp_path):
     assert study.unfinished() == study.cases
 
 
-def test_an_accuracy_that_is_never_tested_cannot_be_a_target(tmp_path):
+def test_an_accuracy_that_is_never_tested_cannot_be_a_target(place):
     command = ("study", "scale", *TINY, "--np", "1", "--target-acc", 50, "--evaluate", "never")
-    assert "--target-acc needs tests" in npnet_run(*command, cwd=tmp_path).error
-    assert not (tmp_path / "studies").exists()
+    assert "--target-acc needs tests" in npnet_run(*command, cwd=place).error
+    assert not (place / "studies").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_told_in_a_line(tmp_path):
@@ -325,24 +333,24 @@ def test_a_folder_that_cannot_be_written_is_told_in_a_line(tmp_path):
         study.run(Mock(), list)
 
 
-def test_a_refused_run_ends_a_study_with_its_reason(tmp_path):
+def test_a_refused_run_ends_a_study_with_its_reason(place):
     command = ("study", "scale", *TINY, "--np", "1", "--epochs", 1, "--lr", "1e30", "--out", "s")
-    outcome = npnet_run(*command, "--crop-padding", 3, "--sync-steps", 2, cwd=tmp_path)
+    outcome = npnet_run(*command, "--crop-padding", 3, "--sync-steps", 2, cwd=place)
     assert "strong-np01-1 was refused: --sync-steps is for --sync weights" in outcome.error
 
 
 @pytest.mark.mpi
-def test_hosts_that_hold_too_few_ranks_are_refused_before_the_first_run(tmp_path):
+def test_hosts_that_hold_too_few_ranks_are_refused_before_the_first_run(place):
     maker = Launcher.find().maker
-    (tmp_path / "hosts").write_text(machinefile(["a", "b"], 2, maker))
+    (place / "hosts").write_text(machinefile(["a", "b"], 2, maker))
     command = ("study", "scale", *TINY, "--np", "2,4,6", "--machinefile", "hosts", "--out", "s")
-    outcome = npnet_run(*command, cwd=tmp_path)
+    outcome = npnet_run(*command, cwd=place)
     assert "hosts holds 4 ranks (2 hosts), 6 are too many" in outcome.error
-    assert not list((tmp_path / "s").glob("strong-*"))
+    assert not list((place / "s").glob("strong-*"))
 
 
 @pytest.mark.mpi
-def test_a_study_is_not_started_under_mpiexec(tmp_path):
-    outcome = npnet_run("study", "sweep", *TINY, "--out", "s", cwd=tmp_path, ranks=2)
+def test_a_study_is_not_started_under_mpiexec(place):
+    outcome = npnet_run("study", "sweep", *TINY, "--out", "s", cwd=place, ranks=2)
     assert "a study starts its ranks by itself: start it without mpiexec" in outcome.error
-    assert not (tmp_path / "s").exists()
+    assert not (place / "s").exists()

@@ -588,7 +588,7 @@ def test_a_run_that_npnet_made(tmp_path: Path) -> None:
     write_cifar(tmp_path / "data")
     how = ("--epochs", 2, "--bn-eval", "both", "--out", "runs/first")
     assert npnet_run("train", *TINY, *how, cwd=tmp_path).status == 0
-    outcome = npnet_run("study", "report", "runs", cwd=tmp_path)
+    outcome = npnet_run("study", "report", "runs", cwd=tmp_path, started=True)
     assert outcome.status == 0, outcome.stderr
     assert outcome.stdout == "wrote runs/report.html\n"
     root = assert_harmless((tmp_path / "runs" / "report.html").read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ import pytest
 
 from npnet.parallel.buckets import Piece
 from npnet.training.advice import favourite, shares_of_computing
+from tests.cifar_files import write_cifar
 from tests.namespaces import hosts
 
 HALVES = (Piece(500, 0.5), Piece(500))
@@ -33,10 +34,11 @@ def test_shares_and_favourite(exchange, gradients, rounded, favoured):
 
 @pytest.mark.mpi
 def test_a_run_over_two_hosts_says_it_once(tmp_path):
+    write_cifar(tmp_path / "data", images=60)
     with hosts(tmp_path, "one", "two") as cluster:
         for name in cluster.names:
             cluster.limit(name, 50)
-        command = ("train", "--dataset", "shapes", "--input-size", "32", "--epochs", "1")
+        command = ("train", "--input-size", "32", "--epochs", "1", "--batch-per-rank", "2")
         short = ("--max-steps", "11", "--evaluate", "never", "--out", tmp_path / "run")
         plain = ("--backend", "reference")  # a new host would compile
         done = cluster.run(sys.executable, "-m", "npnet", *command, *short, *plain)

@@ -10,6 +10,8 @@ import pytest
 from tests.cifar_files import write_cifar
 from tests.launch import SOURCES, clean_environment
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
