@@ -164,7 +164,7 @@ from types import SimpleNamespace
 from npnet.cli.console import Console
 with Console(SimpleNamespace(rank=0), 1, progress=True).compiling() as show:
     for kernels in range(100):
-        show(kernels)
+        show(kernels, 100)
 """
 
 BARS = pytest.mark.parametrize(
@@ -261,7 +261,10 @@ def test_a_compilation_through_a_pipe_says_where_it_is(tmp_path: Path, progress:
     assert result.stdout.startswith("[INFO] Compiling the kernels for this processor, once")
     said = result.stderr.splitlines()
     assert len(said) == (100 if progress else 0)
-    assert all(re.match(r"\[INFO\] Compiling the kernels: \d+ done, 0:00:", line) for line in said)
+    assert all(
+        re.match(r"\[INFO\] Compiling the kernels: \d+% \d+ of 100 done, 0:00:", line)
+        for line in said
+    )
 
 
 def test_a_long_line_of_the_header_is_folded() -> None:
