@@ -79,7 +79,7 @@ def test_a_job_that_died_goes_on_to_the_same_end(place: Path) -> None:
     outcome = launch(place, "--restarts", 3, "--", *TRAIN, places=places)
     assert outcome.status == 0, outcome.stderr
     assert restarts(outcome) == [1, 2, 3]
-    (run,) = (place / "runs").glob("shapes-modern-np2-*/")
+    (run,) = (place / "runs").glob("cifar10-modern-np2-*/")
     assert load(run / "final.npz").digest() == load(place / "whole/final.npz").digest()
     assert [row["epoch"] for row in RunFolder(run).read_log()] == list("112233")
     begun, second, third = re.findall(
