@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from multiprocessing import get_context
 from typing import Any
@@ -41,23 +41,28 @@ def types_of(arguments: Iterable[object]) -> Types:
 
 
 def compile_ahead(
-    calls: Mapping[str, Iterable[Types]], begin_process: Callable[[], object]
+    calls: Mapping[str, Iterable[Types]],
+    begin_process: Callable[[], object],
+    show: Callable[[int, int], object],
 ) -> None:
     """Compile each kernel for the types it is called with; the machine code is kept on disk.
 
     The kernels are shared out over processes, each of which calls `begin_process` at first. All
-    code of one kernel comes from one process, which writes its index. Raises what a compilation
-    raises, and BrokenProcessPool where a process is killed.
+    code of one kernel comes from one process, which writes its index. `show` takes how many are
+    done, and how many there are. Raises what a compilation raises, and BrokenProcessPool where a
+    process is killed.
     """
     use_all_cores()
     count = processes_at_once(len(os.sched_getaffinity(0)), psutil.virtual_memory().available)
     order = sorted(calls, key=lambda name: (*LONGEST, name).index(name))
+    show(0, len(order))
     compile_kernel(order[-1], calls[order[-1]])  # what the compiler sets up once, all inherit
     with ProcessPoolExecutor(count, get_context("fork"), begin_process) as pool:
         jobs = [pool.submit(compile_kernel, name, calls[name]) for name in order[:-1]]
         try:
-            for job in jobs:
+            for done, job in enumerate(as_completed(jobs), 2):
                 job.result()
+                show(done, len(order))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

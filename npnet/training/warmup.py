@@ -39,6 +39,7 @@ DTYPES = ("float32", "float64")
 SECONDS_BETWEEN_LOOKS = 1.0
 
 Show = Callable[[int, int | None], None]  # takes how many kernels are done, of how many if known
+PROGRESS = "{:7}{:7}\n"  # how the process that compiles tells it
 
 Compiling = Callable[[], AbstractContextManager[Show]]  # around the compilation, on every rank
 
@@ -113,17 +114,16 @@ def compile_apart(rehearsal: Rehearsal, show: Show) -> None:
     others = [environment["PYTHONPATH"]] if environment.get("PYTHONPATH") else []
     environment["PYTHONPATH"] = os.pathsep.join([sources, *others])
     script = f"from npnet.training.warmup import *; end_with_parent(); compile_here({rehearsal!r})"
-    before = _kernels_on_disk()
     reading, writing = os.pipe()  # closed when this process ends, see end_with_parent
     with (
         open(reading, "rb") as alive,
         open(writing, "wb"),
-        TemporaryFile() as found,
+        TemporaryFile() as told,
         subprocess.Popen(
             [sys.executable, "-P", "-c", script],
             env=environment,
             stdin=alive,
-            stdout=found,
+            stdout=told,
             stderr=subprocess.PIPE,
             text=True,
         ) as child,
@@ -133,8 +133,7 @@ def compile_apart(rehearsal: Rehearsal, show: Show) -> None:
                 _, errors = child.communicate(timeout=SECONDS_BETWEEN_LOOKS)
                 break
             except subprocess.TimeoutExpired:
-                number = os.pread(found.fileno(), 20, 0)
-                show(_kernels_on_disk() - before, int(number) if number else None)
+                show(*_last_told(told.fileno()))
             except BaseException:
                 child.kill()
                 raise
@@ -149,10 +148,10 @@ def compile_apart(rehearsal: Rehearsal, show: Show) -> None:
         rehearse(rehearsal)
 
 
-def _kernels_on_disk() -> int:
-    """Numba keeps one index a function."""
-    folder = place()
-    return sum(1 for _ in folder.glob("*.nbi")) if folder is not None else 0
+def _last_told(file: int) -> tuple[int, int | None]:
+    length = len(PROGRESS.format(0, 0))
+    words = os.pread(file, length, max(0, os.fstat(file).st_size - length)).split()
+    return (int(words[0]), int(words[1])) if len(words) == 2 else (0, None)
 
 
 def end_with_parent() -> None:
@@ -171,8 +170,8 @@ def end_with_parent() -> None:
 def compile_here(rehearsal: Rehearsal) -> None:
     """Compile on all cores and, when all of it is on disk, leave a list of the files there.
 
-    Standard output is told how many kernels there are. Raises CacheWarning if some code cannot be
-    kept.
+    Standard output is told how many kernels are done, of how many. Raises CacheWarning if some code
+    cannot be kept.
     """
     from npnet.kernels.jit.ahead import compile_ahead
     from npnet.kernels.jit.cache import CacheWarning
@@ -180,8 +179,11 @@ def compile_here(rehearsal: Rehearsal) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", CacheWarning)
         calls = calls_of(rehearsal)
-        os.write(1, f"{len(calls)}\n".encode())
-        compile_ahead(calls, begin_process=end_with_parent)
+        compile_ahead(
+            calls,
+            begin_process=end_with_parent,
+            show=lambda done, total: os.write(1, PROGRESS.format(done, total).encode()),
+        )
         rehearse(rehearsal)
     folder = place()
     if folder is not None:

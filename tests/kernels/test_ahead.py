@@ -33,7 +33,7 @@ calls = {
     "batchnorm_track": {ahead.types_of([row, row, row, row, 0.1, 8])},
 }
 PLANTED
-ahead.compile_ahead(calls, begin)
+ahead.compile_ahead(calls, begin, print)
 """
 
 # Their calls, in another process, and how many of them found their code.
@@ -64,7 +64,8 @@ def run(script: str, cwd: Path, status: int = 0) -> "subprocess.CompletedProcess
 
 
 def test_what_other_processes_compiled_is_found(tmp_path: Path) -> None:
-    run(COMPILE.replace("PLANTED", ""), tmp_path)
+    told = run(COMPILE.replace("PLANTED", ""), tmp_path).stdout
+    assert told.splitlines() == ["0 3", "2 3", "3 3"]
     assert len(list(tmp_path.glob("begun.*"))) == 2
     assert run(CALL, tmp_path).stdout.split() == ["4", "0"]
 
