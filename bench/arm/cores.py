@@ -41,19 +41,19 @@ class Floor(NamedTuple):
 # A little under what stands; a floor goes up with what is won, and not down.
 FLOORS: dict[str, dict[str, Floor]] = {
     "cortex-a72": {
-        "activation_pointwise_stats_forward": Floor(99, 68),
+        "activation_pointwise_stats_forward": Floor(99, 69),
         "activation_pointwise_stats_backward": Floor(97, 69),
-        "activation_depthwise3x3_stats_forward": Floor(91, 27),
+        "activation_depthwise3x3_stats_forward": Floor(91, 28),
         "activation_depthwise3x3_stats_backward": Floor(67, 33),
-        "stem3x3_stats_forward": Floor(96, 59),
+        "stem3x3_stats_forward": Floor(96, 60),
         "stem3x3_stats_backward": Floor(86, 67),
     },
     "cortex-a76": {
-        "activation_pointwise_stats_forward": Floor(99, 62),
+        "activation_pointwise_stats_forward": Floor(99, 67),
         "activation_pointwise_stats_backward": Floor(96, 67),
-        "activation_depthwise3x3_stats_forward": Floor(69, 22),
+        "activation_depthwise3x3_stats_forward": Floor(69, 25),
         "activation_depthwise3x3_stats_backward": Floor(57, 28),
-        "stem3x3_stats_forward": Floor(89, 48),
+        "stem3x3_stats_forward": Floor(89, 52),
         "stem3x3_stats_backward": Floor(83, 60),
     },
 }

@@ -12,7 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -148,6 +148,11 @@ def compile_apart(rehearsal: Rehearsal, show: Show) -> None:
         rehearse(rehearsal)
 
 
+def _tell(done: int, total: int) -> None:
+    with suppress(OSError):  # on a full disk there is no progress to be seen
+        os.write(1, PROGRESS.format(done, total).encode())
+
+
 def _last_told(file: int) -> tuple[int, int | None]:
     length = len(PROGRESS.format(0, 0))
     words = os.pread(file, length, max(0, os.fstat(file).st_size - length)).split()
@@ -182,7 +187,7 @@ def compile_here(rehearsal: Rehearsal) -> None:
         compile_ahead(
             calls,
             begin_process=end_with_parent,
-            show=lambda done, total: os.write(1, PROGRESS.format(done, total).encode()),
+            show=_tell,
         )
         rehearse(rehearsal)
     folder = place()
