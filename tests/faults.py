@@ -67,7 +67,7 @@ WARMUP = "npnet.training.warmup"
 POINTS = {
     "at the start": Point(1, "die()"),
     "before the run begins": Point(0, "before(Run, 'begin')"),
-    "while a child compiles": Point(0, f"before({WARMUP}, '_kernels_on_disk', 5)", "numba"),
+    "while a child compiles": Point(0, f"before({WARMUP}, '_last_told', 4)", "numba"),
     "within an epoch": Point(1, "before(Network, 'loss', 3)"),
     "within an epoch, rank 0": Point(0, "before(Network, 'loss', 4)"),
     "before its part of a sum": Point(1, "before(Optimiser, 'update', 2)"),

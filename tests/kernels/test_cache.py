@@ -285,7 +285,7 @@ class TestFolder:
         for row in TARGETS.values():
             monkeypatch.setattr(options, "TARGET", row)
             folders.add(options.cache_directory.__wrapped__())
-        assert len(folders) == len(TARGETS)
+        assert len(folders) == len(set(TARGETS.values())) > 3  # two are alike
         assert all(platform.node() in folder for folder in folders)
 
 
