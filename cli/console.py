@@ -5,7 +5,7 @@ import stat
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from statistics import mean
@@ -23,6 +23,7 @@ from npnet.training import advice
 from npnet.training.evaluate import Scores
 from npnet.training.results import EpochResult, Summary
 from npnet.training.trainer import Trainer
+from npnet.training.warmup import Show
 
 CIFAR = ("cifar10", "cifar100")  # whose place the paper's lines name
 COLUMNS = 100  # of a line of the header
@@ -42,7 +43,7 @@ class Console:
         self.said: list[str] = []  # of a run that goes on: from where, and what changes
 
     @contextmanager
-    def compiling(self) -> Iterator[Callable[[int, int | None], None]]:
+    def compiling(self) -> Iterator[Show]:
         """On every rank, while some compile; takes how many kernels are done, of how many."""
         if self.root:
             say(

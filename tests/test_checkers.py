@@ -119,7 +119,7 @@ import numpy as np
 from npnet.kernels import jit, registry
 from npnet.kernels.jit.target import TARGET
 from tests.kernels.test_twins import compare
-from tests.launch import SOURCES, npnet_run
+from tests.launch import SOURCES
 row = registry.kernel(sys.argv[1])
 cases = {"border": registry.border_cases(row.kind), "edge": registry.edge_cases(row.kind, TARGET)}
 for kind, some in cases.items():

@@ -116,7 +116,10 @@ def target(core: Core) -> Any:
 
 def compile_for(dispatcher: Any, arguments: list[Any]) -> Compiled:
     """Compile a jitted function for the types of `arguments`."""
-    types = tuple(numba.typeof(argument) for argument in arguments)
+    from npnet.kernels.jit.ahead import types_of  # which reads the row that is compiled for
+
+    types = types_of(arguments)
     dispatcher.compile(types)
     record = dispatcher.overloads[types]
-    return Compiled(record.library.assembly, record.library.text, record)
+    code: CrossLibrary = record.library
+    return Compiled(code.assembly, code.text, record)

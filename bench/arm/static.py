@@ -76,24 +76,23 @@ def compile_by(row: str, core: Core) -> None:
 
 def costs_of(core: Core, part: str = "", names: list[str] | None = None) -> "Iterator[Cost]":
     """The cost of each kernel in a training step, or of a call where the step has none."""
-    from numba.core.dispatcher import Dispatcher
-
     from bench.arm.cost import cost_of
     from npnet.kernels import jit, registry
+    from npnet.kernels.jit.ahead import is_compiled
     from npnet.measure.benchmark import Use
 
     keep_nothing(jit)
     uses = uses_in_step()
     for kernel in registry.COMPILED:
-        dispatcher = getattr(jit, kernel.name)
         if (
-            isinstance(dispatcher, Dispatcher)  # else another kernel's code or NumPy's does it
+            is_compiled(kernel.name)  # else another kernel's code or NumPy's does it
             and part in kernel.name
             and (names is None or kernel.name in names)
         ):
             in_step = {use: number for use, number in uses[kernel.name].items() if number}
             once = dict.fromkeys(uses[kernel.name], 1)  # of inference
             other = {Use(registry.border_cases(kernel.kind)[-1]): 1}  # of other networks
+            dispatcher = getattr(jit, kernel.name)
             cost = cost_of(core, kernel, dispatcher, in_step or once or other)
             cost.in_step = bool(in_step)
             yield cost

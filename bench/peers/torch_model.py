@@ -198,12 +198,15 @@ def images_to_torch(images: Floats, model: TorchModel) -> Tensor:
 def parameter_groups(
     model: TorchModel, parameters: Parameters, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Groups for torch.optim: weights are decayed; gammas, betas and biases are not."""
-    groups = []
-    for decayed in (True, False):
-        chosen = [spec for spec in parameters.specs if (spec.role == "weight") == decayed]
-        moving = [
-            each for each in map(model.parameter, (s.name for s in chosen)) if each.requires_grad
-        ]
-        groups.append({"params": moving, "weight_decay": weight_decay if decayed else 0.0})
-    return groups
+    """Groups for torch.optim, of what is trained: weights are decayed; gammas, betas and biases are
+    not.
+    """
+    named = [(spec.role, model.parameter(spec.name)) for spec in parameters.specs]
+    moving = [(role, each) for role, each in named if each.requires_grad]
+    return [
+        {
+            "params": [each for role, each in moving if role == "weight"],
+            "weight_decay": weight_decay,
+        },
+        {"params": [each for role, each in moving if role != "weight"], "weight_decay": 0.0},
+    ]

@@ -20,7 +20,7 @@ from npnet.exchange.names import PEERS, WORDS, Family, Peer, Slot, example, peer
 from npnet.kernels.arrays import Floats
 from npnet.model import zoo
 from npnet.model.config import ModelConfig
-from npnet.model.parameters import Parameters, Shape
+from npnet.model.parameters import CLASSIFIER, Parameters, Shape
 from npnet.model.weights import Weights
 from npnet.schema import checked_fields
 from npnet.untrusted import Refused, open_file, parse_json
@@ -123,12 +123,11 @@ class Foreign:
         config = self.note.model if self.note else self._config(peer, tensors)
         architecture = zoo.build(config)
         slots = list(peer.slots(architecture, self.turned))
-        body = [slot for slot in slots if slot.operation.name != "classifier"]
-        faults = list(_faults(slots, tensors))
-        headless = not list(_faults(body, tensors))
+        body = [slot for slot in slots if slot.operation.name != CLASSIFIER]
+        headless = not any(_faults(body, tensors))
         if headless:
             slots = body
-        elif faults:
+        if faults := list(_faults(slots, tensors)):
             what = f"{self.path} does not fit {_described(config)}, as {peer.program} names it"
             raise DoesNotFit(what, faults)
         parameters = Parameters(architecture)

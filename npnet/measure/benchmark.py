@@ -279,8 +279,7 @@ class TrainingStep:
         recipe = replace(MODERN, momentum=0.9, classifier_gradient=1.0, train=train)
         parts = parts_of(architecture, recipe)
         self.network = Network(architecture, batch, backend)
-        self.network.set_trainable(parts.trained())
-        self.network.use_running_statistics(parts.resting())
+        parts.set_in(self.network)
         self.parameters = self.network.parameters
         initialise(self.parameters, MODERN.initialiser, seed=0)
         rng = np.random.default_rng(0)

@@ -16,6 +16,7 @@ from npnet.data.seeds import INITIAL_VALUES, generator
 from npnet.kernels.arrays import Floats
 from npnet.machine.memory import check_bytes
 
+CLASSIFIER = "classifier"  # the operation that every network calls so
 Initialiser = Literal["glorot_uniform", "he_fan_out"]
 Shape = tuple[int, ...]
 
@@ -162,7 +163,7 @@ def initialise(
         elif scheme == "glorot_uniform":
             limit = sqrt(6 / (spec.fan_in + spec.fan_out))
             value[...] = rng.uniform(-limit, limit, spec.shape)
-        elif spec.name == "classifier.weight":
+        elif spec.operation == CLASSIFIER:
             value[...] = rng.normal(0, 0.01, spec.shape)
         else:
             fan = spec.fan_out if spec.normalised else spec.fan_in

@@ -7,7 +7,7 @@ from pathlib import Path
 from npnet.kernels.arrays import Floats
 from npnet.model.architecture import Architecture
 from npnet.model.config import ModelConfig
-from npnet.model.parameters import Parameters
+from npnet.model.parameters import CLASSIFIER, Parameters
 from npnet.model.zoo import build
 
 
@@ -45,15 +45,15 @@ class Weights:
         """Whether its classifier is for these classes; names count where it has any."""
         if self.headless:
             return False
-        return tuple(classes) == self.classes or (
-            self.classes is None and len(classes) == self.config.classes
-        )
+        if self.classes is None:
+            return len(classes) == self.config.classes
+        return tuple(classes) == self.classes
 
     def load_into(self, parameters: Parameters, classes: Sequence[str]) -> None:
         """Copy all that a network of these classes can take: its classifier, if it knows them."""
         mine = self.parameters()
         for spec in mine.specs:
-            if spec.operation != "classifier" or self.knows(classes):
+            if spec.operation != CLASSIFIER or self.knows(classes):
                 parameters.value(spec.name)[...] = mine.value(spec.name)
         parameters.statistics[:] = mine.statistics
 

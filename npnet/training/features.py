@@ -29,10 +29,10 @@ from npnet.kernels import backend as kernels_of
 from npnet.kernels.arrays import Floats
 from npnet.model.config import ModelConfig
 from npnet.model.inference import Inference
-from npnet.model.parameters import Parameters
+from npnet.model.parameters import CLASSIFIER, Parameters
 from npnet.model.weights import Weights
 from npnet.parallel.communicator import Communicator, together
-from npnet.training.parts import CLASSIFIER, features_of
+from npnet.training.parts import features_of
 from npnet.untrusted import open_file
 
 IMAGES_AT_ONCE = 2048  # of all ranks, between two exchanges

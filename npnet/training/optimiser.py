@@ -19,8 +19,8 @@ import numpy as np
 
 from npnet.kernels import backend as kernels_of
 from npnet.kernels.arrays import Floats
-from npnet.model.parameters import Parameters, ParameterSpec
-from npnet.training.parts import CLASSIFIER, Parts
+from npnet.model.parameters import CLASSIFIER, Parameters, ParameterSpec
+from npnet.training.parts import Parts
 from npnet.training.recipe import Recipe
 
 

@@ -21,11 +21,10 @@ from fnmatch import fnmatchcase
 
 from npnet.errors import NpnetError
 from npnet.model.architecture import Architecture
+from npnet.model.network import Network
 from npnet.model.operations import AveragePool, Linear
-from npnet.model.parameters import ParameterSpec
+from npnet.model.parameters import CLASSIFIER, ParameterSpec
 from npnet.training.recipe import Recipe
-
-CLASSIFIER = "classifier"
 
 
 def units_of(specs: Iterable[ParameterSpec]) -> list[str]:
@@ -89,6 +88,11 @@ class Parts:
         """The names of the parameters that are trained; None: all."""
         names = [spec.name for spec in self.specs if self.trains(spec)]
         return names if len(names) < len(self.specs) else None
+
+    def set_in(self, network: Network) -> None:
+        """Train this part of a network, which is as it was given."""
+        network.set_trainable(self.trained())
+        network.use_running_statistics(self.resting())
 
     def resting(self) -> list[str]:
         """The operations of which nothing is trained."""

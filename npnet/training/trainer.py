@@ -129,8 +129,7 @@ class Trainer:
 
         bn = BatchNorm(recipe.bn_momentum, sum_over_ranks=comm.sum if settings.sync_bn else None)
         self.network = Network(architecture, batch, backend, settings.dtype, bn)
-        self.network.set_trainable(parts.trained())
-        self.network.use_running_statistics(parts.resting())
+        parts.set_in(self.network)
         if isinstance(dataset, Features):
             self.network.enter_behind(dataset.operation)
         self.parameters = self.network.parameters

@@ -87,9 +87,7 @@ def test_layers_that_rest_keep_their_statistics_and_use_them():
     """Their part of the network is then the same function for any batch."""
     network = Network(ARCHITECTURE, 4, "reference", np.float64)
     initialise(network.parameters, "he_fan_out", 0)
-    parts = parts_of(ARCHITECTURE, replace(MODERN, train="last:2"))
-    network.set_trainable(parts.trained())
-    network.use_running_statistics(parts.resting())
+    parts_of(ARCHITECTURE, replace(MODERN, train="last:2")).set_in(network)
     rng = np.random.default_rng(0)
     network.images[:] = rng.standard_normal(network.images.shape)
     before = network.parameters.statistics.copy()
