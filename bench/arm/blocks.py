@@ -11,15 +11,18 @@ widest loops their own percent and how often they load or store what found no re
 
 import argparse
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench.arm.cores import CORES, Core
-from bench.arm.cost import Cost, add_calls
-from bench.arm.static import compile_by, uses_in_step
+from bench.arm.static import compile_by
 from npnet.kernels.arrays import Floats
 from npnet.kernels.registry import Case
+from npnet.measure.benchmark import model_uses
+
+if TYPE_CHECKING:  # kernels are imported when it is known what for
+    from bench.arm.cost import Cost
 
 CANDIDATES = ("8,4,4", "4,4,4", "8,8,4", "8,6,6", "8,8,8", "8,8", "8,4,4,4")
 
@@ -42,23 +45,24 @@ def main() -> None:
         )
 
 
-def products(core: Core, blocks: tuple[int, ...]) -> Cost:
+def products(core: Core, blocks: tuple[int, ...]) -> "Cost":
     """The cost of a step's 1x1 products by these register blocks."""
-    cases = [
-        (use.case, number)
-        for use, number in uses_in_step()["activation_pointwise_stats_forward"].items()
-        if number
-    ]
-    cost = Cost("products", sum(number for _, number in cases))
-    cost.flops = sum(3 * 2 * number * prod(case.maps) * case.co for case, number in cases)
-    add_calls(cost, core, function(blocks), (arguments(*case) for case in cases))
-    return cost
+    from bench.arm.cost import cost_of
+    from bench.arm.counting import CountedKernel
+    from bench.arm.step import ARCHITECTURE, BATCH
+
+    uses = model_uses(ARCHITECTURE, BATCH)["activation_pointwise_stats_forward"]
+    counted, flops = CountedKernel(function(blocks)), 0
+    for use in uses.elements():
+        counted(*arguments(use.case))
+        flops += 3 * 2 * prod(use.case.maps) * use.case.co
+    return cost_of("products", counted, core, flops)
 
 
-def arguments(case: Case, number: int) -> tuple[list[Any], int]:
+def arguments(case: Case) -> list[Any]:
     pixels, ci, co = prod(case.maps) // case.ci, case.ci, case.co
     shapes = ((pixels, co), (pixels, ci), (ci, co), (pixels, ci), (ci, co), (co, ci))
-    return [np.zeros(shape, np.float32) for shape in shapes], number
+    return [np.zeros(shape, np.float32) for shape in shapes]
 
 
 def function(blocks: tuple[int, ...]) -> Any:

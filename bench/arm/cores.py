@@ -2,19 +2,43 @@
 
 from typing import NamedTuple
 
+KB = 1024
+LINE = 64  # bytes of a cache
+
+
+class Level(NamedTuple):
+    """One cache: what it holds, and in how many ways."""
+
+    bytes: int
+    ways: int
+
+    @property
+    def sets(self) -> int:
+        return self.bytes // (LINE * self.ways)
+
 
 class Core(NamedTuple):
     """`name`: LLVM's, and a row of kernels/jit/target.py. `model`: the pipeline in llvm-mca.
 
     `unit`: how its units' names begin; an older llvm-mca takes another model without a word.
-    `peak`: float32 FLOP a cycle. `options`: what llvm-mca is told besides.
+    `peak`: float32 FLOP a cycle. `caches`: of data, the nearest first; the last is shared by all
+    cores of a board. `options`: what llvm-mca is told besides.
     """
 
     name: str
     model: str
     unit: str
     peak: int
+    caches: tuple[Level, ...]
     options: tuple[str, ...] = ()
+
+    def shares(self) -> tuple[tuple[Level, ...], ...]:
+        """What each of RANKS processes on a board has of the caches."""
+        *own, last = self.caches
+        return tuple((*own, last._replace(bytes=last.bytes // ranks)) for ranks in RANKS)
+
+
+RANKS = (1, 2, 4)  # on a board
 
 
 LEAVE_OUT = "-skip-unsupported-instructions=lack-sched"
@@ -23,10 +47,17 @@ CORES = {
     core.name: core
     for core in (
         # One 128-bit multiply-add a cycle. LLVM gives it the pipeline of the Cortex-A57.
-        Core("cortex-a72", "cortex-a72", "A57Unit", 8),
+        Core("cortex-a72", "cortex-a72", "A57Unit", 8, (Level(32 * KB, 2), Level(1024 * KB, 16))),
         # Two. LLVM gives it the A57's as well; the Neoverse N1 is the same core for servers. Its
         # pipeline has no times of atomic additions, by which Numba counts references to arrays.
-        Core("cortex-a76", "neoverse-n1", "N1Unit", 16, (LEAVE_OUT,)),
+        Core(
+            "cortex-a76",
+            "neoverse-n1",
+            "N1Unit",
+            16,
+            (Level(64 * KB, 4), Level(512 * KB, 8), Level(2048 * KB, 16)),
+            (LEAVE_OUT,),
+        ),
     )
 }
 

@@ -5,18 +5,14 @@ often as it really runs. What is not: waiting for memory, wrong guesses of branc
 the end of one stretch with the start of the next, and what the kernel calls (memory for a tile).
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from bench.arm import assembly, mca
 from bench.arm.cores import Core
-from bench.arm.counting import Counted
-from bench.arm.cross import compile_for
+from bench.arm.counting import Counted, CountedKernel
 from bench.arm.flow import runs_of
 from npnet.kernels.registry import Kernel
 from npnet.measure.benchmark import Use
@@ -46,7 +42,8 @@ HOT = 0.2  # of the multiply-adds in the loop that makes most of them
 class Cost:
     """`calls` calls of a kernel together: cycles, and the FLOP that the registry says they need.
 
-    `executed`: the FLOP of all its instructions. `in_step`: whether they are those of a step.
+    `executed`: the FLOP of all its `instructions`. `lines`: see Caches.lines. `in_step`: whether
+    they are those of a training step.
     """
 
     kernel: str
@@ -54,7 +51,9 @@ class Cost:
     in_step: bool = True
     cycles: float = 0.0
     flops: float = 0.0
+    instructions: int = 0
     executed: int = 0
+    lines: list[list[int]] = field(default_factory=list)
     loops: list[Loop] = field(default_factory=list)
 
     def percent(self, core: Core) -> float:
@@ -87,20 +86,13 @@ class Stretch(NamedTuple):
     spills: int
 
 
-def cost_of(core: Core, kernel: Kernel, dispatcher: Any, uses: Mapping[Use, int]) -> Cost:
-    """The cost of the kernel's `uses`, each as often as its number says."""
-    cost = Cost(kernel.name, sum(uses.values()))
-    for absent in dict.fromkeys(use.absent for use in uses):
-        same = {use: number for use, number in uses.items() if use.absent == absent}
-        add_calls(cost, core, dispatcher, ((drawn(kernel, use), same[use]) for use in same))
-    cost.flops = sum(number * useful_flops(kernel, use) for use, number in uses.items())
+def cost_of(name: str, counted: CountedKernel, core: Core, flops: float) -> Cost:
+    """The cost of all calls that were counted; `flops`: what they need by the registry."""
+    cost = Cost(name, counted.calls, flops=flops, lines=counted.lines.tolist())
+    for code in counted.code.values():
+        add_code(cost, core, code)
+    cost.loops.sort(key=lambda loop: -loop.runs * loop.cycles)
     return cost
-
-
-def drawn(kernel: Kernel, use: Use) -> list[Any]:
-    """Arguments of a call."""
-    values = kernel.arguments(use.case, np.random.default_rng(0), np.float32)
-    return list((values | dict.fromkeys(use.absent)).values())
 
 
 def useful_flops(kernel: Kernel, use: Use) -> float:
@@ -128,29 +120,18 @@ def stretches(
                 yield Stretch(loop, runs, instructions, sum(block.spills for block in together))
 
 
-def add_calls(
-    cost: Cost, core: Core, dispatcher: Any, calls: Iterable[tuple[list[Any], int]]
-) -> None:
-    """Add calls whose arguments are of the same types: arguments, and how often."""
-    counts: Counter[tuple[str, str]] = Counter()
-    compiled = counted = None
-    for arguments, number in calls:
-        if compiled is None or counted is None:
-            compiled = compile_for(dispatcher, arguments)
-            counted = Counted(compiled)
-        for block, runs in counted(arguments).items():
-            counts[block] += number * runs
-    assert compiled is not None, "no calls"
-    parts = list(stretches(assembly.blocks(compiled.assembly), counts))
+def add_code(cost: Cost, core: Core, code: Counted) -> None:
+    """Add what the machine code for some types of arguments has done."""
+    parts = list(stretches(assembly.blocks(code.compiled.assembly), code.counts()))
     cycles = mca.cycles(core, [part.instructions for part in parts])
     cost.cycles += sum(part.runs * each for part, each in zip(parts, cycles, strict=True))
+    cost.instructions += sum(part.runs * len(part.instructions) for part in parts)
     cost.executed += sum(part.runs * flops_of(part) for part in parts)
     loops: dict[str, list[tuple[Stretch, float]]] = {}
     for part, each in zip(parts, cycles, strict=True):
         if part.loop is not None:
             loops.setdefault(part.loop, []).append((part, each))
     cost.loops += [loop_of(label, members, core) for label, members in loops.items()]
-    cost.loops.sort(key=lambda loop: -loop.runs * loop.cycles)
 
 
 def flops_of(part: Stretch) -> int:

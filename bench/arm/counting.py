@@ -1,54 +1,68 @@
-"""How often each block of a kernel runs: exact, by running it.
+"""What a kernel does when it runs: how often each block ran, and which memory was used.
 
 A kernel's optimised LLVM text for the other processor is nearly neutral: vectors of four floats,
-multiply-adds. So this processor can run it, too. Each block gets a counter.
+multiply-adds. So this processor can run it, too. Each block gets a counter, and each load and store
+a call that tells a model of the caches.
 """
 
 import ctypes
 import re
 from typing import Any
 
-import llvmlite.binding as llvm
+import numpy as np
 from numba import _dynfunc
+from numpy.typing import NDArray
 
-from bench.arm.cross import Compiled
+from bench.arm.caches import Caches
+from bench.arm.cross import Compiled, compile_for, loaded
+from npnet.kernels.jit.ahead import Types, types_of
 
 Block = tuple[str, str]  # function, name of the block
 
 DEFINITION = re.compile(r'define .*?@"?([\w.$<>:]+)"?\(')
 LABEL = re.compile(r'"?([^\s":]+)"?:')
-OF_TARGET = ("target triple", "target datalayout", "declare i64 @llvm.aarch64.ldxr",
-             "declare i32 @llvm.aarch64.stxr")  # fmt: skip
-# Numba counts references to arrays by a pair of ARM's instructions: alone, a load and a store do.
-LOAD_AND_STORE = """
-define i64 @ldxr(ptr %place) {
-  %value = load i64, ptr %place
-  ret i64 %value
-}
-define i32 @stxr(i64 %value, ptr %place) {
-  store i64 %value, ptr %place
-  ret i32 0
-}
-"""
+LOAD = re.compile(r" = load (?P<type>.+?), ptr (?P<place>.+?), align")
+STORE = re.compile(r"\s+store (?P<type><.+?>|{.+?}|\S+) .*, ptr (?P<place>.+?), align")
+FILL = re.compile(r"call void @llvm\.memset.*?(?P<place>%[^ ,]+), i8 .*?, i64 (?P<size>[^ ,]+), i1")
+ALLOCATION = re.compile(
+    r"\s+(?P<record>%\S+) = .*call ptr @NRT_MemInfo_alloc_aligned\(i64 (?P<size>[^ ,]+), i32 32\)"
+)
+COPY = re.compile(r"call void @llvm\.mem(cpy|move)")
+
+
+class CountedKernel:
+    """A kernel that can be called here and is counted, compiled for each types of arguments.
+
+    `code`: by these types. `lines`: what went through `caches` in all `calls`.
+    """
+
+    def __init__(self, dispatcher: Any, caches: Caches | None = None) -> None:
+        self.dispatcher, self.caches = dispatcher, caches
+        self.code: dict[Types, Counted] = {}
+        self.calls = 0
+        self.lines: NDArray[np.int64] = np.zeros_like(caches.lines() if caches else 0)
+
+    def __call__(self, *arguments: Any) -> None:
+        types = types_of(arguments)
+        if types not in self.code:
+            self.code[types] = Counted(compile_for(self.dispatcher, types), self.caches)
+        self.calls += 1
+        if self.caches is None:
+            self.code[types](*arguments)
+            return
+        self.caches.begin_call(arguments)
+        before = self.caches.lines()
+        self.code[types](*arguments)
+        self.lines += self.caches.lines() - before
 
 
 class Counted:
-    """A kernel that can be called here and counts its blocks."""
+    """Machine code of a kernel that counts its blocks and tells `caches` what it uses."""
 
-    def __init__(self, compiled: Compiled) -> None:
-        text, self._blocks = with_counters(compiled.text)
-        module = llvm.parse_assembly(text)
-        module.triple = llvm.get_process_triple()
-        host = llvm.Target.from_triple(module.triple).create_target_machine(
-            cpu=llvm.get_host_cpu_name(),
-            features=llvm.get_host_cpu_features().flatten(),
-            opt=1,
-            reloc="static",
-            codemodel="jitdefault",
-            jit=True,
-        )
-        engine = llvm.create_mcjit_compiler(module, host)
-        engine.finalize_object()
+    def __init__(self, compiled: Compiled, caches: Caches | None) -> None:
+        self.compiled = compiled
+        text, self._blocks = with_counters(compiled, caches)
+        engine = loaded(text)
         record, described = compiled.record, compiled.record.fndesc
         environment = engine.get_global_value_address(record.target_context.get_env_name(described))
         ctypes.c_void_p.from_address(environment).value = id(record.environment)
@@ -59,21 +73,20 @@ class Counted:
         numbers = ctypes.c_int64 * len(self._blocks)
         self._counts = numbers.from_address(engine.get_global_value_address("counts"))
 
-    def __call__(self, arguments: list[Any]) -> dict[Block, int]:
-        """How often each block ran in a call."""
-        self._counts[:] = [0] * len(self._blocks)
+    def __call__(self, *arguments: Any) -> None:
         self._call(*arguments)
+
+    def counts(self) -> dict[Block, int]:
+        """How often each block has run."""
         return dict(zip(self._blocks, self._counts, strict=True))
 
 
-def with_counters(text: str) -> tuple[str, list[Block]]:
+def with_counters(compiled: Compiled, caches: Caches | None) -> tuple[str, list[Block]]:
     """LLVM's text with `counts[i] += 1` in each block, and the blocks in the order of counts."""
     lines: list[str] = []
     blocks: list[Block] = []
     function, waiting = "", None
-    for line in text.splitlines():
-        if line.startswith(OF_TARGET):
-            continue
+    for line in compiled.text.splitlines():
         if definition := DEFINITION.match(line):
             function = definition[1]
         elif line == "}":
@@ -84,10 +97,14 @@ def with_counters(text: str) -> tuple[str, list[Block]]:
             lines += add_one(len(blocks))
             blocks.append((function, waiting))
             waiting = None
-        line = line.replace("@llvm.aarch64.ldxr.p0", "@ldxr").replace("elementtype(i64) ", "")
-        lines.append(line.replace("@llvm.aarch64.stxr.p0", "@stxr"))
+        if caches is None or function != compiled.function:
+            lines.append(line)
+        elif allocation := ALLOCATION.match(line):
+            lines += [line.replace("i32 32", "i32 64"), *tell_array(caches, allocation, len(lines))]
+        else:
+            lines += [*tell_access(caches, line, len(lines)), line]
     lines.append(f"@counts = global [{len(blocks)} x i64] zeroinitializer")
-    return "\n".join(lines) + LOAD_AND_STORE, blocks
+    return "\n".join(lines), blocks
 
 
 def add_one(number: int) -> list[str]:
@@ -97,3 +114,40 @@ def add_one(number: int) -> list[str]:
         f"  %more.{number} = add i64 %count.{number}, 1",
         f"  store i64 %more.{number}, ptr {place}",
     ]
+
+
+def tell_array(caches: Caches, allocation: re.Match[str], number: int) -> list[str]:
+    """A call that tells where a new array lies, which is what the fourth word in its record says.
+
+    It is put at the start of a line by then, so that its place in the caches is no accident.
+    """
+    return [
+        f"  %record.{number} = getelementptr i64, ptr {allocation['record']}, i64 3",
+        f"  %start.{number} = load i64, ptr %record.{number}",
+        f"  call void {caches.allocated}(ptr {caches.memory}, "
+        f"i64 %start.{number}, i64 {allocation['size']})",
+    ]
+
+
+def tell_access(caches: Caches, line: str, number: int) -> list[str]:
+    """A call that tells which bytes a line of LLVM's text is about to load or store, if it does."""
+    assert not COPY.search(line), f"a copy is not counted: {line}"
+    if not (used := LOAD.search(line) or STORE.match(line) or FILL.search(line)):
+        return []
+    size = used["size"] if used.re is FILL else str(bytes_of(used["type"]))
+    return [
+        f"  %place.{number} = ptrtoint ptr {used['place']} to i64",
+        f"  call void {caches.touch}(ptr {caches.memory}, "
+        f"i64 %place.{number}, i64 {size}, i64 {int(used.re is not LOAD)})",
+    ]
+
+
+def bytes_of(type_name: str) -> int:
+    """Of a type as LLVM writes it, such as <4 x float>, i64 and { ptr, i32 }."""
+    if vector := re.fullmatch(r"[<[](\d+) x (.+)[>\]]", type_name):
+        return int(vector[1]) * bytes_of(vector[2])
+    if type_name[0] == "{":
+        return sum(map(bytes_of, type_name[1:-1].strip().split(", ")))
+    if type_name[0] == "i":
+        return -(-int(type_name[1:]) // 8)
+    return {"float": 4, "double": 8, "ptr": 8}[type_name]

@@ -20,6 +20,19 @@ from bench.arm.cores import Core
 from npnet.errors import NpnetError
 
 TRIPLE = "aarch64-unknown-linux-gnu"
+OF_TARGET = ("target triple", "target datalayout", "declare i64 @llvm.aarch64.ldxr",
+             "declare i32 @llvm.aarch64.stxr")  # fmt: skip
+# Numba counts references to arrays by a pair of ARM's instructions: alone, a load and a store do.
+LOAD_AND_STORE = """
+define i64 @ldxr(ptr %place) {
+  %value = load i64, ptr %place
+  ret i64 %value
+}
+define i32 @stxr(i64 %value, ptr %place) {
+  store i64 %value, ptr %place
+  ret i32 0
+}
+"""
 ABORT = ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value
 
 
@@ -114,11 +127,29 @@ def target(core: Core) -> Any:
     )
 
 
-def compile_for(dispatcher: Any, arguments: list[Any]) -> Compiled:
-    """Compile a jitted function for the types of `arguments`."""
-    from npnet.kernels.jit.ahead import types_of  # which reads the row that is compiled for
+def loaded(text: str) -> Any:
+    """What runs LLVM's text here, as machine code of this processor."""
+    lines = [line for line in text.splitlines() if not line.startswith(OF_TARGET)]
+    neutral = "\n".join(lines).replace("elementtype(i64) ", "")
+    for name in ("ldxr", "stxr"):
+        neutral = neutral.replace(f"@llvm.aarch64.{name}.p0", f"@{name}")
+    module = llvm.parse_assembly(neutral + LOAD_AND_STORE)
+    module.triple = llvm.get_process_triple()
+    host = llvm.Target.from_triple(module.triple).create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=1,
+        reloc="static",
+        codemodel="jitdefault",
+        jit=True,
+    )
+    engine = llvm.create_mcjit_compiler(module, host)
+    engine.finalize_object()
+    return engine
 
-    types = types_of(arguments)
+
+def compile_for(dispatcher: Any, types: tuple[Any, ...]) -> Compiled:
+    """Compile a jitted function for these types of arguments."""
     dispatcher.compile(types)
     record = dispatcher.overloads[types]
     code: CrossLibrary = record.library

@@ -2,14 +2,17 @@
 
     python -m bench.arm.static                        every kernel, and a training step, on the A72
     python -m bench.arm.static --target cortex-a76 --json
-    python -m bench.arm.static --check                fails, and names each kernel below its floor
+    python -m bench.arm.static --check                fails, and names each kernel below its floor,
+                                                      or whose counts are not those in records/
+    python -m bench.arm.static --write                keeps the counts there
     python -m bench.arm.static --target cortex-a76 --row cortex-a72      compiled by another row
 
-Each kernel's cycles are added up over one training step of MobileNetV2: batch 12, 128x128, width
-0.5. Percent of the peak: a kernel's are the FLOP that the operation needs (kernels/registry.py) by
-its cycles; a loop's are those of its instructions. `fma` are its multiply-adds an iteration. Hot
-are the loops that make most of them. cost.py says what is counted and what is not; above all, no
-load waits for memory, and what NumPy does (the linear layer) is left out.
+Each kernel's cycles are added up over one training step of MobileNetV2 (step.py), whose loads and
+stores go through a model of the caches (caches.py). Percent of the peak: a kernel's are the FLOP
+that the operation needs (kernels/registry.py) by its cycles; a loop's are those of its
+instructions. `fma` are its multiply-adds an iteration. Hot are the loops that make most of them.
+cost.py says what is counted and what is not; above all, no load waits for memory, and what NumPy
+does (the linear layer) is left out.
 
 Needs llvm-mca 19 or newer (Debian: llvm-19).
 """
@@ -18,12 +21,12 @@ import argparse
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from bench.arm.cores import CORES, FLOORS, Core
+from bench.arm.cores import CORES, FLOORS, Core, Floor
+from bench.arm.counts import counts_of, differences, load, save
 from bench.arm.cross import keep_nothing, retarget
 from bench.arm.mca import find
 from npnet.errors import NpnetError
@@ -31,9 +34,7 @@ from npnet.kernels import SettingError
 
 if TYPE_CHECKING:  # kernels are imported when it is known what for
     from bench.arm.cost import Cost
-    from npnet.measure.benchmark import Use
 
-BATCH = 12
 LISTED = 5.0  # percent of a kernel's cycles that a loop takes to be printed
 
 
@@ -45,14 +46,15 @@ def main() -> None:
     parser.add_argument("--row", help="of kernels/jit/target.py; the target's own")
     parser.add_argument("--kernel", default="", help="only those with this in their name")
     parser.add_argument("--json", action="store_true", help="one object a line")
-    parser.add_argument("--check", action="store_true", help="hold kernels against their floors")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--check", action="store_true", help="against the floors and the counts kept")
+    what.add_argument("--write", action="store_true", help="keep the counts")
     options = parser.parse_args()
     core = CORES[options.target]
     try:
         find(core)
         compile_by(options.row or core.name, core)
-        names = [*FLOORS[core.name]] if options.check else None
-        costs = list(costs_of(core, options.kernel, names))
+        costs = list(costs_of(core, options.kernel, step_only=options.check or options.write))
         if not costs:
             raise NpnetError(f"no kernel that is compiled has {options.kernel!r} in its name")
     except (NpnetError, SettingError) as error:
@@ -63,8 +65,14 @@ def main() -> None:
             print(json.dumps(asdict(cost) | rates))
     else:
         report(costs, core)
-    if options.check and (below := list(below_floor(costs, core))):
-        sys.exit("\n".join(below))
+    if options.write:
+        save(counts_of(costs, core), core)
+    elif options.check:
+        wrong = [*below_floor(costs, core)]
+        if not options.kernel:
+            wrong += differences(counts_of(costs, core), load(core), core)
+        if wrong:
+            sys.exit("\n".join(wrong))
 
 
 def compile_by(row: str, core: Core) -> None:
@@ -74,36 +82,35 @@ def compile_by(row: str, core: Core) -> None:
     retarget(core)
 
 
-def costs_of(core: Core, part: str = "", names: list[str] | None = None) -> "Iterator[Cost]":
-    """The cost of each kernel in a training step, or of a call where the step has none."""
-    from bench.arm.cost import cost_of
+def costs_of(core: Core, part: str = "", step_only: bool = False) -> "Iterator[Cost]":
+    """The cost of each kernel with `part` in its name: in a training step, or, where it has none,
+    of a call on each of a prediction's shapes.
+    """
+    from bench.arm.caches import Caches
+    from bench.arm.cost import cost_of, useful_flops
+    from bench.arm.step import ARCHITECTURE, BATCH, called, counted_step
     from npnet.kernels import jit, registry
     from npnet.kernels.jit.ahead import is_compiled
-    from npnet.measure.benchmark import Use
+    from npnet.measure.benchmark import Use, model_uses
 
     keep_nothing(jit)
-    uses = uses_in_step()
-    for kernel in registry.COMPILED:
-        if (
-            is_compiled(kernel.name)  # else another kernel's code or NumPy's does it
-            and part in kernel.name
-            and (names is None or kernel.name in names)
-        ):
-            in_step = {use: number for use, number in uses[kernel.name].items() if number}
-            once = dict.fromkeys(uses[kernel.name], 1)  # of inference
-            other = {Use(registry.border_cases(kernel.kind)[-1]): 1}  # of other networks
-            dispatcher = getattr(jit, kernel.name)
-            cost = cost_of(core, kernel, dispatcher, in_step or once or other)
-            cost.in_step = bool(in_step)
+    # Of the others, another kernel's code does the work, or NumPy.
+    kernels = [each for each in registry.COMPILED if is_compiled(each.name) and part in each.name]
+    caches = None if part else Caches(core.shares())
+    step = counted_step([kernel.name for kernel in kernels], caches)
+    uses = model_uses(ARCHITECTURE, BATCH)
+    for kernel in kernels:
+        if kernel.name in step:
+            numbers = uses[kernel.name].items()
+            flops = sum(number * useful_flops(kernel, use) for use, number in numbers)
+            yield cost_of(kernel.name, step[kernel.name], core, flops)
+        elif not step_only:
+            other = Use(registry.border_cases(kernel.kind)[-1])  # of other networks
+            once = [*uses[kernel.name]] or [other]  # of inference
+            flops = sum(useful_flops(kernel, use) for use in once)
+            cost = cost_of(kernel.name, called(kernel, once), core, flops)
+            cost.in_step = False
             yield cost
-
-
-def uses_in_step() -> "dict[str, Counter[Use]]":
-    """By kernel: what it is called with in a training step, and how often."""
-    from npnet.measure.benchmark import model_uses
-    from npnet.model.zoo import build, configure
-
-    return model_uses(build(configure("mobilenet_v2", classes=10)), BATCH)
 
 
 def report(costs: "list[Cost]", core: Core) -> None:
@@ -113,7 +120,8 @@ def report(costs: "list[Cost]", core: Core) -> None:
     for cost in sorted(costs, key=lambda cost: (not cost.in_step, -cost.cycles)):
         print(
             f"\n{cost.kernel}: {of_step(cost, step)}, "
-            f"{cost.cycles / 1e6:.3f} Mcycles, {cost.percent(core):.1f} % of the peak"
+            f"{cost.instructions / 1e6:.3f} M instructions, {cost.cycles / 1e6:.3f} Mcycles, "
+            f"{cost.percent(core):.1f} % of the peak"
         )
         for loop in cost.loops:
             share, is_hot = 100 * loop.runs * loop.cycles / cost.cycles, loop in cost.hot()
@@ -142,7 +150,7 @@ def of_step(cost: "Cost", step: float) -> str:
 def below_floor(costs: "list[Cost]", core: Core) -> Iterator[str]:
     """A line for each kernel that has become slower than its floor allows."""
     for cost in costs:
-        floor = FLOORS[core.name][cost.kernel]
+        floor = FLOORS[core.name].get(cost.kernel, Floor(0, 0))
         hot, whole = cost.hot_percent(core), cost.percent(core)
         if hot < floor.hot or whole < floor.whole:
             yield (

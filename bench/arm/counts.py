@@ -1,0 +1,89 @@
+"""The counts of a training step, kept in records/ by core and compared exactly.
+
+Of each kernel: calls, the FLOP that they need, instructions, cycles by llvm-mca, lines that each
+cache fetched, and bytes from and to memory by the number of processes that share the last cache.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import llvmlite.binding as llvm
+import numba
+
+from bench.arm.cores import LINE, RANKS, Core
+from bench.arm.mca import find
+
+if TYPE_CHECKING:
+    from bench.arm.cost import Cost
+
+Counts = dict[str, Any]
+
+
+def file_of(core: Core) -> Path:
+    return Path(__file__).with_name("records") / f"{core.name}.json"
+
+
+def counts_of(costs: "Iterable[Cost]", core: Core) -> Counts:
+    """What is kept; the most expensive kernel first."""
+    kernels = {}
+    for cost in sorted(costs, key=lambda cost: -cost.cycles):
+        alone = cost.lines[0]
+        kernels[cost.kernel] = {
+            "calls": cost.calls,
+            "flops": round(cost.flops),
+            "instructions": cost.instructions,
+            "cycles": round(cost.cycles),
+            "misses": {f"L{level}": lines for level, lines in enumerate(alone[1:], 1)},
+            "memory_bytes": {
+                str(ranks): LINE * (lines[0] + lines[-1])
+                for ranks, lines in zip(RANKS, cost.lines, strict=True)
+            },
+        }
+    return {"compiled_by": compiler(core), "kernels": kernels}
+
+
+def compiler(core: Core) -> str:
+    """What the counts depend on besides the kernels."""
+    release = ".".join(map(str, llvm.llvm_version_info))
+    return f"Numba {numba.__version__}, LLVM {release}, {find(core)}"
+
+
+def load(core: Core) -> Counts:
+    """What is kept of a core."""
+    return cast(Counts, json.loads(file_of(core).read_text(encoding="utf-8")))
+
+
+def save(counts: Counts, core: Core) -> None:
+    file_of(core).write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
+
+
+def differences(counts: Counts, kept: Counts, core: Core) -> Iterator[str]:
+    """A line for each kernel whose counts are not those that are kept.
+
+    Another compiler makes other code: then only what costs more than a fiftieth more is told.
+    """
+    same = counts["compiled_by"] == kept["compiled_by"]
+    for name in {**kept["kernels"], **counts["kernels"]}:
+        then, now = (flat(each["kernels"].get(name, {})) for each in (kept, counts))
+        changed = [
+            f"{what} {then.get(what, 0):,} -> {now.get(what, 0):,}"
+            for what in {**then, **now}
+            if (
+                then.get(what) != now.get(what)
+                if same
+                else now.get(what, 0) > 1.02 * then.get(what, 0)
+            )
+        ]
+        if changed:
+            yield f"{name} on {core.name}: {', '.join(changed)}"
+
+
+def flat(kernel: dict[str, Any], before: str = "") -> dict[str, int]:
+    """Numbers by their path, such as "misses L1"."""
+    found: dict[str, int] = {}
+    for key, value in kernel.items():
+        name = f"{before} {key}".strip().replace("_", " ")
+        found |= flat(value, name) if isinstance(value, dict) else {name: value}
+    return found

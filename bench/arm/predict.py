@@ -1,0 +1,119 @@
+"""What a Raspberry Pi should reach, predicted from the counts of a training step.
+
+    python -m bench.arm.predict                 images/s of a board with 1, 2 and 4 ranks
+    python -m bench.arm.predict --kernels       the step and its kernels on both cores, as a table
+
+Of each kernel (records/*.json, written by bench.arm.static), with n ranks on a board:
+
+    arithmetic = cycles / clock,    memory = n * bytes(n) / bandwidth    [s]
+
+Bytes are those of one rank that has an n-th of the shared cache; the ranks share the bandwidth. A
+kernel takes the longer of the two if loads run ahead of the arithmetic, and both one after the
+other if they do not: the step lies between the two sums, and n ranks train n*12 images in it.
+
+What this cannot know: how far a core's prefetching hides memory, and what the second cache costs
+(lines that it answers are counted and take no time here); wrong guesses of branches; misses of the
+address translation; the step's NumPy part and Python (some percent on a PC); the input and what
+ranks exchange; a board that is throttled. Assumed: each rank has a core to itself at full clock.
+"""
+
+import argparse
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from bench.arm.cores import CORES, RANKS, Core
+from bench.arm.counts import load
+
+BATCH = 12
+PAPER = 9.67  # images/s of a node with two ranks in the paper's Table 1
+
+
+class Board(NamedTuple):
+    """A board: its clock in Hz, and how much it can read and write together, bytes/s."""
+
+    name: str
+    core: Core
+    clock: float
+    bandwidth: float
+
+
+BOARDS = (
+    # STREAM, all arrays far larger than the caches: 4.8 (triad) to 5.5 (copy) GB/s.
+    # www.sci-pi.org.uk/bench/stream.html
+    Board("Raspberry Pi 4B", CORES["cortex-a72"], 1.5e9, 4.8e9),
+    # tinymembench copies 4.9 to 5.7 GB/s, each byte read and written.
+    # github.com/geerlingguy/sbc-reviews, issue 21
+    Board("Raspberry Pi 5", CORES["cortex-a76"], 2.4e9, 10e9),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kernels", action="store_true", help="the table of kernels")
+    print("\n".join(kernel_table() if parser.parse_args().kernels else board_table()))
+
+
+def board_table() -> Iterator[str]:
+    """Markdown: images/s of each board by its ranks."""
+    yield "| images/s of a board | " + " | ".join(f"{ranks} ranks" for ranks in RANKS) + " |"
+    yield "|---" * (1 + len(RANKS)) + "|"
+    for board in BOARDS:
+        cells = []
+        for ranks in RANKS:
+            slow, fast = images_per_second(board, ranks)
+            cells.append(f"{slow:.0f} to {fast:.0f}")
+        yield f"| {board.name}, {board.clock / 1e9:g} GHz, {board.bandwidth / 1e9:g} GB/s | " + (
+            " | ".join(cells) + " |"
+        )
+
+
+def images_per_second(board: Board, ranks: int) -> tuple[float, float]:
+    """Of the board: where memory waits for arithmetic, and where they run together."""
+    kernels = load(board.core)["kernels"].values()
+    times = [seconds(board, kernel, ranks) for kernel in kernels]
+    images = ranks * BATCH
+    return images / sum(map(sum, times)), images / sum(map(max, times))
+
+
+def seconds(board: Board, kernel: dict[str, Any], ranks: int) -> tuple[float, float]:
+    """Of all calls in a step: arithmetic, memory."""
+    moved = ranks * kernel["memory_bytes"][str(ranks)]
+    return kernel["cycles"] / board.clock, moved / board.bandwidth
+
+
+def kernel_table() -> Iterator[str]:
+    """Markdown: the step and its kernels, each with both cores' numbers, alone on the board."""
+    names = [core.name for core in CORES.values()]
+    counts = [load(core)["kernels"] for core in CORES.values()]
+    yield (
+        "| a step's | "
+        + " | ".join(f"{name}: % of peak | instructions, M | memory, MB" for name in names)
+        + " |"
+    )
+    yield "|---" * (1 + 3 * len(names)) + "|"
+    rows = [("whole", [list(each.values()) for each in counts])]
+    rows += [(f"`{name}`", [[each[name]] for each in counts]) for name in hot(counts[0])]
+    for name, kernels in rows:
+        cells = [
+            f"{100 * total('flops', of) / total('cycles', of) / core.peak:.1f} | "
+            f"{total('instructions', of) / 1e6:.1f} | "
+            f"{sum(kernel['memory_bytes']['1'] for kernel in of) / 1e6:.1f}"
+            for core, of in zip(CORES.values(), kernels, strict=True)
+        ]
+        yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def total(what: str, kernels: list[dict[str, Any]]) -> int:
+    return sum(kernel[what] for kernel in kernels)
+
+
+def hot(kernels: dict[str, Any]) -> list[str]:
+    """Those that take a hundredth of the step's cycles, the most expensive first."""
+    step = total("cycles", list(kernels.values()))
+    return [name for name, kernel in kernels.items() if kernel["cycles"] >= 0.01 * step]
+
+
+if __name__ == "__main__":
+    main()
