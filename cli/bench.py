@@ -11,7 +11,7 @@ import click
 from npnet.cli import options
 
 if TYPE_CHECKING:  # the engine is loaded by the command that measures
-    from npnet.measure.benchmark import Timing
+    from npnet.measure.benchmark import StepTiming, Timing
     from npnet.measure.roofline import Roof
     from npnet.parallel.communicator import Communicator
 
@@ -144,6 +144,7 @@ def _print_kernels(
 @click.option("--inference", is_flag=True, help="Logits of a trained network, not training.")
 @options.train
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--report", is_flag=True, help="Print one line about this board, to compare it.")
 @options.backend
 @options.threads
 def step(
@@ -152,6 +153,7 @@ def step(
     inference: bool,
     train: str | None,
     as_json: bool,
+    report: bool,
     backend: str,
     threads: int,
     **values: Any,
@@ -159,16 +161,22 @@ def step(
     """Time one whole training step: forward, loss, backward, update.
 
     With --train, of that part of the network, as fine-tuning does it. With --inference, the logits
-    alone, batch norm folded into the convolutions.
+    alone, batch norm folded into the convolutions. With --report, under mpiexec, of all ranks of
+    this host together, and what its cores and its memory can do.
     """
     if inference and train is not None:
         raise click.UsageError("--inference trains nothing: leave out --train")
+    if report and (inference or as_json or train is not None):
+        raise click.UsageError("--report is one line about a whole step: leave out other options")
     from dataclasses import asdict
 
     from npnet.measure.benchmark import measure_step
     from npnet.model.zoo import build
 
     model = build(options.model_config(values, CLASSES))
+    if report:
+        _print_report(lambda: measure_step(backend, batch, model, steps))
+        return
     timing = measure_step(backend, batch, model, steps, inference, train or "all")
     if as_json:
         click.echo(json.dumps(asdict(timing)))
@@ -178,6 +186,17 @@ def step(
         f"{timing.wall_ms_median:.1f} ms wall, {timing.images_per_second:.1f} images/s, "
         f"peak RSS {timing.peak_rss_bytes / 1e6:.0f} MB"
     )
+
+
+def _print_report(measure: "Callable[[], StepTiming]") -> None:
+    from npnet.measure.board import check_one_host, report
+    from npnet.parallel.communicator import connect
+
+    comm = connect("npnet bench step")
+    check_one_host(comm)
+    line = report(measure(), comm)
+    if comm.rank == 0:
+        click.echo(line)
 
 
 class Sizes(click.ParamType):  # type: ignore[type-arg]

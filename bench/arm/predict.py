@@ -1,7 +1,6 @@
 """What a Raspberry Pi should reach, predicted from the counts of a training step.
 
-    python -m bench.arm.predict                 images/s of a board with 1, 2 and 4 ranks
-    python -m bench.arm.predict --kernels       the step and its kernels on both cores, as a table
+    python -m bench.arm.predict
 
 Of each kernel (records/*.json, written by bench.arm.static), with n ranks on a board:
 
@@ -48,25 +47,26 @@ BOARDS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--kernels", action="store_true", help="the table of kernels")
-    print("\n".join(kernel_table() if parser.parse_args().kernels else board_table()))
+    ).parse_args()
+    print("\n".join(map(row, kernel_rows())), end="\n\n")
+    print("\n".join(map(row, board_rows())))
 
 
-def board_table() -> Iterator[str]:
-    """Markdown: images/s of each board by its ranks."""
-    yield "| images/s of a board | " + " | ".join(f"{ranks} ranks" for ranks in RANKS) + " |"
-    yield "|---" * (1 + len(RANKS)) + "|"
+def row(cells: list[str]) -> str:
+    """A line of a table, in Markdown."""
+    return f"| {' | '.join(cells)} |"
+
+
+def board_rows() -> Iterator[list[str]]:
+    """images/s of each board by its ranks."""
+    yield ["predicted images/s", *(f"{ranks} rank{'s' * (ranks > 1)}" for ranks in RANKS)]
+    yield ["---"] * (1 + len(RANKS))
     for board in BOARDS:
-        cells = []
-        for ranks in RANKS:
-            slow, fast = images_per_second(board, ranks)
-            cells.append(f"{slow:.0f} to {fast:.0f}")
-        yield f"| {board.name}, {board.clock / 1e9:g} GHz, {board.bandwidth / 1e9:g} GB/s | " + (
-            " | ".join(cells) + " |"
-        )
+        name = f"{board.name}, {board.clock / 1e9:g} GHz, {board.bandwidth / 1e9:g} GB/s"
+        bounds = [images_per_second(board, ranks) for ranks in RANKS]
+        yield [name, *(f"{slow:.0f} to {fast:.0f}" for slow, fast in bounds)]
 
 
 def images_per_second(board: Board, ranks: int) -> tuple[float, float]:
@@ -83,26 +83,22 @@ def seconds(board: Board, kernel: dict[str, Any], ranks: int) -> tuple[float, fl
     return kernel["cycles"] / board.clock, moved / board.bandwidth
 
 
-def kernel_table() -> Iterator[str]:
-    """Markdown: the step and its kernels, each with both cores' numbers, alone on the board."""
-    names = [core.name for core in CORES.values()]
+def kernel_rows() -> Iterator[list[str]]:
+    """The step and its kernels on both cores, one rank alone on the board."""
     counts = [load(core)["kernels"] for core in CORES.values()]
-    yield (
-        "| a step's | "
-        + " | ".join(f"{name}: % of peak | instructions, M | memory, MB" for name in names)
-        + " |"
-    )
-    yield "|---" * (1 + 3 * len(names)) + "|"
-    rows = [("whole", [list(each.values()) for each in counts])]
-    rows += [(f"`{name}`", [[each[name]] for each in counts]) for name in hot(counts[0])]
-    for name, kernels in rows:
-        cells = [
-            f"{100 * total('flops', of) / total('cycles', of) / core.peak:.1f} | "
-            f"{total('instructions', of) / 1e6:.1f} | "
-            f"{sum(kernel['memory_bytes']['1'] for kernel in of) / 1e6:.1f}"
-            for core, of in zip(CORES.values(), kernels, strict=True)
-        ]
-        yield f"| {name} | " + " | ".join(cells) + " |"
+    yield ["", *(name for core in CORES for name in (f"{core}: % of peak", "M instructions", "MB"))]
+    yield ["---"] * (1 + 3 * len(CORES))
+    yield ["training step", *cells([list(each.values()) for each in counts])]
+    for name in hot(counts[0]):
+        yield [f"`{name}`", *cells([[each[name]] for each in counts])]
+
+
+def cells(kernels_of_cores: list[list[dict[str, Any]]]) -> Iterator[str]:
+    """Of some kernels together, as each core runs them."""
+    for core, kernels in zip(CORES.values(), kernels_of_cores, strict=True):
+        yield f"{100 * total('flops', kernels) / total('cycles', kernels) / core.peak:.1f}"
+        yield f"{total('instructions', kernels) / 1e6:.1f}"
+        yield f"{sum(kernel['memory_bytes']['1'] for kernel in kernels) / 1e6:.1f}"
 
 
 def total(what: str, kernels: list[dict[str, Any]]) -> int:

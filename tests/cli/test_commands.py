@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +201,7 @@ def test_bench_step_prints_one_object(flags: tuple[str, ...], tmp_path: Path) ->
         (("--inference", "--train", "head"), "--inference trains nothing: leave out --train"),
         (("--train", "last:99"), "last:99 is more than there is"),
         (("--train", "middle"), "middle"),
+        (("--report",), "--report is one line about a whole step"),
     ],
 )
 def test_bench_step_refuses_parts_that_are_none(
@@ -209,6 +211,17 @@ def test_bench_step_refuses_parts_that_are_none(
     assert outcome.status == 2
     assert says in outcome.stderr
     assert "Traceback" not in outcome.stderr
+
+
+def test_bench_step_reports_a_board_in_one_line(tmp_path: Path) -> None:
+    bench = ("bench", "step", *TINY_STEP[:-1])
+    line = npnet_run(*bench, "--report", cwd=tmp_path, ranks=2).stdout
+    assert line.count("\n") == 1
+    parts = line.split(" | ")
+    assert parts[2:4] == ["mobilenet_v2 0.1, 32x32, batch 2", "ranks: 2"]
+    rates = [float(rate) for rate in re.findall(r"([0-9.]+) (?:images|GFLOP|GB)/s", line)]
+    assert len(rates) == 3
+    assert min(rates) > 0
 
 
 def test_bench_kernels_measures_the_model_s_shapes(tmp_path: Path) -> None:

@@ -258,6 +258,12 @@ def test_a_board_is_predicted_between_two_bounds(monkeypatch):
     assert predict.images_per_second(board, 2) == pytest.approx((15, 20))
 
 
+def test_the_readme_has_the_predictions():
+    readme = (SOURCES / "README.md").read_text(encoding="utf-8")
+    for rows in (predict.kernel_rows(), predict.board_rows()):
+        assert "\n".join(map(predict.row, rows)) in readme
+
+
 def check(*options, folder=SOURCES):
     return subprocess.run(
         [sys.executable, "-m", "bench.arm.static", "--check", *options],
