@@ -23,15 +23,21 @@ def image_forward(
     """As reference.image_forward: the window's few rows across first, then between them down.
 
     Blending commutes with normalising, so that is done on the way across, where numbers are few.
+    Which two pixels make one across, all rows of an image have in common.
     """
     n_images, size, _, channels = y.shape
-    h = pixels.shape[1]
+    h, w = pixels.shape[1:3]
     across = np.empty((h, size * channels), y.dtype)
+    columns, weights = np.empty((2, size), np.int64), np.empty((2, size), np.float64)
     for n in range(n_images):
         image = pixels[index[n]]
         dy, dx = shift_yx[n]
+        columns_of_window(columns, weights, w, dx, flip[n])
         for row in range(h):
-            resize_row(across[row], image, row + dy, dx, flip[n], mean, rstd)
+            if 0 <= row + dy < h:
+                resize_row(across[row], image[row + dy], columns, weights, mean, rstd)
+            else:
+                black_row(across[row], mean, rstd)
         for i in range(size):
             top, weight = source(i, h, size)
             a = y.dtype.type(weight)
@@ -41,20 +47,35 @@ def image_forward(
 
 
 @inline
-def resize_row(
-    out: Floats, image: Bytes, row: int, dx: int, flip: int, mean: Floats, rstd: Floats
-) -> None:
-    """One row of the cropped and flipped window, resized across and normalised.   out (S*C,)."""
-    w, channels = image.shape[1], len(mean)
-    size = len(out) // channels
+def columns_of_window(columns: Ints, weights: Floats, w: int, dx: int, flip: int) -> None:
+    """For each target pixel of a row, its two source pixels and their weights; 0 outside: black."""
+    size = columns.shape[1]
     for j in range(size):
         left, b = source(j, w, size)
-        right = min(left + 1, w - 1)
-        if flip:
-            left, right = w - 1 - left, w - 1 - right
+        for side, column, weight in ((0, left, 1 - b), (1, min(left + 1, w - 1), b)):
+            column = (w - 1 - column if flip else column) + dx
+            inside = 0 <= column < w
+            columns[side, j], weights[side, j] = (column, weight) if inside else (0, 0.0)
+
+
+@inline
+def resize_row(
+    out: Floats, row: Bytes, columns: Ints, weights: Floats, mean: Floats, rstd: Floats
+) -> None:
+    """One row of the cropped and flipped window, resized across and normalised.   out (S*C,)."""
+    channels = len(mean)
+    for j in range(columns.shape[1]):
+        left, right = columns[0, j], columns[1, j]
         for c in range(channels):
-            value = (1 - b) * at(image, row, left + dx, c) + b * at(image, row, right + dx, c)
+            value = weights[0, j] * row[left, c] + weights[1, j] * row[right, c]
             out[j * channels + c] = (value - mean[c]) * rstd[c]
+
+
+@inline
+def black_row(out: Floats, mean: Floats, rstd: Floats) -> None:
+    for k in range(len(out)):
+        c = k % len(mean)
+        out[k] = (0.0 - mean[c]) * rstd[c]
 
 
 @inline
@@ -64,14 +85,6 @@ def source(target: int, source_size: int, target_size: int) -> tuple[int, float]
     position = min(max(position, 0.0), source_size - 1.0)
     first = int(position)
     return first, position - first
-
-
-@inline
-def at(image: Bytes, i: int, j: int, c: int) -> float:
-    """image[i,j,c], black outside the image."""
-    if 0 <= i < image.shape[0] and 0 <= j < image.shape[1]:
-        return float(image[i, j, c])
-    return 0.0
 
 
 @kernel
