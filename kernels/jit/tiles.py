@@ -194,10 +194,11 @@ def add_statistics(sums: Floats, y: Floats, origin: Floats) -> None:
 def set_origin(origin: Floats, y: Floats) -> None:
     """A value near each channel's mean: the mean over the first few pixels.   origin (1,C)."""
     few = min(len(y), SINGLE)
+    share = y.dtype.type(1 / few)
     origin[:] = 0
     for i in range(few):
         for c in range(y.shape[1]):
-            origin[0, c] += y[i, c] / few
+            origin[0, c] += share * y[i, c]
 
 
 @inline
