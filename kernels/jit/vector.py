@@ -188,7 +188,7 @@ def _clip(z: Floats, low: Floats, high: Floats) -> Floats:
 
 
 def _inside(z: Floats, low: Floats, high: Floats, g: Floats) -> Floats:
-    return np.where((z - low) * (high - z) > 0, g, z.dtype.type(0))
+    return np.where((z > low) & (z < high), g, z.dtype.type(0))
 
 
 def _prefetch(a: Floats, i: int, c: int) -> None:
@@ -320,10 +320,10 @@ def clip(typing: Any, z: Any, low: Any, high: Any) -> Any:
 @instructions(_inside)
 def inside(typing: Any, z: Any, low: Any, high: Any, g: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        v, least, most, gradient = values  # both bounds in one comparison
-        product = builder.fmul(builder.fsub(v, least), builder.fsub(most, v))
+        v, least, most, gradient = values
+        above, below = builder.fcmp_ordered(">", v, least), builder.fcmp_ordered("<", v, most)
         zero = ir.Constant(v.type, [0.0] * v.type.count)
-        return builder.select(builder.fcmp_ordered(">", product, zero), gradient, zero)
+        return builder.select(builder.and_(above, below), gradient, zero)
 
     return z(z, z, z, z), emit
 
