@@ -166,7 +166,8 @@ def step(
     """
     if inference and train is not None:
         raise click.UsageError("--inference trains nothing: leave out --train")
-    if report and (inference or as_json or train is not None):
+    alike = not (inference or as_json or train or backend != "numba" or threads != 1)
+    if report and not alike:
         raise click.UsageError("--report is one line about a whole step: leave out other options")
     from dataclasses import asdict
 
@@ -175,7 +176,7 @@ def step(
 
     model = build(options.model_config(values, CLASSES))
     if report:
-        _print_report(lambda: measure_step(backend, batch, model, steps))
+        _print_report(lambda steps: measure_step(backend, batch, model, steps), steps)
         return
     timing = measure_step(backend, batch, model, steps, inference, train or "all")
     if as_json:
@@ -188,13 +189,12 @@ def step(
     )
 
 
-def _print_report(measure: "Callable[[], StepTiming]") -> None:
-    from npnet.measure.board import check_one_host, report
+def _print_report(measure: "Callable[[int], StepTiming]", steps: int) -> None:
+    from npnet.measure.board import report
     from npnet.parallel.communicator import connect
 
     comm = connect("npnet bench step")
-    check_one_host(comm)
-    line = report(measure(), comm)
+    line = report(measure, comm, steps)
     if comm.rank == 0:
         click.echo(line)
 

@@ -46,6 +46,19 @@ def chosen(values: Mapping[str, Any], input_size: int | None = None) -> "Source"
     )
 
 
+def check_outside(out: Path, source: "Source | None") -> None:
+    """Raise NpnetError where what is written would count among the images of a folder."""
+    from npnet.errors import NpnetError
+
+    if source is None or not source.is_path or not Path(source.name).is_dir():
+        return
+    if out.resolve().is_relative_to(Path(source.name).resolve()):
+        raise NpnetError(
+            f"{out} lies in the folder of the images, {source.name}, and would be taken for a "
+            "class: choose another `out`"
+        )
+
+
 def changed(source: "Source", given: Mapping[str, Any]) -> "Source":
     """The dataset of an earlier run, where it lies by now."""
     data = given.get("data")

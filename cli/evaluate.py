@@ -99,6 +99,8 @@ def evaluate(
             )
         else:
             data = header.source or Source(header.dataset)
+        if out is not None:
+            datasets.check_outside(out, data)
     source = datasets.opened(data, data_dir, comm, progress=False)
     with together(comm):
         chosen = cast(Split, split) if split is not None else split_at_end(source)

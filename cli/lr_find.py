@@ -135,6 +135,9 @@ def _print(found: "RangeTest") -> None:
 
 def _advise(found: "RangeTest", ranks: int) -> None:
     """What the test says, and the line to type next."""
+    if found.risen is None and found.exploded:
+        click.echo("The loss was not finite any more before it rose: give a smaller --from")
+        return
     if found.risen is None:
         click.echo(
             "The loss did not rise: give a larger --to, so that it shows where training breaks"

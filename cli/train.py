@@ -245,7 +245,9 @@ def train(
 
     Leaves a run folder with config.json, log.csv, summary.json and checkpoints.
     """
+    from npnet.cli import datasets
     from npnet.cli.console import Console
+    from npnet.data.source import source_of
     from npnet.errors import NpnetError, Stopped
     from npnet.parallel import joining
     from npnet.parallel.communicator import connect, together
@@ -273,6 +275,8 @@ def train(
     world = comm.size * settings.workers_per_rank
     with together(comm):
         folder = choose_folder(out, mine, default_folder(source.name, recipe.name, world))
+        if origin is None:
+            datasets.check_outside(folder.path, source_of(source))
     console = Console(comm, threads, progress)
     timeline = Trace(trace, comm) if trace is not None else None
     checkpoint = (mine or origin).checkpoint if origin is not None else None

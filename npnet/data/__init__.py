@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npnet.data.dataset import Dataset
+from npnet.data.folder import is_text
 from npnet.data.source import Source, remember
 from npnet.errors import NpnetError
 
@@ -47,9 +48,11 @@ def open_dataset(
                 f"unknown dataset {name!a}: choose one of {', '.join(DATASETS)}, or give the path "
                 "of a folder of images"
             )
+        place = str(path.absolute())
+        if not is_text(place):  # checkpoints say where their images lay
+            raise NpnetError(f"{place} cannot be written as UTF-8: rename its folder or file")
         dataset = _at(path, stored_size, skip_damaged, packing)
         size = dataset.image_size if path.is_dir() else None
-        place = str(path.absolute())
         source = Source(place, size, val_split, split_seed, skip_damaged)
     if val_split is not None:
         from npnet.data.held_out import HeldOut

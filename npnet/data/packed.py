@@ -215,6 +215,11 @@ class OpenFile:
     def _part(self, start: int, width: int) -> bytes:
         return os.pread(self.descriptor, width * self.places.n, start)
 
+    def front_again(self) -> Front:
+        """What was known before any image was read; an open dataset does not keep all of it."""
+        _, length, _ = _HEAD.unpack(self.head)
+        return Front.parsed(os.pread(self.descriptor, length, _HEAD.size))
+
     def read_into(self, row: NDArray[np.uint8], index: int) -> bool:
         """Fill a row (size,size,3) with an image; whether it is whole."""
         count = os.preadv(self.descriptor, [row.data], self.places.slot(index))
@@ -276,7 +281,7 @@ class PackedImages:
 
     def file(self, split: Split, index: int) -> str:
         """The path of an image's file, below the folder that was packed."""
-        return OpenFile(self.path).front.paths()[int(self._slots[split][index])]
+        return self._file.front_again().paths()[int(self._slots[split][index])]
 
     def read(self, split: Split, indices: NDArray[np.int64]) -> Images:
         """The images at `indices` (n,), in that order, read in the order in which they lie."""

@@ -37,7 +37,7 @@ def read_pictures(path: Path, stored_size: int) -> NDArray[np.uint8]:
     read by `read_square`. Raises NpnetError if the file is not a picture, or has more than
     MOST_PIXELS.
     """
-    if path.suffix != ".npy":
+    if path.suffix.lower() != ".npy":
         with quiet():
             return read_square(path, stored_size)[None]
     try:

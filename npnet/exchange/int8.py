@@ -8,15 +8,19 @@ So a convolution is a sum of products of whole numbers (Jacob et al. 2018, arXiv
 sections 2.1-2.4; scales a channel as in Krishnamoorthi 2018, arXiv 1806.08342, section 3.1).
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from npnet.errors import NpnetError
 from npnet.kernels.arrays import Floats
 
 LEVELS, LARGEST_WEIGHT = 255, 127
 LARGEST_BIAS = 2**30  # half of what 32 bits hold: the rest is for the sum of products
+
+NOT_FINITE = "these weights make numbers that are not finite: a network in int8 needs others"
 
 
 class Grid(NamedTuple):
@@ -29,6 +33,8 @@ class Grid(NamedTuple):
     def between(cls, low: float, high: float) -> "Grid":
         """From about `low` to `high`; 0, which padding and ReLU make, is one of them."""
         low, high = min(low, 0.0), max(high, 0.0)
+        if not math.isfinite(high - low):
+            raise NpnetError(NOT_FINITE)
         scale = np.float32((high - low) / LEVELS)
         if LEVELS * float(scale) > high - low:  # rounded up: beyond 6 a runtime would keep ReLU6
             scale = np.nextafter(scale, np.float32(0))

@@ -14,7 +14,7 @@ from npnet.data.batches import ImageInput, not_augmented
 from npnet.data.dataset import Dataset, Split
 from npnet.errors import NpnetError
 from npnet.exchange.folding import folded_numbers, set_folded
-from npnet.exchange.int8 import Grid, WholeNumbers
+from npnet.exchange.int8 import NOT_FINITE, Grid, WholeNumbers
 from npnet.exchange.onnx import require_onnx, write_model
 from npnet.kernels import backend as kernels_of
 from npnet.kernels.arrays import Floats, Ints
@@ -63,7 +63,10 @@ def write_int8(
     weights.config.check_classes(dataset.classes, dataset.name, who)
     split = split_at_end(dataset)
     if not dataset.size("train") or not dataset.size(split):
-        raise NpnetError(f"{dataset.name} has no images to calibrate with, or none to score")
+        lacks = split if dataset.size("train") else "train"
+        raise NpnetError(
+            f"{dataset.name} has no {lacks} images: hold some out by `val_split`, as training did"
+        )
     rounded = Int8(weights, dataset, calibration_images, backend)
     chosen = spread(dataset.size(split), most or dataset.size(split))
     before, after = accuracies(weights, rounded, dataset, split, chosen, backend, told)
@@ -247,12 +250,17 @@ def accuracies(
     backend: str,
     told: Callable[[int, int], object],
 ) -> tuple[float, float]:
-    """Of the float network and of the one in int8, on the chosen images."""
+    """Of the float network and of the one in int8, on the chosen images.
+
+    Raises NpnetError where a logit is not finite.
+    """
     inference = Inference(rounded.architecture, weights.parameters(), BATCH, backend)
     images, hits, done = rounded.network.images, np.zeros(2), 0
     for n, labels in batches(dataset, split, chosen, images, rounded.image_input):
         inference.images[:n] = images[:n]
         for place, logits in enumerate((inference.forward(n), rounded.forward(n))):
+            if not np.isfinite(logits).all():
+                raise NpnetError(NOT_FINITE)
             hits[place] += np.count_nonzero(logits.argmax(axis=1) == labels)
         done += n
         told(done, len(chosen))

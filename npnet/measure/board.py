@@ -1,30 +1,32 @@
 """What a board does in a training step, in one line, to compare boards with each other."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from npnet.errors import NpnetError
 from npnet.machine.sensors import Health, Sensors
-from npnet.machine.telemetry import machine
+from npnet.machine.telemetry import machine, node_cores
 from npnet.measure.benchmark import StepTiming
 from npnet.measure.roofline import measure_roof
 from npnet.parallel.communicator import Communicator, together
 
-
-def check_one_host(comm: Communicator) -> None:
-    """Raise NpnetError if the ranks run on several."""
-    with together(comm):
-        if len(set(comm.nodes)) > 1:
-            raise NpnetError("--report is of one host: start all ranks on it")
+COPY_BYTES = 16 * 2**20  # of an array; more than a board's caches, and 1 GB has room for it
 
 
-def report(timing: StepTiming, comm: Communicator) -> str:
-    """Of ranks that have just timed their steps side by side.
+def report(measure: Callable[[int], StepTiming], comm: Communicator, steps: int) -> str:
+    """Time `steps` steps on all ranks side by side, and what the cores can do.
 
-    images/s, GFLOP/s and GB/s are sums over the ranks, the milliseconds the slowest rank's.
+    images/s, GFLOP/s and GB/s are sums over the ranks, the milliseconds the slowest rank's. Raises
+    NpnetError where ranks share a core or run on several hosts.
     """
+    with together(comm):
+        check_ranks(comm)
+    measure(1)  # compiles
+    comm.barrier()
+    timing = measure(steps)
     health = Sensors().read()  # while the board is still warm
     comm.barrier()
-    measured = comm.gather((timing, measure_roof()))
+    measured = comm.gather((timing, measure_roof(COPY_BYTES)))
     timings, roofs = zip(*measured, strict=True)
     slowest = max(timings, key=lambda each: each.cpu_ms_median)
     host = machine()
@@ -43,6 +45,16 @@ def report(timing: StepTiming, comm: Communicator) -> str:
         f"NumPy {host['numpy']}, Numba {host['numba']}",
     )
     return " | ".join(parts)
+
+
+def check_ranks(comm: Communicator) -> None:
+    """Raise NpnetError unless each has a core of this host to itself."""
+    if len(set(comm.nodes)) > 1:
+        raise NpnetError("--report is of one host: start all ranks on it")
+    if comm.size > node_cores():
+        raise NpnetError(
+            f"{comm.size} ranks on {node_cores()} cores wait for each other: start as many at most"
+        )
 
 
 def board(processor: str, cores: int, health: Health) -> str:

@@ -75,9 +75,9 @@ def total(timings: Iterable[Timing], roof: Roof) -> Total:
     return Total(sum(ms for ms, _ in times), sum(ms * share for ms, share in times))
 
 
-def measure_roof() -> Roof:
-    """Both bounds of the core that runs this, in about a second."""
-    return Roof(_peak_gflops(), _copy_gbytes())
+def measure_roof(copy_bytes: int = COPY_BYTES) -> Roof:
+    """Both bounds of the core that runs this, in about a second; `copy_bytes`: of an array."""
+    return Roof(_peak_gflops(), _copy_gbytes(copy_bytes))
 
 
 def _peak_gflops() -> float:
@@ -96,8 +96,8 @@ def _peak_gflops() -> float:
     return flops / _best(lambda: seconds(times)) / 1e9
 
 
-def _copy_gbytes() -> float:
-    source = np.ones(COPY_BYTES // 4, np.float32)
+def _copy_gbytes(size: int) -> float:
+    source = np.ones(size // 4, np.float32)
     target = np.zeros_like(source)
     target[:] = source  # the pages are there before the clock runs
     best = _best(lambda: _cpu_seconds(lambda: np.copyto(target, source)))

@@ -44,7 +44,10 @@ class Guard:
         bad = ((rank, loss) for rank, loss in losses if not math.isfinite(loss))
         rank, loss = next(bad, losses[0])
         what = f"the loss is {loss} on rank {rank}, epoch {epoch + 1}, step {step + 1}"
-        raise (CollectiveError if every_step else NpnetError)(self._advice(what, epoch))
+        error = CollectiveError if every_step else NpnetError
+        if (epoch, step) == (0, 0):  # nothing was updated yet
+            raise error(f"{what}, before any update: the weights that it begins with make it so")
+        raise error(self._advice(what, epoch))
 
     def check_state(self, epoch: int, split: str, loss: float | None) -> None:
         """After an epoch all is finite, and the same on all ranks; `loss` of a split if scored.

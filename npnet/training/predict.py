@@ -58,6 +58,11 @@ def predict_pictures(
             inference.forward(len(batch))
             inference.loss(batch.labels)  # for the probabilities; the labels are placeholders
             for row, probabilities in enumerate(inference.probabilities[: len(batch)], start):
+                if not np.isfinite(probabilities).all():
+                    raise NpnetError(
+                        f"{weights.source} makes numbers that are not finite of {path}: no class "
+                        "can be told by these weights"
+                    )
                 best = np.argsort(-probabilities)[:top]
                 ranking = tuple((names[k], float(probabilities[k])) for k in best)
                 yield Prediction(path, row, len(pixels) > 1, ranking)

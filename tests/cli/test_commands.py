@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from pathlib import Path
 
@@ -201,7 +202,7 @@ def test_bench_step_prints_one_object(flags: tuple[str, ...], tmp_path: Path) ->
         (("--inference", "--train", "head"), "--inference trains nothing: leave out --train"),
         (("--train", "last:99"), "last:99 is more than there is"),
         (("--train", "middle"), "middle"),
-        (("--report",), "--report is one line about a whole step"),
+        (("--report",), "--report is one line about a whole step"),  # and no --json
     ],
 )
 def test_bench_step_refuses_parts_that_are_none(
@@ -222,6 +223,17 @@ def test_bench_step_reports_a_board_in_one_line(tmp_path: Path) -> None:
     rates = [float(rate) for rate in re.findall(r"([0-9.]+) (?:images|GFLOP|GB)/s", line)]
     assert len(rates) == 3
     assert min(rates) > 0
+
+
+def test_bench_step_reports_no_ranks_that_share_a_core(tmp_path: Path) -> None:
+    bench = ("bench", "step", *TINY_STEP[:-1], "--report")
+    number = (os.cpu_count() or 1) + 1
+    outcome = npnet_run(*bench, cwd=tmp_path, ranks=number)
+    assert outcome.status != 0
+    assert f"{number} ranks on " in outcome.stderr
+    outcome = npnet_run(*bench, "--backend", "reference", cwd=tmp_path)
+    assert outcome.status == 2
+    assert "leave out other options" in outcome.stderr
 
 
 def test_bench_kernels_measures_the_model_s_shapes(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """`--data`: a folder of images, an .npz or a packed file, from the command line and on ranks."""
 
 import json
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from npnet.cli.main import cli
 from npnet.data.packed import PackedImages
 from npnet.errors import NpnetError
-from npnet.training.checkpoint import load
+from npnet.training.checkpoint import load, save
 from tests.data.image_folders import write_folder, write_picture
 from tests.launch import TINY, npnet_run
 
@@ -206,3 +207,41 @@ def test_a_preview(place: Path, npnet: Callable[..., str]) -> None:
     pytest.importorskip("matplotlib", reason="the plots extra")
     npnet("data", "preview", "--data", "pets")
     assert (place / "pets.png").stat().st_size > 1000
+
+
+def test_what_is_written_does_not_become_a_class(place: Path, npnet: Callable[..., str]) -> None:
+    before = files(place)
+    words = "lies in the folder of the images"
+    assert words in refusal(npnet, *TRAIN, "--data", "pets", "--out", "pets/train/run")
+    assert not {name for name in files(place) - before if "run" in name}
+    npnet(*TRAIN, "--data", "pets", "--out", "run")
+    judged = ("evaluate", "run/final.npz", "--out", "pets/judged")
+    assert words in refusal(npnet, *judged)
+    assert words in refusal(npnet, *judged, "--data", "pets")
+    assert not (place / "pets/judged").exists()
+
+
+def test_a_path_that_is_no_text_is_told_before_the_work(
+    place: Path, npnet: Callable[..., str]
+) -> None:
+    name = os.fsdecode(b"p\xe9ts")
+    (place / "pets").rename(place / name)
+    assert "cannot be written as UTF-8" in refusal(npnet, *TRAIN, "--data", name, "--out", "run")
+    assert not (place / "run").exists()
+
+
+def test_weights_that_make_no_numbers(place: Path, npnet: Callable[..., str]) -> None:
+    """Each is finite, what they make is not: told as it is, by whoever uses them."""
+    npnet(*TRAIN, "--data", "pets", "--out", "run")
+    right = load(place / "run/final.npz")
+    save(place / "huge.npz", replace(right, values=np.full_like(right.values, 1e38)))
+    write_picture(place / "one.png", 7)
+    with np.errstate(all="ignore"):
+        words = refusal(npnet, "predict", "huge.npz", "one.png")
+        assert "makes numbers that are not finite of one.png" in words
+        data = ("--data", "pets")
+        words = refusal(npnet, "convert", "huge.npz", "x.onnx", "--int8", *data)
+        assert "make numbers that are not finite" in words
+        words = refusal(npnet, *TRAIN, *data, "--init", "huge.npz", "--out", "again")
+        assert "before any update: the weights that it begins with make it so" in words
+    assert not (place / "x.onnx").exists()

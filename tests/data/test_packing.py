@@ -67,6 +67,8 @@ def test_a_folder_is_a_dataset(root: Path) -> None:
     assert some.labels.dtype == np.int64
     assert pets.read("test", np.array([1])).pixels[0, 0, 0].tolist() == [17, 17, 17]
     assert pets.file("test", 1) == "test/dog/0.png"
+    Path(pets.path).unlink()  # its pixels, too, are read from the file that is open
+    assert pets.file("test", 1) == "test/dog/0.png"
 
 
 def test_it_is_packed_once(root: Path, read: list[str]) -> None:

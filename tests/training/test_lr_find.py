@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from npnet.cli.lr_find import _advise
 from npnet.errors import NpnetError
 from npnet.parallel.communicator import SerialCommunicator
 from npnet.training.lr_find import RangeTest, Try, find_lr
@@ -78,3 +79,8 @@ def test_of_losses():
 def test_a_range_that_is_none_is_refused(options, words):
     with pytest.raises(NpnetError, match=words):
         find(**options)
+
+
+def test_a_loss_that_is_not_finite_asks_for_a_smaller_start(capsys):
+    _advise(RangeTest((Try(1e30, 1.0, 1.0),), exploded=True), ranks=1)
+    assert "give a smaller --from" in capsys.readouterr().out
