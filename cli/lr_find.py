@@ -81,6 +81,7 @@ def lr_find(
 
     from npnet.cli.bar import Progress
     from npnet.cli.console import Console, terminal
+    from npnet.errors import NpnetError
     from npnet.files import write_table
     from npnet.parallel.communicator import connect, together
     from npnet.study import plots
@@ -94,6 +95,9 @@ def lr_find(
     weights = comm.broadcast(weights)
     recipe, settings, source, model = plan_of_options(values | OF_A_RUN, comm, weights)
     with together(comm):
+        for path in (table, picture):
+            if path is not None and not path.parent.is_dir():
+                raise NpnetError(f"cannot write {path}: there is no folder {path.parent}")
         if picture is not None:
             blank()  # what draws is missing: that is told before the work
     if settings.backend == "numba":

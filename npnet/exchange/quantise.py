@@ -19,6 +19,7 @@ from npnet.exchange.onnx import require_onnx, write_model
 from npnet.kernels import backend as kernels_of
 from npnet.kernels.arrays import Floats, Ints
 from npnet.model.architecture import Architecture
+from npnet.model.config import warn_of_other_names
 from npnet.model.inference import Inference
 from npnet.model.network import Network
 from npnet.model.operations import Activation, Concat, Dropout, MaxPool, Mode
@@ -61,6 +62,8 @@ def write_int8(
 
     who = weights.source
     weights.config.check_classes(dataset.classes, dataset.name, who)
+    if weights.classes:
+        warn_of_other_names(weights.classes, dataset.classes, dataset.name, who)
     split = split_at_end(dataset)
     if not dataset.size("train") or not dataset.size(split):
         lacks = split if dataset.size("train") else "train"

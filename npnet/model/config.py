@@ -1,5 +1,6 @@
 """What a model is: all that is needed to rebuild it. How it is trained is the recipe's matter."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -90,3 +91,17 @@ class ModelConfig:
     def from_dict(cls, fields: Any, where: str) -> "ModelConfig":
         """The config that a file holds. Raises NpnetError, naming `where`, for anything else."""
         return cls(**checked_fields(cls, fields, where))
+
+
+def warn_of_other_names(
+    names: Sequence[str], others: Sequence[str], dataset: str, who: str = "the model"
+) -> None:
+    """Warn where a dataset of as many classes calls them otherwise: its labels mean others then."""
+    pairs = zip(names, others, strict=True)
+    other = [f"{mine!r:.40} for {theirs!r:.40}" for mine, theirs in pairs if mine != theirs]
+    if other:
+        warnings.warn(
+            f"{who} calls {len(other)} classes otherwise than {dataset} does, such as "
+            f"{other[0]}: its score means little unless they are the same things",
+            stacklevel=3,
+        )

@@ -1,6 +1,5 @@
 """Loss and accuracy on a split, shared out over the ranks; statistics recomputed for them."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Literal, NamedTuple, TypeVar
@@ -11,6 +10,7 @@ from npnet.data.batches import ImageInput, Input, plain_batches
 from npnet.data.dataset import Dataset, Split
 from npnet.kernels import backend as kernels_of
 from npnet.kernels.arrays import Floats, Ints
+from npnet.model.config import warn_of_other_names
 from npnet.model.inference import Inference
 from npnet.model.network import Network
 from npnet.parallel.communicator import Communicator
@@ -91,14 +91,7 @@ class Evaluator:
         """
         who = str(checkpoint.path or "the checkpoint")
         checkpoint.header.model.check_classes(dataset.classes, dataset.name, who)
-        names = list(zip(checkpoint.header.classes, dataset.classes, strict=True))
-        other = [f"{mine!r:.40} for {theirs!r:.40}" for mine, theirs in names if mine != theirs]
-        if other:
-            warnings.warn(
-                f"{who} calls {len(other)} classes otherwise than {dataset.name} does, such as "
-                f"{other[0]}: its score means little unless they are the same things",
-                stacklevel=2,
-            )
+        warn_of_other_names(checkpoint.header.classes, dataset.classes, dataset.name, who)
         network = partial(checkpoint.network, batch, backend)
         image_input = ImageInput(checkpoint.header.model, kernels_of(backend))
         return cls(checkpoint.inference(batch, backend), network, dataset, image_input, comm)

@@ -148,3 +148,9 @@ def test_another_dataset_s_classes(tmp_path: Path) -> None:
     with pytest.raises(NpnetError, match="3 classes apart"):
         write_int8(weights, DATASET, tmp_path / "int8.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_classes_of_other_names_are_told(tmp_path: Path) -> None:
+    named = replace(weights_of("mobilenet_v2"), classes=tuple("0123456789"))
+    with pytest.warns(UserWarning, match="calls 10 classes otherwise than shapes does"):
+        write_int8(named, DATASET, tmp_path / "int8.onnx", 4, backend="reference", most=2)
