@@ -76,20 +76,30 @@ def stem_row(y: Floats, bands: Floats, image: Floats, top: int, weights: Floats)
 
 @inline
 def new_bands(width: int, channels: int, like: Floats) -> Floats:
-    """Zeros for three rows of an image, each from place lanes(like) on, so that it is aligned."""
+    """Zeros for three rows of an image, each from place margin(like) on."""
     step = lanes(like)
-    bands = scratch(3, step + (width + 1) * channels + step - 1 & -step, like)
+    bands = scratch(3, margin(like) + (width + 1) * channels + step - 1 & -step, like)
     set_zero(bands)
     return bands
 
 
 @inline
+def margin(like: Floats) -> int:
+    """The place where a row begins: aligned, and with room for the pixel left of it, three colours.
+
+    That is more than a register of two doubles.
+    """
+    place: int = max(lanes(like), 4)
+    return place
+
+
+@inline
 def fill_bands(bands: Floats, image: Floats, top: int) -> None:
     """Rows `top` to top+2 of an image (H,W*C); zeros outside of it."""
-    (height, length), start = image.shape, lanes(image)
+    (height, length), start, step = image.shape, margin(image), lanes(image)
     inside = slice(max(0, -top), min(3, height - top))
     for k in range(3, 5):  # what is new in the next three
-        for c in range(0, length, start):
+        for c in range(0, length, step):
             prefetch(image, top + k, c)
     set_zero(bands[: inside.start])
     set_zero(bands[inside.stop :])
@@ -99,5 +109,5 @@ def fill_bands(bands: Floats, image: Floats, top: int) -> None:
 @inline
 def windows(band: Floats, wo: int, channels: int) -> Floats:
     """The three pixels that each output of stride 2 sees in a row: a view (Wo,3*C)."""
-    size, first = band.itemsize, lanes(band) - channels
+    size, first = band.itemsize, margin(band) - channels
     return as_strided(band[first:], (wo, 3 * channels), (2 * channels * size, size))

@@ -17,7 +17,10 @@ from tests.launch import SOURCES
 @pytest.mark.compiled
 @pytest.mark.parametrize("row", OTHERS)
 def test_under_the_row_of_another_processor(row):
-    tests = "test_float64" if FLOAT64_APART and row == OTHERS[0] else "test_float32"
+    # A register of ARM holds two doubles, and no pixel: so the stem is compiled for both there.
+    tests = "test_float32 or test_float64 and stem3x3"
+    if FLOAT64_APART and row == OTHERS[0]:
+        tests = "test_float64"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, "tests/kernels/test_twins.py", "-k", tests],
