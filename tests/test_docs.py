@@ -32,7 +32,9 @@ SCRIPT = re.compile(r"# (\w+\.py)\n")  # begins a block that is a file of its ow
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 LAUNCHERS = {"mpiexec", "nohup", "salloc"}
 # Options of rsync, Open MPI and Slurm.
-OF_OTHERS = {"--exclude", "--hostfile", "--report-bindings", "--mpi=list", "--now"}
+OF_OTHERS = {"--exclude", "--hostfile", "--report-bindings", "--mpi=list", "--now"} | {
+    "--no-emulation"
+}
 
 
 def name(page):

@@ -77,15 +77,19 @@ class CrossLibrary(codegen.JITCodeLibrary):
         return ABORT
 
 
-def retarget(core: Core) -> None:
-    """From now on Numba compiles for `core`. Before the first compilation of a process."""
+def retarget(core: Core, features: str = "", library: type[Any] = CrossLibrary) -> None:
+    """From now on Numba compiles for `core`. Before the first compilation of a process.
+
+    `features` are instructions that its system has or lacks, as LLVM writes them; without, the
+    core's own. `library` keeps the machine code.
+    """
 
     class CrossCodegen(codegen.JITCPUCodegen):
-        _library_class = CrossLibrary
+        _library_class = library
 
         def _init(self, llvm_module: Any) -> None:
-            self._tm_features = ""  # those of the core
-            self._tm = target(core)
+            self._tm_features = features
+            self._tm = target(core, features)
             self._tm.set_asm_verbosity(True)  # names of blocks, loops, spills
             self._engine = NoEngine()
             self._target_data = self._tm.target_data
@@ -114,7 +118,7 @@ def keep_nothing(kernels: ModuleType) -> None:
             kernel._cache = NullCache()
 
 
-def target(core: Core) -> Any:
+def target(core: Core, features: str = "") -> Any:
     """LLVM's target machine. Raises NpnetError where llvmlite was built without ARM."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
@@ -123,7 +127,12 @@ def target(core: Core) -> Any:
     except RuntimeError as error:
         raise NpnetError(f"this llvmlite cannot compile for {TRIPLE}: {error}") from None
     return processor.create_target_machine(
-        cpu=core.name, opt=numba.config.OPT, reloc="default", codemodel="jitdefault", jit=True
+        cpu=core.name,
+        features=features,
+        opt=numba.config.OPT,
+        reloc="default",
+        codemodel="jitdefault",
+        jit=True,
     )
 
 
