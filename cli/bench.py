@@ -13,6 +13,7 @@ from npnet.cli import options
 if TYPE_CHECKING:  # the engine is loaded by the command that measures
     from npnet.measure.benchmark import StepTiming, Timing
     from npnet.measure.roofline import Roof
+    from npnet.model.config import ModelConfig
     from npnet.parallel.communicator import Communicator
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -176,7 +177,7 @@ def step(
 
     model = build(options.model_config(values, CLASSES))
     if report:
-        _print_report(lambda steps: measure_step(backend, batch, model, steps), steps)
+        _print_report(lambda steps: measure_step(backend, batch, model, steps), model.config, steps)
         return
     timing = measure_step(backend, batch, model, steps, inference, train or "all")
     if as_json:
@@ -189,11 +190,16 @@ def step(
     )
 
 
-def _print_report(measure: "Callable[[int], StepTiming]", steps: int) -> None:
-    from npnet.measure.board import report
-    from npnet.parallel.communicator import connect
+def _print_report(measure: "Callable[[int], StepTiming]", model: "ModelConfig", steps: int) -> None:
+    from npnet.cli.console import Console
+    from npnet.measure.board import check_ranks, report
+    from npnet.parallel.communicator import connect, together
+    from npnet.training.warmup import Rehearsal, prepare
 
     comm = connect("npnet bench step")
+    with together(comm):
+        check_ranks(comm)
+    prepare(comm, Rehearsal.of(model), Console(comm, 1, progress=True).compiling)
     line = report(measure, comm, steps)
     if comm.rank == 0:
         click.echo(line)

@@ -4,6 +4,7 @@ Batch 12, 128x128, width 0.5: as the paper trains. What NumPy does, the linear l
 computes too and is not counted. The caches are empty when the step begins.
 """
 
+import sys
 from collections.abc import Callable, Collection, Iterable
 from types import ModuleType
 from typing import Any, cast
@@ -33,6 +34,7 @@ class CountedKernels:
         if name not in self.chosen:
             return cast(Callable[..., None], getattr(reference, name))
         if name not in self.counted:
+            print(f"counting {name}", file=sys.stderr, flush=True)
             self.counted[name] = CountedKernel(getattr(jit, name), self.caches)
         return self.counted[name]
 
@@ -51,6 +53,7 @@ def counted_step(chosen: Collection[str], caches: Caches | None) -> dict[str, Co
 
 def called(kernel: Kernel, uses: Iterable[Use]) -> CountedKernel:
     """A kernel that is called once for each use, with arguments that are drawn."""
+    print(f"counting {kernel.name}", file=sys.stderr, flush=True)
     counted = CountedKernel(getattr(jit, kernel.name))
     for use in uses:
         drawn = kernel.arguments(use.case, np.random.default_rng(0), np.float32)

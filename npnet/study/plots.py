@@ -196,10 +196,13 @@ def errors(
     """
     columns = max(1, min(columns, len(names)))
     rows = -(-len(names) // columns) or 1
-    figure = blank(figsize=(1.9 * columns + 0.2, 2.35 * rows + 0.5))
+    width = max(1.9 * columns + 0.2, 7)  # the title's
+    figure = blank(figsize=(width, 2.35 * rows + 0.5))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
+    if not names:
+        axes[0].text(0.5, 0.5, "No errors", ha="center", va="center")
     for axis, (index, name), image in zip(axes, names.items(), pixels, strict=False):
         label, predicted = (
             plain(judgement.classes[found[index]], LONGEST_IN_CAPTION)
