@@ -153,16 +153,18 @@ def test_what_is_compiled_here_is_what_is_compiled_there(core, begun):
     assert {name.split("/")[0] for name in there} == set(COMPILED_THERE)
     (folder,) = begun["folder"].glob("*/")
     for name in COMPILED_THERE:
-        assert code(folder, name).items() <= code(core.folder, name).items()
+        here = code(core.folder, name)
+        for signature, instructions in code(folder, name).items():
+            assert here[signature] == instructions
 
 
 def code(folder, kernel):
-    """By what Numba finds it: the machine code of a kernel, without names and addresses."""
+    """By signature: the machine code of a kernel that Numba finds, without names and addresses."""
     (index,) = folder.glob(f"*.{kernel}-*.nbi")
     found = {}
-    for place, name in IndexDataCacheFile(folder, index.stem, None)._load_index().items():
+    for signature, name in IndexDataCacheFile(folder, index.stem, None)._load_index().items():
         (_, _, (object_file, _)), *_ = pickle.loads((folder / name).read_bytes()[:-SEAL_BYTES])
-        found[place] = instructions_and_constants(object_file)
+        found[signature] = instructions_and_constants(object_file)
     return found
 
 
@@ -175,7 +177,7 @@ def instructions_and_constants(elf):
         _, kind, flags, _, start, length = struct.unpack_from("<IIQQQQ", elf, place)
         if kind == 1 and flags & 0x14 and not flags & 0x20:  # executable, or merged: no strings
             found.append(bytes(elf[start : start + length]))
-    assert sum(map(len, found)) > 1000
+    assert sum(map(len, found)) > 500
     return found
 
 
