@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from bench.arm.cores import CORES, FLOORS, Core, Floor
+from bench.arm.cores import CORES, FLOORS, LINE, Core, Floor
 from bench.arm.counts import counts_of, differences, load, save
 from bench.arm.cross import keep_nothing, retarget
 from bench.arm.mca import find
@@ -121,7 +121,7 @@ def report(costs: "list[Cost]", core: Core) -> None:
         print(
             f"\n{cost.kernel}: {of_step(cost, step)}, "
             f"{cost.instructions / 1e6:.3f} M instructions, {cost.cycles / 1e6:.3f} Mcycles, "
-            f"{cost.percent(core):.1f} % of the peak"
+            f"{cost.percent(core):.1f} % of the peak{traffic([cost])}"
         )
         for loop in cost.loops:
             share, is_hot = 100 * loop.runs * loop.cycles / cost.cycles, loop in cost.hot()
@@ -138,7 +138,18 @@ def report(costs: "list[Cost]", core: Core) -> None:
         print(
             f"\nthese kernels in a step: {step / 1e6:.1f} Mcycles for {flops / 1e9:.3f} GFLOP, "
             f"{100 * flops / (step * core.peak):.1f} % of the peak"
+            f"{traffic([cost for cost in costs if cost.in_step])}"
         )
+
+
+def traffic(costs: "list[Cost]") -> str:
+    """What went through the caches, of a rank alone on the board."""
+    alone = [cost.lines[0] for cost in costs if cost.lines]
+    if not alone:
+        return ""
+    written, *misses = map(sum, zip(*alone, strict=True))
+    fetched = ", ".join(f"L{level} {lines / 1e6:.2f}" for level, lines in enumerate(misses, 1))
+    return f"; M lines fetched: {fetched}; {LINE * (written + misses[-1]) / 1e6:.1f} MB of memory"
 
 
 def of_step(cost: "Cost", step: float) -> str:

@@ -8,6 +8,8 @@ import pytest
 from tests.cifar_files import write_cifar
 from tests.launch import TINY, killed_in, npnet_run
 
+CLOCKS_APART = 5000  # microseconds that ranks' clocks may differ by, where others take the cores
+
 
 @pytest.fixture(autouse=True)
 def images(tmp_path):
@@ -47,8 +49,8 @@ def test_every_rank_s_phases_stand_on_one_time_line(tmp_path):
             )
             for rank in (0, 1)
         )
-        assert one["ts"] < other["ts"] + other["dur"]
-        assert other["ts"] < one["ts"] + one["dur"]
+        assert one["ts"] < other["ts"] + other["dur"] + CLOCKS_APART
+        assert other["ts"] < one["ts"] + one["dur"] + CLOCKS_APART
 
 
 def test_the_trace_of_a_killed_run_holds_its_whole_epochs(tmp_path):
