@@ -304,14 +304,14 @@ def test_registers_that_do_not_suffice_are_seen():
     assert line.startswith("stem3x3_stats_forward on cortex-a72: hot loops ")
 
 
-MASK = '        return builder.select(builder.fcmp_ordered(">", product, zero), gradient, zero)\n'
+MASK = "        return builder.select(builder.and_(above, below), gradient, zero)\n"
 ONE_BY_ONE = """
         masked = zero
         for lane in range(v.type.count):
             number, none = INT32(lane), ir.Constant(v.type.element, 0.0)
-            one = builder.extract_element(product, number)
-            here = builder.extract_element(gradient, number)
-            here = builder.select(builder.fcmp_ordered(">", one, none), here, none)
+            one, low, high, here = (builder.extract_element(each, number) for each in values)
+            here = builder.select(builder.fcmp_ordered(">", one, low), here, none)
+            here = builder.select(builder.fcmp_ordered("<", one, high), here, none)
             masked = builder.insert_element(masked, here, number)
         return masked
 """
