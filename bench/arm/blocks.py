@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.arm.cores import CORES, Core
+from bench.arm.counts import BATCH
 from bench.arm.static import compile_by
 from npnet.kernels.arrays import Floats
 from npnet.kernels.registry import Case
@@ -49,7 +50,7 @@ def products(core: Core, blocks: tuple[int, ...]) -> "Cost":
     """The cost of a step's 1x1 products by these register blocks."""
     from bench.arm.cost import cost_of
     from bench.arm.counting import CountedKernel
-    from bench.arm.step import ARCHITECTURE, BATCH
+    from bench.arm.step import ARCHITECTURE
 
     uses = model_uses(ARCHITECTURE, BATCH)["activation_pointwise_stats_forward"]
     counted, flops = CountedKernel(function(blocks)), 0

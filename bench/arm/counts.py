@@ -5,7 +5,7 @@ cache fetched, and bytes from and to memory by the number of processes that shar
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bench.arm.cost import Cost
 
 Counts = dict[str, Any]
+BATCH = 12  # images of the step
 
 
 def file_of(core: Core) -> Path:
@@ -37,11 +38,16 @@ def counts_of(costs: "Iterable[Cost]", core: Core) -> Counts:
             "cycles": round(cost.cycles),
             "misses": {f"L{level}": lines for level, lines in enumerate(alone[1:], 1)},
             "memory_bytes": {
-                str(ranks): LINE * (lines[0] + lines[-1])
+                str(ranks): memory_bytes(lines)
                 for ranks, lines in zip(RANKS, cost.lines, strict=True)
             },
         }
     return {"compiled_by": compiler(core), "kernels": kernels}
+
+
+def memory_bytes(lines: Sequence[int]) -> int:
+    """Written to and read from memory, by what went through one hierarchy (see Caches.lines)."""
+    return LINE * (lines[0] + lines[-1])
 
 
 def compiler(core: Core) -> str:

@@ -21,10 +21,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from bench.arm.cores import CORES, RANKS, Core
-from bench.arm.counts import load
-
-BATCH = 12
-PAPER = 9.67  # images/s of a node with two ranks in the paper's Table 1
+from bench.arm.counts import BATCH, load
 
 
 class Board(NamedTuple):

@@ -25,8 +25,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from bench.arm.cores import CORES, FLOORS, LINE, Core, Floor
-from bench.arm.counts import counts_of, differences, load, save
+from bench.arm.cores import CORES, FLOORS, Core, Floor
+from bench.arm.counts import BATCH, counts_of, differences, load, memory_bytes, save
 from bench.arm.cross import keep_nothing, retarget
 from bench.arm.mca import find
 from npnet.errors import NpnetError
@@ -88,7 +88,7 @@ def costs_of(core: Core, part: str = "", step_only: bool = False) -> "Iterator[C
     """
     from bench.arm.caches import Caches
     from bench.arm.cost import cost_of, useful_flops
-    from bench.arm.step import ARCHITECTURE, BATCH, called, counted_step
+    from bench.arm.step import ARCHITECTURE, called, counted_step
     from npnet.kernels import jit, registry
     from npnet.kernels.jit.ahead import is_compiled
     from npnet.measure.benchmark import Use, model_uses
@@ -147,9 +147,9 @@ def traffic(costs: "list[Cost]") -> str:
     alone = [cost.lines[0] for cost in costs if cost.lines]
     if not alone:
         return ""
-    written, *misses = map(sum, zip(*alone, strict=True))
-    fetched = ", ".join(f"L{level} {lines / 1e6:.2f}" for level, lines in enumerate(misses, 1))
-    return f"; M lines fetched: {fetched}; {LINE * (written + misses[-1]) / 1e6:.1f} MB of memory"
+    lines = [sum(each) for each in zip(*alone, strict=True)]
+    fetched = ", ".join(f"L{level} {each / 1e6:.2f}" for level, each in enumerate(lines[1:], 1))
+    return f"; M lines fetched: {fetched}; {memory_bytes(lines) / 1e6:.1f} MB of memory"
 
 
 def of_step(cost: "Cost", step: float) -> str:

@@ -7,19 +7,18 @@ computes too and is not counted. The caches are empty when the step begins.
 import sys
 from collections.abc import Callable, Collection, Iterable
 from types import ModuleType
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
 from bench.arm.caches import Caches
 from bench.arm.counting import CountedKernel
-from npnet.data.batches import ImageInput, not_augmented
+from bench.arm.counts import BATCH
 from npnet.kernels import jit, reference
 from npnet.kernels.registry import Kernel
-from npnet.measure.benchmark import TrainingStep, Use
+from npnet.measure.benchmark import Use, step_from_bytes
 from npnet.model.zoo import build, configure
 
-BATCH = 12
 ARCHITECTURE = build(configure("mobilenet_v2", classes=10))
 
 
@@ -42,12 +41,7 @@ class CountedKernels:
 def counted_step(chosen: Collection[str], caches: Caches | None) -> dict[str, CountedKernel]:
     """Make the step; what was counted of each of the `chosen` kernels that it calls, by name."""
     kernels = CountedKernels(chosen, caches)
-    step = TrainingStep(cast(ModuleType, kernels), BATCH, ARCHITECTURE)
-    stored = ARCHITECTURE.config.stored_size
-    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, stored, stored, 3), np.uint8)
-    image_input = ImageInput(ARCHITECTURE.config, cast(Any, kernels))
-    image_input.fill(step.network.images, not_augmented(pixels, step.labels))
-    step()
+    step_from_bytes(cast(ModuleType, kernels), BATCH, ARCHITECTURE)()
     return {name: kernel for name, kernel in kernels.counted.items() if kernel.calls}
 
 

@@ -117,23 +117,38 @@ def recorded_calls(
     """
     recorder = Recorder()
     kernels = cast(ModuleType, recorder)
-    image_input = ImageInput(architecture.config, kernels)
     if inference:
         engine = Inference(architecture, Parameters(architecture), batch, kernels)
+        image_input = ImageInput(architecture.config, kernels)
         recorder.calls.clear()
-        image_input.fill(engine.images, _black(batch, architecture.input_size * 5 // 4))
+        image_input.fill(engine.images, _drawn(batch, architecture.input_size * 5 // 4))
         engine.forward(batch)
     else:
-        step = TrainingStep(kernels, batch, architecture)
+        step = step_from_bytes(kernels, batch, architecture)
         recorder.calls.clear()
-        image_input.fill(step.network.images, _black(batch, architecture.config.stored_size))
         step()
     for name, arguments in recorder.calls:
         yield name, use_of(registry.kernel(name), arguments)
 
 
-def _black(count: int, side: int) -> Batch:
-    return not_augmented(np.zeros((count, side, side, 3), np.uint8), np.zeros(count, np.int64))
+def step_from_bytes(
+    kernels: ModuleType, batch: int, architecture: Architecture
+) -> Callable[[], float]:
+    """A training step that begins with the stored bytes of random images; it returns the loss."""
+    step = TrainingStep(kernels, batch, architecture)
+    image_input = ImageInput(architecture.config, kernels)
+    images = _drawn(batch, architecture.config.stored_size)
+
+    def whole() -> float:
+        image_input.fill(step.network.images, images)
+        return step()
+
+    return whole
+
+
+def _drawn(count: int, side: int) -> Batch:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
+    return not_augmented(pixels, np.zeros(count, np.int64))
 
 
 def use_of(kernel: Kernel, arguments: Mapping[str, Any]) -> Use:
