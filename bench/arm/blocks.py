@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--blocks", action="append", help="instead of those that are in question")
     options = parser.parse_args()
     core = CORES[options.target]
-    compile_by(core.name, core)
+    compile_by(core.row, core)
     for text in options.blocks or CANDIDATES:
         cost = products(core, tuple(map(int, text.split(","))))
         print(

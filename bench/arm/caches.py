@@ -1,8 +1,9 @@
 """A model of a core's data caches, fed with the loads and stores of the kernels themselves.
 
 Each level holds lines of 64 bytes and gives up the one that was used longest ago. A store fetches
-its line first, and a changed line is written back when it is given up. Nothing is fetched ahead,
-which would save time and no bytes.
+its line first, and a changed line is written back when it is given up. A line that a kernel asks for
+ahead (`prefetch`) is put into the second level. What the hardware fetches ahead by itself, which
+would save time and no bytes, is left out.
 
 Where arrays lie is the system's whim, and which lines share a set depends on it. So the model puts
 them one after the other in the order of their first use, each at the start of a line: two runs give
@@ -28,9 +29,10 @@ Lines = NDArray[np.int64]
 # its end and how far it is moved; then each level's lines, set by set, the one used last in front.
 # A line is its number twice, and one more if it was changed.
 LAST, ARRAYS, SCRATCH, COUNTERS, TABLE, LINES = 0, 1, 2, 8, 40, 40 + 3 * 64
-PER_HIERARCHY = 8  # counters: lines written back, misses of each level
+PER_HIERARCHY = 8  # counters: lines written back, misses of each level, asked for in memory ahead
 SCRATCH_START = 2**40  # where a kernel's own arrays are put
 NOTHING, HIT = -1, -2
+LOAD, STORE, AHEAD = 0, 1, 2
 
 
 class Caches:
@@ -75,9 +77,11 @@ class Caches:
         return self._moved[id(owner)][0]
 
     def lines(self) -> Lines:
-        """Of each hierarchy up to now: lines written back to memory, then misses of each level."""
+        """Of each hierarchy up to now: lines written back to memory, misses of each level, and how
+        many of the last level's were asked for ahead.
+        """
         counters = self.state[COUNTERS : COUNTERS + PER_HIERARCHY * self.hierarchies]
-        return counters.reshape(-1, PER_HIERARCHY)[:, : 1 + self.depth].copy()
+        return counters.reshape(-1, PER_HIERARCHY)[:, : 2 + self.depth].copy()
 
 
 def pointer(address: int) -> str:
@@ -92,7 +96,7 @@ def starts_of(hierarchies: Hierarchies) -> list[int]:
 
 
 def functions(hierarchies: Hierarchies) -> tuple[Any, Any]:
-    """What a kernel calls: before a load or a store, and when it has allocated an array."""
+    """What a kernel calls: when it loads, stores or asks ahead, and has allocated an array."""
     starts = starts_of(hierarchies)
     levels = [level for levels in hierarchies for level in levels]
     ways, sets = np.array([level.ways for level in levels]), np.array([x.sets for x in levels])
@@ -116,11 +120,21 @@ def functions(hierarchies: Hierarchies) -> tuple[Any, Any]:
         return moved >> 1 if moved >= 0 and moved & 1 else NOTHING
 
     @njit
-    def use(state: Any, line: int, stored: int) -> None:
+    def holds(state: Any, level: int, line: int) -> bool:
+        first = firsts[level] + line % sets[level] * ways[level]
+        for way in range(first, first + ways[level]):
+            if state[way] >> 1 == line:
+                return True
+        return False
+
+    @njit
+    def use(state: Any, line: int, kind: int) -> None:
         for hierarchy in range(count):
             counters, nearest = COUNTERS + PER_HIERARCHY * hierarchy, depths * hierarchy
-            for depth in range(depths):
-                gone = enter(state, nearest + depth, line, stored if depth == 0 else 0)
+            if kind == AHEAD and holds(state, nearest, line):
+                continue
+            for depth in range(kind == AHEAD, depths):
+                gone = enter(state, nearest + depth, line, depth == 0 and kind == STORE)
                 if gone == HIT:
                     break
                 state[counters + 1 + depth] += 1
@@ -128,9 +142,11 @@ def functions(hierarchies: Hierarchies) -> tuple[Any, Any]:
                     if gone >= 0:
                         gone = enter(state, nearest + behind, gone, 1)
                 state[counters] += gone >= 0
+            else:
+                state[counters + 1 + depths] += kind == AHEAD
 
     @cfunc(types.void(types.CPointer(types.int64), types.int64, types.int64, types.int64))
-    def touch(memory: Any, address: int, size: int, stored: int) -> None:
+    def touch(memory: Any, address: int, size: int, kind: int) -> None:
         state = carray(memory, (end,))
         place = state[LAST]
         if not state[TABLE + 3 * place] <= address < state[TABLE + 3 * place + 1]:
@@ -142,7 +158,7 @@ def functions(hierarchies: Hierarchies) -> tuple[Any, Any]:
             state[LAST] = place
         moved = address + state[TABLE + 3 * place + 2]
         for line in range(moved // LINE, (moved + size - 1) // LINE + 1):
-            use(state, line, stored)
+            use(state, line, kind)
 
     @cfunc(types.void(types.CPointer(types.int64), types.int64, types.int64))
     def allocated(memory: Any, start: int, size: int) -> None:

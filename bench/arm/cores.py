@@ -18,7 +18,7 @@ class Level(NamedTuple):
 
 
 class Core(NamedTuple):
-    """`name`: LLVM's, and a row of kernels/jit/target.py. `model`: the pipeline in llvm-mca.
+    """`name`: LLVM's. `row`: of kernels/jit/target.py. `model`: the pipeline in llvm-mca.
 
     `unit`: how its units' names begin; an older llvm-mca takes another model without a word.
     `peak`: float32 FLOP a cycle. `caches`: of data, the nearest first; the last is shared by all
@@ -26,6 +26,7 @@ class Core(NamedTuple):
     """
 
     name: str
+    row: str
     model: str
     unit: str
     peak: int
@@ -47,10 +48,18 @@ CORES = {
     core.name: core
     for core in (
         # One 128-bit multiply-add a cycle. LLVM gives it the pipeline of the Cortex-A57.
-        Core("cortex-a72", "cortex-a72", "A57Unit", 8, (Level(32 * KB, 2), Level(1024 * KB, 16))),
+        Core(
+            "cortex-a72",
+            "cortex-a72",
+            "cortex-a72",
+            "A57Unit",
+            8,
+            (Level(32 * KB, 2), Level(1024 * KB, 16)),
+        ),
         # Two. LLVM gives it the A57's as well; the Neoverse N1 is the same core for servers. Its
         # pipeline has no times of atomic additions, by which Numba counts references to arrays.
         Core(
+            "cortex-a76",
             "cortex-a76",
             "neoverse-n1",
             "N1Unit",
@@ -60,6 +69,17 @@ CORES = {
         ),
     )
 }
+
+# The plain ARMv8 row must suit the smallest: that of a Raspberry Pi 3 and Zero 2 W. Of it count the
+# caches; of its pipeline, which waits for each load, LLVM's model makes a sixth of the peak.
+SMALLEST = Core(
+    "cortex-a53",
+    "armv8",
+    "cortex-a53",
+    "A53Unit",
+    8,
+    (Level(32 * KB, 4), Level(512 * KB, 16)),
+)
 
 
 class Floor(NamedTuple):

@@ -1,8 +1,8 @@
 """What a kernel does when it runs: how often each block ran, and which memory was used.
 
 A kernel's optimised LLVM text for the other processor is nearly neutral: vectors of four floats,
-multiply-adds. So this processor can run it, too. Each block gets a counter, and each load and store
-a call that tells a model of the caches.
+multiply-adds. So this processor can run it, too. Each block gets a counter, and each load, store and
+prefetch a call that tells a model of the caches.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ import numpy as np
 from numba import _dynfunc
 from numpy.typing import NDArray
 
-from bench.arm.caches import Caches
+from bench.arm.caches import AHEAD, LOAD, STORE, Caches
 from bench.arm.cross import Compiled, compile_for, loaded
 from npnet.kernels.jit.ahead import Types, types_of
 
@@ -21,13 +21,15 @@ Block = tuple[str, str]  # function, name of the block
 
 DEFINITION = re.compile(r'define .*?@"?([\w.$<>:]+)"?\(')
 LABEL = re.compile(r'"?([^\s":]+)"?:')
-LOAD = re.compile(r" = load (?P<type>.+?), ptr (?P<place>.+?), align")
-STORE = re.compile(r"\s+store (?P<type><.+?>|{.+?}|\S+) .*, ptr (?P<place>.+?), align")
+LOADS = re.compile(r" = load (?P<type>.+?), ptr (?P<place>.+?), align")
+STORES = re.compile(r"^\s+store (?P<type><.+?>|{.+?}|\S+) .*, ptr (?P<place>.+?), align")
 FILL = re.compile(r"call void @llvm\.memset.*?(?P<place>%[^ ,]+), i8 .*?, i64 (?P<size>[^ ,]+), i1")
+PREFETCH = re.compile(r"call void @llvm\.prefetch\.p0\(ptr (?:\w+ )*?(?P<place>%[^ ,]+), i32 0, i32 2,")
 ALLOCATION = re.compile(
     r"\s+(?P<record>%\S+) = .*call ptr @NRT_MemInfo_alloc_aligned\(i64 (?P<size>[^ ,]+), i32 32\)"
 )
 COPY = re.compile(r"call void @llvm\.mem(cpy|move)")
+KINDS = {LOADS: LOAD, STORES: STORE, FILL: STORE, PREFETCH: AHEAD}
 
 
 class CountedKernel:
@@ -130,15 +132,19 @@ def tell_array(caches: Caches, allocation: re.Match[str], number: int) -> list[s
 
 
 def tell_access(caches: Caches, line: str, number: int) -> list[str]:
-    """A call that tells which bytes a line of LLVM's text is about to load or store, if it does."""
+    """A call that tells which bytes a line of LLVM's text is about to load, to store or to ask for."""
     assert not COPY.search(line), f"a copy is not counted: {line}"
-    if not (used := LOAD.search(line) or STORE.match(line) or FILL.search(line)):
+    for pattern, kind in KINDS.items():
+        if used := pattern.search(line):
+            break
+    else:
         return []
-    size = used["size"] if used.re is FILL else str(bytes_of(used["type"]))
+    found = used.groupdict()
+    size = found.get("size") or bytes_of(found.get("type", "i8"))
     return [
         f"  %place.{number} = ptrtoint ptr {used['place']} to i64",
         f"  call void {caches.touch}(ptr {caches.memory}, "
-        f"i64 %place.{number}, i64 {size}, i64 {int(used.re is not LOAD)})",
+        f"i64 %place.{number}, i64 {size}, i64 {kind})",
     ]
 
 

@@ -1,7 +1,8 @@
 """The counts of a training step, kept in records/ by core and compared exactly.
 
 Of each kernel: calls, the FLOP that they need, instructions, cycles by llvm-mca, lines that each
-cache fetched, and bytes from and to memory by the number of processes that share the last cache.
+cache fetched, how many of those from memory were asked for ahead, and bytes from and to memory by
+the number of processes that share the last cache.
 """
 
 import json
@@ -36,7 +37,8 @@ def counts_of(costs: "Iterable[Cost]", core: Core) -> Counts:
             "flops": round(cost.flops),
             "instructions": cost.instructions,
             "cycles": round(cost.cycles),
-            "misses": {f"L{level}": lines for level, lines in enumerate(alone[1:], 1)},
+            "misses": {f"L{level}": lines for level, lines in enumerate(alone[1:-1], 1)},
+            "asked_ahead": alone[-1],
             "memory_bytes": {
                 str(ranks): memory_bytes(lines)
                 for ranks, lines in zip(RANKS, cost.lines, strict=True)
@@ -47,7 +49,7 @@ def counts_of(costs: "Iterable[Cost]", core: Core) -> Counts:
 
 def memory_bytes(lines: Sequence[int]) -> int:
     """Written to and read from memory, by what went through one hierarchy (see Caches.lines)."""
-    return LINE * (lines[0] + lines[-1])
+    return LINE * (lines[0] + lines[-2])
 
 
 def compiler(core: Core) -> str:

@@ -62,13 +62,15 @@ def board_rows() -> Iterator[list[str]]:
     yield ["---"] * (1 + len(RANKS))
     for board in BOARDS:
         name = f"{board.name}, {board.clock / 1e9:g} GHz, {board.bandwidth / 1e9:g} GB/s"
-        bounds = [images_per_second(board, ranks) for ranks in RANKS]
+        kernels = [*load(board.core)["kernels"].values()]
+        bounds = [images_per_second(board, kernels, ranks) for ranks in RANKS]
         yield [name, *(f"{slow:.0f} to {fast:.0f}" for slow, fast in bounds)]
 
 
-def images_per_second(board: Board, ranks: int) -> tuple[float, float]:
-    """Of the board: where memory waits for arithmetic, and where they run together."""
-    kernels = load(board.core)["kernels"].values()
+def images_per_second(
+    board: Board, kernels: list[dict[str, Any]], ranks: int
+) -> tuple[float, float]:
+    """By a step's kernels: where memory waits for arithmetic, and where they run together."""
     times = [seconds(board, kernel, ranks) for kernel in kernels]
     images = ranks * BATCH
     return images / sum(map(sum, times)), images / sum(map(max, times))

@@ -53,7 +53,7 @@ def main() -> None:
     core = CORES[options.target]
     try:
         find(core)
-        compile_by(options.row or core.name, core)
+        compile_by(options.row or core.row, core)
         costs = list(costs_of(core, options.kernel, step_only=options.check or options.write))
         if not costs:
             raise NpnetError(f"no kernel that is compiled has {options.kernel!r} in its name")
@@ -148,8 +148,11 @@ def traffic(costs: "list[Cost]") -> str:
     if not alone:
         return ""
     lines = [sum(each) for each in zip(*alone, strict=True)]
-    fetched = ", ".join(f"L{level} {each / 1e6:.2f}" for level, each in enumerate(lines[1:], 1))
-    return f"; M lines fetched: {fetched}; {memory_bytes(lines) / 1e6:.1f} MB of memory"
+    fetched = ", ".join(f"L{level} {each / 1e6:.2f}" for level, each in enumerate(lines[1:-1], 1))
+    return (
+        f"; M lines fetched: {fetched}, {100 * lines[-1] / max(1, lines[-2]):.0f} % of the last "
+        f"asked for ahead; {memory_bytes(lines) / 1e6:.1f} MB of memory"
+    )
 
 
 def of_step(cost: "Cost", step: float) -> str:

@@ -42,6 +42,8 @@ from npnet.kernels.jit.vector import (
 Nine = tuple[Floats, Floats, Floats, Floats, Floats, Floats, Floats, Floats, Floats]
 Row = tuple[int, int]
 
+ROWS_AHEAD = 2  # of what the ring is made from, those that memory is asked for
+
 
 @kernel
 def activation_depthwise3x3_stats_forward(
@@ -144,7 +146,7 @@ def activate_vector(
     scale, shift, low, high = affine_vector(affine, c, tail)
     first, width = row
     for j in range(width):
-        prefetch(x, first + j + 2 * width, c)  # the row after the next
+        prefetch(x, first + j + ROWS_AHEAD * width, c)
         put(ring, at + j, clip(scale * load(x, first + j, c, tail) + shift, low, high))
 
 
@@ -326,8 +328,8 @@ def pass_vector(
     )
     first, width = row
     for j in range(first, first + width):
-        prefetch(y, j + 2 * width, c)
-        prefetch(dz_next, j + 2 * width, c)
+        prefetch(y, j + ROWS_AHEAD * width, c)
+        prefetch(dz_next, j + ROWS_AHEAD * width, c)
         offset = q * load(y, j, c, tail) + r
         put(ring, at + j - first, p * load(dz_next, j, c, tail) + offset)
 

@@ -154,7 +154,13 @@ class PlainCaches:
     def __init__(self, levels):
         self.levels = levels
         self.sets = [[{} for _ in range(level.sets)] for level in levels]  # a line: is it changed?
-        self.lines = [0] * (1 + len(levels))
+        self.lines = [0] * (2 + len(levels))
+
+    def ask(self, line):
+        if line not in self.sets[0][line % len(self.sets[0])]:
+            before = self.lines[-2]
+            self.use(line, False, first=1)
+            self.lines[-1] += self.lines[-2] - before
 
     def use(self, line, stored, first=0, fetched=True):
         for depth in range(first, len(self.levels)):
@@ -196,33 +202,37 @@ def test_the_caches_do_what_a_plain_model_does():
     for _ in range(20000):
         start = [*starts, 2**22][rng.integers(3)]
         place = (place + int(rng.integers(-400, 401))) % 5900
-        size, stored = int(rng.choice([4, 16, 200])), int(rng.integers(2))
-        touch(memory, start + place, min(size, 5990 - place), stored)
+        size, kind = int(rng.choice([4, 16, 200])), int(rng.integers(3))
+        touch(memory, start + place, min(size, 5990 - place), kind)
         if start in starts:
             first = starts[start] + place
             for line in range(first // 64, (first + min(size, 5990 - place) - 1) // 64 + 1):
                 for model in plain:
-                    model.use(line, bool(stored))
+                    if kind == caches.AHEAD:
+                        model.ask(line)
+                    else:
+                        model.use(line, kind == caches.STORE)
     for number, model in enumerate(plain):
         first = caches.COUNTERS + caches.PER_HIERARCHY * number
-        assert state[first : first + 4].tolist() == model.lines
+        assert state[first : first + 5].tolist() == model.lines
         assert min(model.lines) > 100
 
 
 @pytest.mark.parametrize(
-    ("instruction", "size", "stored"),
+    ("instruction", "size", "kind"),
     [
-        ("  %1 = load <4 x float>, ptr %.5, align 4, !noalias !1", "16", "0"),
-        ("  store double %.3, ptr getelementptr (i8, ptr %p, i64 8), align 8", "8", "1"),
-        ("  store { ptr, i32 } %.3, ptr %p, align 8", "12", "1"),
-        ("  call void @llvm.memset.p0.i64(ptr align 4 %p, i8 0, i64 %n, i1 false)", "%n", "1"),
+        ("  %1 = load <4 x float>, ptr %.5, align 4, !noalias !1", "16", caches.LOAD),
+        ("  store double %.3, ptr getelementptr (i8, ptr %p, i64 8), align 8", "8", caches.STORE),
+        ("  store { ptr, i32 } %.3, ptr %p, align 8", "12", caches.STORE),
+        ("  call void @llvm.memset.p0.i64(ptr align 4 %p, i8 0, i64 %n, i1 false)", "%n", caches.STORE),
+        ("  tail call void @llvm.prefetch.p0(ptr nonnull %p, i32 0, i32 2, i32 1)", "1", caches.AHEAD),
     ],
 )
-def test_what_is_loaded_and_stored_is_told(instruction, size, stored):
+def test_what_is_loaded_stored_and_asked_for_is_told(instruction, size, kind):
     model = SimpleNamespace(touch="@touch", memory="@memory")
     place, call = counting.tell_access(model, instruction, 7)
     assert place.startswith("  %place.7 = ptrtoint ptr ")
-    assert call == f"  call void @touch(ptr @memory, i64 %place.7, i64 {size}, i64 {stored})"
+    assert call == f"  call void @touch(ptr @memory, i64 %place.7, i64 {size}, i64 {kind})"
     assert counting.tell_access(model, "  %3 = fadd float %1, %2", 8) == []
     with pytest.raises(AssertionError, match="not counted"):
         counting.tell_access(model, "  call void @llvm.memcpy.p0.p0.i64(ptr %a, ptr %b, i64 8)", 9)
@@ -249,13 +259,31 @@ def test_counts_that_change_are_told():
     ]
 
 
-def test_a_board_is_predicted_between_two_bounds(monkeypatch):
+def test_a_board_is_predicted_between_two_bounds():
     """24 images: 0.2 s of arithmetic, then 0.3 s of memory for each rank."""
     kernel = {"cycles": 2e8, "memory_bytes": {"1": 3e8, "2": 3e8, "4": 3e8}}
-    monkeypatch.setattr(predict, "load", lambda core: {"kernels": {"one": kernel, "two": kernel}})
     board = predict.Board("", A72, clock=1e9, bandwidth=1e9)
-    assert predict.images_per_second(board, 1) == pytest.approx((12, 20))
-    assert predict.images_per_second(board, 2) == pytest.approx((15, 20))
+    assert predict.images_per_second(board, [kernel] * 2, 1) == pytest.approx((12, 20))
+    assert predict.images_per_second(board, [kernel] * 2, 2) == pytest.approx((15, 20))
+
+
+@pytest.mark.slow
+@pytest.mark.compiled
+@needs_tools
+def test_sizes_are_compared_by_a_step_of_their_own():
+    """A tile that fills the first cache alone takes more lines from the second."""
+    sizes = [word for each in ("96,48,16,2", "192,96,16,2") for word in ("--sizes", each)]
+    result = subprocess.run(
+        [sys.executable, "-m", "bench.arm.tiles", *sizes],
+        cwd=SOURCES, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    head, _, *rows = ([cell.strip() for cell in line.split("|")] for line in result.stdout.split("\n"))
+    small, large = (dict(zip(head, row, strict=True)) for row in rows[:2])
+    assert (small["sizes"], large["sizes"]) == ("96,48,16,2", "192,96,16,2")
+    assert float(small["M lines, L1"]) < float(large["M lines, L1"])
+    assert float(small["Mcycles"]) > float(large["Mcycles"])
+    kept = counts.load(A72)["kernels"].values()
+    assert small["Mcycles"] == f"{sum(kernel['cycles'] for kernel in kept) / 1e6:.1f}"
 
 
 def test_the_readme_has_the_predictions():
