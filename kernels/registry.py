@@ -758,8 +758,9 @@ def border_cases(kind: str) -> tuple[Case, ...]:
 def edge_cases(kind: str, row: "Target", itemsize: int = 4) -> tuple[Case, ...]:
     """Cases around what the compiled kernels do at a time on a processor, a row of jit/target.py.
 
-    Channels around half a register, one, a panel of the product; pixels around a tile; channels
-    past what the ring of a depthwise filter holds; rows past a band of inference.
+    Channels around half a register, one, a panel of the product; pixels around a tile, and around
+    one that is as large as the weights; channels past what the ring of a depthwise filter holds;
+    rows past a band of inference.
     """
     lanes = row.vector_bytes // itemsize
     panel = lanes * len(row.blocks)
@@ -799,8 +800,9 @@ def edge_cases(kind: str, row: "Target", itemsize: int = 4) -> tuple[Case, ...]:
         *(Case(f"9 pixels {ci}->{co}", 1, 3, 3, ci, co) for ci, co in pairs),
         *(Case(f"{p} pixels 3->5", 1, 1, p, 3, 5) for p in around(row.tile_rows)),
         *(
-            Case(f"{p} pixels {many}->{many}", 1, 1, p, many, many)
-            for p in around(row.tile_rows // 2)
+            Case(f"{p} pixels {c}->{c}", 1, 1, p, c, c)
+            for c in (many, 2 * many)
+            for p in around(min(row.tile_rows, max(row.tile_rows * many // (2 * c), c // 2)))
         ),
     )
 

@@ -76,7 +76,7 @@ def function(blocks: tuple[int, ...]) -> Any:
     multiply, accumulate = block._product(False, True), block._product(True, False)
 
     def products(y: Floats, dx: Floats, dw: Floats, x: Floats, w: Floats, turned: Floats) -> None:
-        rows = tile_rows(x.shape[1] + y.shape[1], x.itemsize)
+        rows = tile_rows(x.shape[1] + y.shape[1], w.size, x.itemsize)
         for start in range(0, len(x), rows):
             tile = slice(start, min(start + rows, len(x)))
             multiply(y[tile], x[tile], w, (x[tile],))

@@ -29,7 +29,7 @@ def activation_backward(
     """As reference.activation_backward."""
     gradients, inputs = matrix(dz), matrix(x)
     pixels, channels = inputs.shape
-    rows = tile_rows(2 * channels, x.itemsize)
+    rows = tile_rows(2 * channels, 0, x.itemsize)
     sums = np.zeros((2, channels), np.float64)
     if dz is not da:
         copy(gradients, matrix(da))

@@ -36,7 +36,7 @@ def activation_pointwise_stats_forward(
     """As reference.activation_pointwise_stats_forward."""
     inputs, outputs = matrix(x), matrix(y)
     pixels, (ci, co) = len(inputs), w.shape
-    rows = tile_rows(ci + co, x.itemsize)
+    rows = tile_rows(ci + co, ci * co, x.itemsize)
     active = scratch(rows, ci, x)
     sums, origin = np.zeros((2, co), np.float64), np.empty((1, co), x.dtype)
     for start in range(0, pixels, rows):
@@ -68,7 +68,7 @@ def activation_pointwise_stats_backward(
     """As reference.activation_pointwise_stats_backward: both products while dy is in the cache."""
     inputs, dout = matrix(x), matrix(dz_next)
     pixels, (ci, co) = len(inputs), w.shape
-    rows = tile_rows(ci + co, x.itemsize)
+    rows = tile_rows(ci + co, ci * co, x.itemsize)
     active, gradient = scratch(rows, ci, x), scratch(rows, co, x)
     turned = scratch(co, ci, x)
     transpose(turned, w)

@@ -32,9 +32,13 @@ SINGLE = 32
 
 
 @inline
-def tile_rows(channels: int, itemsize: int) -> int:
-    """Pixels in a tile that holds `channels` numbers a pixel, a multiple of 8."""
-    rows = min(TARGET.tile_rows, TARGET.tile_bytes // (channels * itemsize))
+def tile_rows(channels: int, weights: int, itemsize: int) -> int:
+    """Pixels in a tile that holds `channels` numbers a pixel, a multiple of 8.
+
+    A tile reads all of the weights, so it is no smaller than the `weights` numbers of a product.
+    """
+    size = max(TARGET.tile_bytes, weights * itemsize)
+    rows = min(TARGET.tile_rows, size // (channels * itemsize))
     return max(8, rows - rows % 8)
 
 
