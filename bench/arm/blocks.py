@@ -10,6 +10,7 @@ widest loops their own percent and how often they load or store what found no re
 """
 
 import argparse
+import re
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -33,17 +34,27 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--target", choices=CORES, default="cortex-a72")
-    parser.add_argument("--blocks", action="append", help="instead of those that are in question")
+    parser.add_argument(
+        "--blocks", action="append", type=rows, help="instead of those that are in question"
+    )
     options = parser.parse_args()
     core = CORES[options.target]
     compile_by(core.row, core)
-    for text in options.blocks or CANDIDATES:
-        cost = products(core, tuple(map(int, text.split(","))))
+    for blocks in options.blocks or map(rows, CANDIDATES):
+        cost = products(core, blocks)
         print(
-            f"{text}: {cost.cycles / 1e6:.1f} Mcycles, {cost.percent(core):.1f} % of the peak; "
+            f"{','.join(map(str, blocks))}: {cost.cycles / 1e6:.1f} Mcycles, "
+            f"{cost.percent(core):.1f} % of the peak; "
             + ", ".join(f"{loop.percent:.1f} % ({loop.spills} spills)" for loop in cost.hot()),
             flush=True,
         )
+
+
+def rows(text: str) -> tuple[int, ...]:
+    """Of a block one vector wide, two, ..: as they stand on the command line."""
+    if not re.fullmatch(r"[1-9]\d?(,[1-9]\d?){1,7}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 8,4,4: rows of each width")
+    return tuple(map(int, text.split(",")))
 
 
 def products(core: Core, blocks: tuple[int, ...]) -> "Cost":

@@ -1,9 +1,9 @@
 """A model of a core's data caches, fed with the loads and stores of the kernels themselves.
 
 Each level holds lines of 64 bytes and gives up the one that was used longest ago. A store fetches
-its line first, and a changed line is written back when it is given up. A line that a kernel asks for
-ahead (`prefetch`) is put into the second level. What the hardware fetches ahead by itself, which
-would save time and no bytes, is left out.
+its line first, and a changed line is written back when it is given up. A line that a kernel asks
+for ahead (`prefetch`) is put into the second level. What the hardware fetches ahead by itself,
+which would save time and no bytes, is left out.
 
 Where arrays lie is the system's whim, and which lines share a set depends on it. So the model puts
 them one after the other in the order of their first use, each at the start of a line: two runs give
@@ -122,10 +122,7 @@ def functions(hierarchies: Hierarchies) -> tuple[Any, Any]:
     @njit
     def holds(state: Any, level: int, line: int) -> bool:
         first = firsts[level] + line % sets[level] * ways[level]
-        for way in range(first, first + ways[level]):
-            if state[way] >> 1 == line:
-                return True
-        return False
+        return bool((state[first : first + ways[level]] >> 1 == line).any())
 
     @njit
     def use(state: Any, line: int, kind: int) -> None:

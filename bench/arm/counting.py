@@ -1,8 +1,8 @@
 """What a kernel does when it runs: how often each block ran, and which memory was used.
 
 A kernel's optimised LLVM text for the other processor is nearly neutral: vectors of four floats,
-multiply-adds. So this processor can run it, too. Each block gets a counter, and each load, store and
-prefetch a call that tells a model of the caches.
+multiply-adds. So this processor can run it, too. Each block gets a counter, and each load, store
+and prefetch a call that tells a model of the caches.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ LABEL = re.compile(r'"?([^\s":]+)"?:')
 LOADS = re.compile(r" = load (?P<type>.+?), ptr (?P<place>.+?), align")
 STORES = re.compile(r"^\s+store (?P<type><.+?>|{.+?}|\S+) .*, ptr (?P<place>.+?), align")
 FILL = re.compile(r"call void @llvm\.memset.*?(?P<place>%[^ ,]+), i8 .*?, i64 (?P<size>[^ ,]+), i1")
-PREFETCH = re.compile(r"call void @llvm\.prefetch\.p0\(ptr (?:\w+ )*?(?P<place>%[^ ,]+), i32 0, i32 2,")
+PREFETCH = re.compile(r"call void @llvm\.prefetch\.p0\(ptr .*?(?P<place>%[^ ,]+), i32 0, i32 2,")
 ALLOCATION = re.compile(
     r"\s+(?P<record>%\S+) = .*call ptr @NRT_MemInfo_alloc_aligned\(i64 (?P<size>[^ ,]+), i32 32\)"
 )
@@ -132,20 +132,18 @@ def tell_array(caches: Caches, allocation: re.Match[str], number: int) -> list[s
 
 
 def tell_access(caches: Caches, line: str, number: int) -> list[str]:
-    """A call that tells which bytes a line of LLVM's text is about to load, to store or to ask for."""
+    """A call that tells what a line of LLVM's text is about to load, to store or to ask for."""
     assert not COPY.search(line), f"a copy is not counted: {line}"
     for pattern, kind in KINDS.items():
         if used := pattern.search(line):
-            break
-    else:
-        return []
-    found = used.groupdict()
-    size = found.get("size") or bytes_of(found.get("type", "i8"))
-    return [
-        f"  %place.{number} = ptrtoint ptr {used['place']} to i64",
-        f"  call void {caches.touch}(ptr {caches.memory}, "
-        f"i64 %place.{number}, i64 {size}, i64 {kind})",
-    ]
+            found = used.groupdict()
+            size = found.get("size") or bytes_of(found.get("type", "i8"))
+            return [
+                f"  %place.{number} = ptrtoint ptr {found['place']} to i64",
+                f"  call void {caches.touch}(ptr {caches.memory}, "
+                f"i64 %place.{number}, i64 {size}, i64 {kind})",
+            ]
+    return []
 
 
 def bytes_of(type_name: str) -> int:

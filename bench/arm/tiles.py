@@ -11,6 +11,7 @@ predict.py makes of it, for one rank and for four.
 """
 
 import argparse
+import re
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import NamedTuple
@@ -27,6 +28,16 @@ class Sizes(NamedTuple):
     ring_kb: int
     rows_ahead: int
 
+    def __str__(self) -> str:
+        return ",".join(map(str, self))
+
+
+def sizes(text: str) -> Sizes:
+    """As they stand on the command line."""
+    if not re.fullmatch(r"[1-9]\d{0,4},[1-9]\d{0,4},[1-9]\d{0,4},\d{1,2}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 96,48,16,2: ROWS,KB,KB,ROWS")
+    return Sizes(*map(int, text.split(",")))
+
 
 TARGETED = {**CORES, SMALLEST.name: SMALLEST}
 
@@ -36,7 +47,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--target", choices=TARGETED, default="cortex-a72")
-    parser.add_argument("--sizes", action="append", help="instead of those around the row's own")
+    parser.add_argument(
+        "--sizes", action="append", type=sizes, help="instead of those around the row's own"
+    )
     options = parser.parse_args()
     core = TARGETED[options.target]
     levels = [f"L{level}" for level in range(1, 1 + len(core.caches))]
@@ -48,9 +61,9 @@ def main() -> None:
     candidates = options.sizes or around(core)
     with ProcessPoolExecutor(mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         found = pool.map(counts_by, [core.name] * len(candidates), candidates)
-        for text, counts in zip(candidates, found, strict=True):
+        for candidate, counts in zip(candidates, found, strict=True):
             kernels = [*counts["kernels"].values()]
-            cells = [text, f"{total('cycles', kernels) / 1e6:.1f}"]
+            cells = [str(candidate), f"{total('cycles', kernels) / 1e6:.1f}"]
             lines = [sum(kernel["misses"][level] for kernel in kernels) for level in levels]
             cells += [f"{each / 1e6:.2f}" for each in lines]
             cells.append(f"{100 * total('asked_ahead', kernels) / lines[-1]:.0f}")
@@ -64,7 +77,7 @@ def main() -> None:
             print(row(cells), flush=True)
 
 
-def around(core: Core) -> list[str]:
+def around(core: Core) -> list[Sizes]:
     """The row's own sizes, and one of them at a time smaller or larger."""
     from npnet.kernels.jit.depthwise import ROWS_AHEAD
     from npnet.kernels.jit.target import TARGETS
@@ -72,16 +85,17 @@ def around(core: Core) -> list[str]:
     row = TARGETS[core.row]
     own = Sizes(row.tile_rows, row.tile_bytes // KB, row.ring_bytes // KB, ROWS_AHEAD)
     found = [own]
-    for factor in (0.5, 2, 4):
-        tile = own._replace(tile_rows=own.tile_rows * factor, tile_kb=own.tile_kb * factor)
-        found += [tile, own._replace(ring_kb=own.ring_kb * factor)]
-    found += [own._replace(rows_ahead=rows) for rows in (1, 4)]
-    return [",".join(f"{size:g}" for size in sizes) for sizes in found]
+    for halves in (1, 4, 8):
+        tile = own._replace(
+            tile_rows=own.tile_rows * halves // 2, tile_kb=own.tile_kb * halves // 2
+        )
+        found += [tile, own._replace(ring_kb=own.ring_kb * halves // 2)]
+    return found + [own._replace(rows_ahead=rows) for rows in (1, 4)]
 
 
-def counts_by(name: str, text: str) -> Counts:
+def counts_by(name: str, sizes: Sizes) -> Counts:
     """Of a step by these sizes, in a process that has compiled nothing yet."""
-    core, sizes = TARGETED[name], Sizes(*map(int, text.split(",")))
+    core = TARGETED[name]
     compile_by(core.row, core)
     from npnet.kernels import jit
     from npnet.kernels.jit import depthwise

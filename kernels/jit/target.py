@@ -31,9 +31,10 @@ class Target(NamedTuple):
 TARGETS = {
     "avx512": Target(64, (8, 8, 8), 192, 96 * 1024, 64 * 1024),  # 32 registers
     "avx2": Target(32, (8, 4, 4), 192, 96 * 1024, 64 * 1024),  # 16 registers
-    # 32 registers. Their caches: 32 KB, and 1 MB for four cores; 64 KB and 512 KB for each.
+    # 32 registers. Their caches: 32 KB, and 1 MB for four cores; 64 KB and 512 KB for each. The
+    # sizes, and that they suit each of these: bench/RECORDS.md, by `python -m bench.arm.tiles`.
     "cortex-a72": Target(16, (8, 4, 4, 4), 96, 48 * 1024, 16 * 1024, True),
-    "cortex-a76": Target(16, (8, 4, 4, 4), 192, 96 * 1024, 32 * 1024, True),
+    "cortex-a76": Target(16, (8, 4, 4, 4), 96, 48 * 1024, 32 * 1024, True),
     "armv8": Target(16, (8, 4, 4, 4), 96, 48 * 1024, 16 * 1024, True),  # any other
 }
 

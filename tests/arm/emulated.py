@@ -48,10 +48,12 @@ from npnet.kernels.jit.target import fitting_row
 triple, name, features = cpu_target.target_context.codegen().magic_tuple()
 print(json.dumps([platform.machine(), name, fitting_row(), features, cache_directory()]))
 """
-# The emulator does not know how to ask for the speed of a network.
-TRAIN = """
+# The emulator does not know how to ask for the speed of a network, and lists no processes.
+NPNET = """
+import psutil
 import psutil._psutil_linux as linux
 linux.net_if_duplex_speed = lambda name: (255, 0)
+psutil._LOWEST_PID = 1
 from npnet.cli.main import main
 main()
 """
@@ -196,7 +198,7 @@ def test_two_ranks_train_as_here(core, begun, tmp_path):
     np.savez(tmp_path / "toy.npz", **arrays)
     # Steps so small that rounding is not amplified: none of them carries a value over a kink.
     train = [
-        *("-c", TRAIN, "train", "--data", tmp_path / "toy.npz", "--input-size", "32"),
+        *("-c", NPNET, "train", "--data", tmp_path / "toy.npz", "--input-size", "32"),
         *("--width", "0.25", "--batch-per-rank", "16", "--max-steps", "3", "--epochs", "1"),
         *("--lr", "0.001", "--deterministic", "--no-progress", "--out"),
     ]
@@ -211,6 +213,20 @@ def test_two_ranks_train_as_here(core, begun, tmp_path):
         assert one["test_acc"] == other["test_acc"]
         for loss in ("loss", "test_loss"):
             assert float(one[loss]) == pytest.approx(float(other[loss]), rel=CLOSE)
+
+
+def test_a_new_board_s_first_commands(core, begun):
+    """Those of docs/cluster.md that compute little."""
+    for job in ("gradients", "there", "compiled", "here"):
+        begun[job].exception()  # has ended
+    (target,) = (line for line in npnet(core, "info").splitlines() if "Numba target" in line)
+    assert target.split()[2:4] == ["aarch64", core.name]
+    assert "nothing found" in npnet(core, "doctor", "--dataset", "shapes")
+    assert "kernels of mobilenet_v2 were there" in npnet(core, "warmup")
+
+
+def npnet(core, *arguments):
+    return core.run("-c", NPNET, *arguments)
 
 
 def saved(run):
