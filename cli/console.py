@@ -7,7 +7,6 @@ import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import prod
 from statistics import mean
 from typing import TextIO
 
@@ -15,11 +14,12 @@ import psutil
 
 from npnet.cli.bar import Progress
 from npnet.cli.streams import say
-from npnet.cli.words import printable
+from npnet.cli.words import as_options, printable
 from npnet.machine import telemetry, threads
 from npnet.parallel.communicator import Communicator
 from npnet.parallel.workers import Workers
 from npnet.training import advice
+from npnet.training.doubts import doubts
 from npnet.training.evaluate import Scores
 from npnet.training.results import EpochResult, Summary
 from npnet.training.trainer import Trainer
@@ -28,7 +28,6 @@ from npnet.training.warmup import Show
 CIFAR = ("cifar10", "cifar100")  # whose place the paper's lines name
 COLUMNS = 100  # of a line of the header
 WORTH_A_WORD = 0.05  # of an epoch's time
-MOST_LEFT = 0.01  # of the initial statistics, without a word
 
 
 class Console:
@@ -118,24 +117,8 @@ class Console:
         warning = threads.oversubscription(here, self.threads, telemetry.node_cores())
         if warning:
             say(f"[WARNING] {warning}")
-        images = settings.batch_per_rank * (self.comm.size if settings.sync_bn else 1)
-        blind = [
-            each for each in architecture.normalised if images * prod(each.output_shape[:-1]) < 2
-        ]
-        if blind and not settings.freeze_bn:
-            say(
-                f"[WARNING] the batch norm of {blind[0].name} sees a single number for each "
-                "channel, whose variance is 0, and learns nothing but its shift: give a larger "
-                "--batch-per-rank or --input-size, or --freeze-bn"
-            )
-        left = trainer.initial_statistics_left
-        if left > MOST_LEFT and settings.bn_eval != "recalibrated":
-            say(
-                f"[WARNING] {100 * left:.1f} % of batch norm's running statistics will still be "
-                f"their initial values at the end ({trainer.recipe.bn_momentum} to the power of "
-                f"{settings.epochs * trainer.steps} steps), which the trained weights do not fit: "
-                "lower --bn-momentum, or test with --bn-eval recalibrated"
-            )
+        for doubt in doubts(trainer):
+            say(f"[WARNING] {as_options(doubt)}")
 
     def step_finished(self, epoch: int, step: int, images: int) -> None:
         self.epochs_kept = epoch

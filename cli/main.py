@@ -6,7 +6,6 @@ Nothing here or at the top of a command's file imports NumPy: thread counts must
 import errno
 import io
 import platform
-import re
 import sys
 import time
 import traceback
@@ -37,7 +36,7 @@ from npnet.cli.streams import flush, leave_out, occupy, say
 from npnet.cli.study import study
 from npnet.cli.train import train
 from npnet.cli.warmup import warmup
-from npnet.cli.words import SECONDS_TO_PASS_ON, hint, one_line
+from npnet.cli.words import SECONDS_TO_PASS_ON, as_options, hint, one_line
 from npnet.errors import NpnetError, Stopped
 from npnet.kernels import SettingError
 from npnet.machine.threads import limit_threads
@@ -201,11 +200,6 @@ def _end_run(error: NpnetError) -> NoReturn:
 def _who() -> str:
     """Begins a line that one rank of several prints alone."""
     return f"rank {launched_rank()} ({platform.node()}): " if launched_several() else ""
-
-
-def as_options(message: str) -> str:
-    """The engine names a field, `batch_per_rank`, where the command line has --batch-per-rank."""
-    return re.sub(r"`([a-z_]+)`", lambda field: f"--{field[1].replace('_', '-')}", message)
 
 
 def _leave(status: int, end_others: bool = True) -> NoReturn:

@@ -1,5 +1,6 @@
 """Words for people: those of other frameworks and what does the same here; lines to be printed."""
 
+import re
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -18,6 +19,11 @@ def one_line(message: object) -> str:
     """A message as it is printed: one line, printable, without the middle of a very long one."""
     line = printable(" ".join(str(message).split()))
     return line if len(line) <= LONGEST else f"{line[:BEGINNING]} ... {line[-END:]}"
+
+
+def as_options(message: str) -> str:
+    """The engine names a field, `batch_per_rank`, where the command line has --batch-per-rank."""
+    return re.sub(r"`([a-z_]+)`", lambda field: f"--{field[1].replace('_', '-')}", message)
 
 
 def printable(text: object) -> str:

@@ -7,7 +7,7 @@ counts can be set before NumPy is (`npnet.machine.threads`).
 
     data = npnet.open_dataset("shapes")
     model = npnet.configure("mobilenet_v2", classes=len(data.classes), input_size=64)
-    run = npnet.train(data, model, epochs=1, max_steps=20, out="runs/first")
+    run = npnet.train(data, model, epochs=3, max_steps=20, out="runs/first")
     print(run.summary.test_acc)
     saved = npnet.load("runs/first/final.npz")
     print(npnet.evaluate(saved, data).accuracy)

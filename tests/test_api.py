@@ -11,7 +11,10 @@ import npnet
 from npnet.api import train
 from npnet.parallel.communicator import SerialCommunicator
 from tests.datasets import MODEL, Toy
-from tests.launch import SOURCES, clean_environment
+from tests.launch import SOURCES, clean_environment, launcher
+
+# So few steps that the statistics could not form.
+few_steps = pytest.mark.filterwarnings("ignore:.* of batch norm's running statistics")
 
 
 def example():
@@ -65,6 +68,7 @@ def test_settings_that_no_command_line_would_let_pass_are_refused(settings, word
         train(Toy(24), MODEL, **{"backend": "reference", "comm": SerialCommunicator(), **settings})
 
 
+@few_steps
 def test_a_model_of_other_classes_than_the_dataset_is_refused():
     """The compiled loss would read beyond its logits, and no checkpoint of it could be read."""
     here = {"backend": "reference", "comm": SerialCommunicator()}
@@ -83,6 +87,7 @@ def test_an_unknown_padding_is_refused():
         npnet.configure("mobilenet_v2", 3, padding="valid")
 
 
+@few_steps
 def test_what_was_trained_can_be_saved_loaded_and_scored(tmp_path):
     here = {"backend": "reference", "comm": SerialCommunicator()}
     done = train(Toy(24), MODEL, epochs=1, batch_per_rank=6, out=None, **here)
@@ -92,3 +97,47 @@ def test_what_was_trained_can_be_saved_loaded_and_scored(tmp_path):
     score = npnet.evaluate(saved, Toy(24), **here)
     assert score.accuracy == pytest.approx(done.summary.test_acc)
     assert score.loss == pytest.approx(done.summary.test_loss, rel=1e-6)
+
+
+def test_a_batch_norm_that_sees_one_number_is_warned_of():
+    """At 32 pixels the last maps have one pixel; 0.999 to the power of one step is almost all."""
+    data, few = Toy(6, 3), {"epochs": 1, "max_steps": 1, "backend": "reference"}
+    with pytest.warns(UserWarning, match="sees a single number for each channel"):
+        train(data, MODEL, evaluate="never", batch_per_rank=1, **few)
+    slow = replace(npnet.MODERN, name="slow", bn_momentum=0.999)
+    with pytest.warns(UserWarning, match="99.9 % of batch norm's running statistics will still be"):
+        train(data, MODEL, slow, batch_per_rank=2, **few)
+
+
+STALLED = """
+import os, signal, sys
+sys.path.insert(0, {sources!r})
+from npnet.api import train
+from npnet.parallel.communicator import connect
+from tests.datasets import MODEL, Toy
+comm = connect()
+class Stops:
+    def __getattr__(self, name):
+        return lambda *arguments: None
+    def step_finished(self, epoch, step, images):
+        if comm.rank == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+settings = {{"epochs": 2, "batch_per_rank": 4, "backend": "reference", "stall_limit": 2}}
+train(Toy(64, 8), MODEL, reporter=Stops(), comm=comm, **settings)
+"""
+
+
+@pytest.mark.mpi
+def test_a_job_in_which_nothing_moves_is_ended(tmp_path):
+    script = tmp_path / "stalled.py"
+    script.write_text(STALLED.format(sources=str(SOURCES)))
+    result = subprocess.run(
+        [*launcher(), "-n", "2", sys.executable, str(script)],
+        cwd=tmp_path,
+        env=clean_environment() | {"PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert result.returncode != 0
+    assert "waits for rank 1" in result.stderr

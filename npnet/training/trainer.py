@@ -210,18 +210,6 @@ class Trainer:
         steps: int = self.workers[0].shard.steps
         return steps
 
-    @property
-    def initial_statistics_left(self) -> float:
-        """Which part of the running statistics will still be their initial value at the end.
-
-        0 where there are none, they are not meant to change, or another run has formed them.
-        """
-        moving = [bn for bn in self.network.normalisations if not bn.frozen]
-        formed = self.settings.freeze_bn or self.first_epoch or self.weights is not None
-        if formed or not moving:
-            return 0.0
-        return self.recipe.bn_momentum ** (self.settings.epochs * self.steps)
-
     def run(self) -> Summary:
         """Train from the first epoch to the last, then test. Returns the same on every rank."""
         try:
