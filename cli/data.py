@@ -72,7 +72,7 @@ def pack(path: Path, out: Path | None, stored_size: int | None, skip_damaged: bo
     A file that is there is checked image by image; what has changed is packed again. An interrupted
     packing goes on when the command is repeated. Every file that is no usable image is named.
     """
-    from npnet.cli.datasets import Told
+    from npnet.cli.datasets import Told, check_not_in
     from npnet.data import STORED_SIZE
     from npnet.data.dataset import SPLITS
     from npnet.data.packing import UnusableFiles, open_folder
@@ -82,6 +82,8 @@ def pack(path: Path, out: Path | None, stored_size: int | None, skip_damaged: bo
     with together(comm):
         if comm.rank > 0:
             return
+        if out is not None and out.resolve().parent != path.resolve():
+            check_not_in(path, out)
         told = Told(comm)
         try:
             size = stored_size or STORED_SIZE

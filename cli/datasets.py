@@ -48,14 +48,18 @@ def chosen(values: Mapping[str, Any], input_size: int | None = None) -> "Source"
 
 def check_outside(out: Path, source: "Source | None") -> None:
     """Raise NpnetError where what is written would count among the images of a folder."""
+    if source is not None and source.is_path and Path(source.name).is_dir():
+        check_not_in(Path(source.name), out)
+
+
+def check_not_in(folder: Path, out: Path) -> None:
+    """Raise NpnetError where `out` would count among the images of `folder`."""
     from npnet.errors import NpnetError
 
-    if source is None or not source.is_path or not Path(source.name).is_dir():
-        return
-    if out.resolve().is_relative_to(Path(source.name).resolve()):
+    if out.resolve().is_relative_to(folder.resolve()):
         raise NpnetError(
-            f"{out} lies in the folder of the images, {source.name}, and would be taken for a "
-            "class: choose another `out`"
+            f"{out} lies in the folder of the images, {folder}, and would be taken for one of "
+            "them, or for a class: choose another `out`"
         )
 
 

@@ -180,6 +180,16 @@ def test_pack_then_train_and_evaluate_on_the_file(place: Path, npnet: Callable[.
     assert json.loads(said)["test_acc"] in (0, 0.25, 0.5, 0.75, 1)
 
 
+def test_a_pack_among_the_images_of_a_class_is_refused(
+    place: Path, npnet: Callable[..., str]
+) -> None:
+    before = files(place)
+    line = refusal(npnet, "data", "pack", "pets", "--out", "pets/train/cat/cats.pack")
+    assert "lies in the folder of the images, pets" in line
+    assert files(place) == before
+    assert "pets/all.pack: 2 classes" in npnet("data", "pack", "pets", "--out", "pets/all.pack")
+
+
 def test_pack_names_every_damaged_file(
     place: Path, npnet: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
