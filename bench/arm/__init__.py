@@ -3,6 +3,7 @@
     static      cycles of each kernel and of a training step, from the machine code
     predict     images/s of a Raspberry Pi, from what static has counted
     blocks      register blocks of the matrix product compared
+    tiles       sizes of tiles compared, and how far ahead memory is asked
 
 How: Numba's own pipeline compiles a kernel for the other processor (`cross`). The optimised text
 that the machine code is made from also runs here, in a real training step (`step`), with a counter

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.arm.command import one_line
 from bench.arm.cores import CORES, Core
 from bench.arm.counts import BATCH
 from bench.arm.static import compile_by
@@ -39,7 +40,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     core = CORES[options.target]
-    compile_by(core.row, core)
+    compile_by(core)
     for blocks in options.blocks or map(rows, CANDIDATES):
         cost = products(core, blocks)
         print(
@@ -98,4 +99,5 @@ def function(blocks: tuple[int, ...]) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line():
+        main()

@@ -7,8 +7,9 @@ which would save time and no bytes, is left out.
 
 Where arrays lie is the system's whim, and which lines share a set depends on it. So the model puts
 them one after the other in the order of their first use, each at the start of a line: two runs give
-the same numbers. What is in no array (the stack, constants) is left out; so are NumPy,
-instructions, and other processes.
+the same numbers. An array that a kernel allocates is put where none was, though the system may hand
+it lines that are still in a cache (up to 2 % of a kernel's lines). What is in no array (the stack,
+constants) is left out; so are NumPy, instructions, and other processes.
 """
 
 from collections.abc import Iterable

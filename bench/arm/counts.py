@@ -15,6 +15,7 @@ import numba
 
 from bench.arm.cores import LINE, RANKS, Core
 from bench.arm.mca import find
+from npnet.errors import NpnetError
 
 if TYPE_CHECKING:
     from bench.arm.cost import Cost
@@ -31,20 +32,35 @@ def counts_of(costs: "Iterable[Cost]", core: Core) -> Counts:
     """What is kept; the most expensive kernel first."""
     kernels = {}
     for cost in sorted(costs, key=lambda cost: -cost.cycles):
-        alone = cost.lines[0]
         kernels[cost.kernel] = {
             "calls": cost.calls,
             "flops": round(cost.flops),
             "instructions": cost.instructions,
             "cycles": round(cost.cycles),
-            "misses": {f"L{level}": lines for level, lines in enumerate(alone[1:-1], 1)},
-            "asked_ahead": alone[-1],
-            "memory_bytes": {
-                str(ranks): memory_bytes(lines)
-                for ranks, lines in zip(RANKS, cost.lines, strict=True)
-            },
+            **(through_caches(cost.lines) if cost.lines else {}),
         }
     return {"compiled_by": compiler(core), "kernels": kernels}
+
+
+def through_caches(hierarchies: Sequence[Sequence[int]]) -> Counts:
+    """What is kept of Caches.lines: a rank's that is alone, and its bytes by ranks."""
+    alone = hierarchies[0]
+    return {
+        "misses": {f"L{level}": lines for level, lines in enumerate(alone[1:-1], 1)},
+        "asked_ahead": alone[-1],
+        "memory_bytes": {
+            str(ranks): memory_bytes(lines) for ranks, lines in zip(RANKS, hierarchies, strict=True)
+        },
+    }
+
+
+def part_of(kept: Counts, counts: Counts) -> Counts:
+    """What is kept of that which `counts` has: some kernels, and of each all or a part."""
+    kernels = {
+        name: {what: value for what, value in kept["kernels"].get(name, {}).items() if what in each}
+        for name, each in counts["kernels"].items()
+    }
+    return kept | {"kernels": kernels}
 
 
 def memory_bytes(lines: Sequence[int]) -> int:
@@ -59,18 +75,30 @@ def compiler(core: Core) -> str:
 
 
 def load(core: Core) -> Counts:
-    """What is kept of a core."""
-    return cast(Counts, json.loads(file_of(core).read_text(encoding="utf-8")))
+    """What is kept of a core. Raises NpnetError where the file is missing or damaged."""
+    path = file_of(core)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found["compiled_by"], str) or not isinstance(found["kernels"], dict):
+            raise TypeError
+    except (OSError, ValueError, TypeError, KeyError):
+        raise NpnetError(
+            f"{path} is missing or damaged: get it back from git, or count anew with "
+            f"python -m bench.arm.static --target {core.name} --write"
+        ) from None
+    return cast(Counts, found)
 
 
 def save(counts: Counts, core: Core) -> None:
-    file_of(core).write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
+    new = file_of(core).with_suffix(".new")
+    new.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
+    new.replace(file_of(core))
 
 
 def differences(counts: Counts, kept: Counts, core: Core) -> Iterator[str]:
     """A line for each kernel whose counts are not those that are kept.
 
-    Another compiler makes other code: then only what costs more than a fiftieth more is told.
+    Another compiler makes other code: then only what is worse by more than a fiftieth is told.
     """
     same = counts["compiled_by"] == kept["compiled_by"]
     for name in {**kept["kernels"], **counts["kernels"]}:
@@ -81,11 +109,16 @@ def differences(counts: Counts, kept: Counts, core: Core) -> Iterator[str]:
             if (
                 then.get(what) != now.get(what)
                 if same
-                else now.get(what, 0) > 1.02 * then.get(what, 0)
+                else is_worse(what, then.get(what, 0), now.get(what, 0))
             )
         ]
         if changed:
             yield f"{name} on {core.name}: {', '.join(changed)}"
+
+
+def is_worse(what: str, then: int, now: int) -> bool:
+    """By more than a fiftieth. Of what is asked for ahead, less is worse."""
+    return now < 0.98 * then if what == "asked ahead" else now > 1.02 * then
 
 
 def flat(kernel: dict[str, Any], before: str = "") -> dict[str, int]:

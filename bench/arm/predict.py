@@ -20,6 +20,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from bench.arm.command import one_line
 from bench.arm.cores import CORES, RANKS, Core
 from bench.arm.counts import BATCH, load
 
@@ -111,4 +112,5 @@ def hot(kernels: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line():
+        main()

@@ -3,7 +3,8 @@
     python -m bench.arm.static                        every kernel, and a training step, on the A72
     python -m bench.arm.static --target cortex-a76 --json
     python -m bench.arm.static --check                fails, and names each kernel below its floor,
-                                                      or whose counts are not those in records/
+                                                      or whose counts are not those in records/;
+                                                      with --kernel, those of no cache
     python -m bench.arm.static --write                keeps the counts there
     python -m bench.arm.static --target cortex-a76 --row cortex-a72      compiled by another row
 
@@ -25,12 +26,12 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from bench.arm.command import one_line
 from bench.arm.cores import CORES, FLOORS, Core, Floor
-from bench.arm.counts import BATCH, counts_of, differences, load, memory_bytes, save
+from bench.arm.counts import BATCH, counts_of, differences, load, memory_bytes, part_of, save
 from bench.arm.cross import keep_nothing, retarget
 from bench.arm.mca import find
 from npnet.errors import NpnetError
-from npnet.kernels import SettingError
 
 if TYPE_CHECKING:  # kernels are imported when it is known what for
     from bench.arm.cost import Cost
@@ -51,14 +52,15 @@ def main() -> None:
     what.add_argument("--write", action="store_true", help="keep the counts")
     options = parser.parse_args()
     core = CORES[options.target]
-    try:
-        find(core)
-        compile_by(options.row or core.row, core)
-        costs = list(costs_of(core, options.kernel, step_only=options.check or options.write))
-        if not costs:
-            raise NpnetError(f"no kernel that is compiled has {options.kernel!r} in its name")
-    except (NpnetError, SettingError) as error:
-        sys.exit(f"bench.arm.static: {error}")
+    if options.write and (options.kernel or options.row):
+        parser.error(
+            "--write keeps all kernels by the core's own row: leave --kernel and --row out"
+        )
+    kept = load(core) if options.check else None
+    compile_by(core, options.row)
+    costs = list(costs_of(core, options.kernel, step_only=options.check or options.write))
+    if not costs:
+        raise NpnetError(f"no kernel that is compiled has {options.kernel!r} in its name")
     if options.json:
         for cost in costs:
             rates = {"percent": cost.percent(core), "hot_percent": cost.hot_percent(core)}
@@ -67,18 +69,24 @@ def main() -> None:
         report(costs, core)
     if options.write:
         save(counts_of(costs, core), core)
-    elif options.check:
-        wrong = [*below_floor(costs, core)]
-        if not options.kernel:
-            wrong += differences(counts_of(costs, core), load(core), core)
+    elif kept is not None:
+        counts = counts_of(costs, core)
+        if options.kernel:
+            kept = part_of(kept, counts)
+        wrong = [*below_floor(costs, core), *differences(counts, kept, core)]
         if wrong:
             sys.exit("\n".join(wrong))
+        print("all floors hold, and the counts are those that are kept", file=sys.stderr)
 
 
-def compile_by(row: str, core: Core) -> None:
-    """Numba compiles for `core` from now on, and explicit vectors are those of `row`."""
+def compile_by(core: Core, row: str | None = None) -> None:
+    """Numba compiles for `core` from now on, and explicit vectors are those of `row`, or its own.
+
+    Raises NpnetError if there is no llvm-mca to tell what comes of it.
+    """
+    find(core)
     assert "npnet.kernels.jit.target" not in sys.modules  # where it reads the environment
-    os.environ["NPNET_TARGET"] = row
+    os.environ["NPNET_TARGET"] = row or core.row
     retarget(core)
 
 
@@ -174,4 +182,5 @@ def below_floor(costs: "list[Cost]", core: Core) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line():
+        main()

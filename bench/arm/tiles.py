@@ -11,13 +11,18 @@ predict.py makes of it, for one rank and for four.
 """
 
 import argparse
+import os
 import re
+import signal
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from typing import NamedTuple
 
+from bench.arm.command import one_line
 from bench.arm.cores import CORES, KB, RANKS, SMALLEST, Core
 from bench.arm.counts import Counts, counts_of
+from bench.arm.mca import find
 from bench.arm.predict import BOARDS, images_per_second, row, total
 from bench.arm.static import compile_by, costs_of
 
@@ -35,7 +40,7 @@ class Sizes(NamedTuple):
 def sizes(text: str) -> Sizes:
     """As they stand on the command line."""
     if not re.fullmatch(r"[1-9]\d{0,4},[1-9]\d{0,4},[1-9]\d{0,4},\d{1,2}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 96,48,16,2: ROWS,KB,KB,ROWS")
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 96,48,16,2: PIXELS,KB,KB,ROWS")
     return Sizes(*map(int, text.split(",")))
 
 
@@ -52,14 +57,20 @@ def main() -> None:
     )
     options = parser.parse_args()
     core = TARGETED[options.target]
+    find(core)
+    candidates = options.sizes or around(core)
     levels = [f"L{level}" for level in range(1, 1 + len(core.caches))]
     boards = [board for board in BOARDS if board.core == core]
     head = ["sizes", "Mcycles", *(f"M lines, {level}" for level in levels), "asked ahead, %"]
     head += [f"MB, {ranks} rank{'s' * (ranks > 1)}" for ranks in RANKS]
     head += [f"images/s, {ranks}" for _ in boards for ranks in (1, 4)]
     print(row(head), row(["---"] * len(head)), sep="\n")
-    candidates = options.sizes or around(core)
-    with ProcessPoolExecutor(mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+    pool = ProcessPoolExecutor(
+        mp_context=get_context("spawn"),
+        max_tasks_per_child=1,
+        initializer=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # they end in silence
+    )
+    with pool:
         found = pool.map(counts_by, [core.name] * len(candidates), candidates)
         for candidate, counts in zip(candidates, found, strict=True):
             kernels = [*counts["kernels"].values()]
@@ -79,6 +90,7 @@ def main() -> None:
 
 def around(core: Core) -> list[Sizes]:
     """The row's own sizes, and one of them at a time smaller or larger."""
+    os.environ["NPNET_TARGET"] = core.row
     from npnet.kernels.jit.depthwise import ROWS_AHEAD
     from npnet.kernels.jit.target import TARGETS
 
@@ -96,7 +108,7 @@ def around(core: Core) -> list[Sizes]:
 def counts_by(name: str, sizes: Sizes) -> Counts:
     """Of a step by these sizes, in a process that has compiled nothing yet."""
     core = TARGETED[name]
-    compile_by(core.row, core)
+    compile_by(core)
     from npnet.kernels import jit
     from npnet.kernels.jit import depthwise
 
@@ -111,4 +123,5 @@ def counts_by(name: str, sizes: Sizes) -> Counts:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line():
+        main()

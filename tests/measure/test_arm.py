@@ -253,10 +253,21 @@ def test_counts_that_change_are_told():
     assert not list(counts.differences(KEPT, KEPT, A72))
     other = {"compiled_by": "another", "kernels": {"k": {"calls": 2, "misses": {"L1": 1020}}}}
     assert not list(counts.differences(other, KEPT, A72))
+    assert counts.is_worse("asked ahead", 1000, 979)
+    assert not counts.is_worse("asked ahead", 1000, 981)
     other["kernels"]["k"]["misses"]["L1"] = 1021
     assert list(counts.differences(other, KEPT, A72)) == [
         "k on cortex-a72: misses L1 1,000 -> 1,021"
     ]
+
+
+def test_a_kernel_alone_is_compared_with_what_is_kept_of_it():
+    alone = {"compiled_by": "one", "kernels": {"k": {"calls": 2}}}
+    assert not list(counts.differences(alone, counts.part_of(KEPT, alone), A72))
+    for name, number in ("k", 3), ("unknown", 1):
+        other = {"compiled_by": "one", "kernels": {name: {"calls": number}}}
+        (line,) = counts.differences(other, counts.part_of(KEPT, other), A72)
+        assert line.startswith(f"{name} on cortex-a72: calls ")
 
 
 def test_a_board_is_predicted_between_two_bounds():
@@ -293,6 +304,54 @@ def test_the_readme_has_the_predictions():
         assert "\n".join(map(predict.row, rows)) in readme
 
 
+def arm(program, *options, **variables):
+    return subprocess.run(
+        [sys.executable, "-m", f"bench.arm.{program}", *options],
+        cwd=SOURCES,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("program", ["static", "blocks", "tiles"])
+def test_without_llvm_mca_one_line_says_so(program, tmp_path):
+    result = arm(program, PATH=str(tmp_path))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("bench.arm: no llvm-mca here knows the pipeline of cortex-a72")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"kernels": {}}'])
+def test_a_record_that_is_damaged_is_told(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(counts, "file_of", lambda core: tmp_path / f"{core.name}.json")
+    if text is not None:
+        (tmp_path / "cortex-a72.json").write_text(text)
+    with pytest.raises(NpnetError, match="is missing or damaged: get it back from git, or count"):
+        counts.load(A72)
+    counts.save(KEPT, A72)
+    assert counts.load(A72) == KEPT
+    assert [path.name for path in tmp_path.iterdir()] == ["cortex-a72.json"]
+
+
+def test_only_whole_counts_are_kept():
+    for part in ("--kernel", "sgd"), ("--row", "cortex-a72"):
+        result = arm("static", "--write", *part)
+        assert result.returncode == 2
+        assert "leave --kernel and --row out" in result.stderr
+
+
+def test_who_reads_may_stop_reading():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        result = subprocess.run(
+            [sys.executable, "-m", "bench.arm.predict"],
+            cwd=SOURCES, stdout=closed, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert (result.returncode, result.stderr) == (1, "")
+
+
 def check(*options, folder=SOURCES):
     return subprocess.run(
         [sys.executable, "-m", "bench.arm.static", "--check", *options],
@@ -305,7 +364,8 @@ def check(*options, folder=SOURCES):
 
 def told(result):
     """What is wrong; before it stands what was counted."""
-    return [line for line in result.stderr.splitlines() if not line.startswith("counting ")]
+    known = ("counting ", "all floors hold")
+    return [line for line in result.stderr.splitlines() if not line.startswith(known)]
 
 
 @pytest.mark.slow
@@ -329,8 +389,9 @@ def test_registers_that_do_not_suffice_are_seen():
     """Blocks that were made for 32 registers of 64 bytes: most of their sums lie in memory."""
     result = check("--kernel", "stem3x3_stats_forward", "--row", "avx512")
     assert result.returncode == 1
-    (line,) = told(result)
+    line, counted = told(result)
     assert line.startswith("stem3x3_stats_forward on cortex-a72: hot loops ")
+    assert counted.startswith("stem3x3_stats_forward on cortex-a72: instructions ")
 
 
 MASK = "        return builder.select(builder.and_(above, below), gradient, zero)\n"
@@ -358,5 +419,6 @@ def test_a_mask_that_is_no_vector_is_seen(tmp_path):
     path.write_text(text.replace(MASK, ONE_BY_ONE))
     result = check("--kernel", "depthwise3x3_stats_backward", folder=tmp_path)
     assert result.returncode == 1
-    (line,) = told(result)
+    line, counted = told(result)
     assert line.startswith("activation_depthwise3x3_stats_backward on cortex-a72: hot loops ")
+    assert counted.startswith("activation_depthwise3x3_stats_backward on cortex-a72: instructions ")
