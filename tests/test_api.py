@@ -102,6 +102,7 @@ def test_what_was_trained_can_be_saved_loaded_and_scored(tmp_path):
 def test_a_batch_norm_that_sees_one_number_is_warned_of():
     """At 32 pixels the last maps have one pixel; 0.999 to the power of one step is almost all."""
     data, few = Toy(6, 3), {"epochs": 1, "max_steps": 1, "backend": "reference"}
+    few["comm"] = SerialCommunicator()
     with pytest.warns(UserWarning, match="sees a single number for each channel"):
         train(data, MODEL, evaluate="never", batch_per_rank=1, **few)
     slow = replace(npnet.MODERN, name="slow", bn_momentum=0.999)
