@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from npnet.model.operations import Operation
 
 COLUMNS = 80
+MOST_FEATURES = 24  # of a processor, by name
 
 
 @click.command(short_help="Show the model, machine, MPI, datasets.")
@@ -116,8 +117,11 @@ def mpi() -> dict[str, str]:
 def numba() -> dict[str, str]:
     from npnet.kernels.jit.options import cache_directory, target
 
-    described = target().replace(",", ", ")  # to be folded
-    return {"Numba target": described, "compiled kernels": cache_directory() or "not kept"}
+    first, *features = target().split(",")
+    shown = ", ".join([first, *features[:MOST_FEATURES]])  # to be folded
+    if len(features) > MOST_FEATURES:
+        shown += f" and {len(features) - MOST_FEATURES} more"
+    return {"Numba target": shown, "compiled kernels": cache_directory() or "not kept"}
 
 
 def datasets(data_dir: Path | None) -> dict[str, str]:

@@ -31,7 +31,7 @@ def doubts(trainer: "Trainer") -> Iterator[str]:
             f"{100 * left:.1f} % of batch norm's running statistics will still be their initial "
             f"values at the end ({trainer.recipe.bn_momentum} to the power of "
             f"{settings.epochs * trainer.steps} steps), which the trained weights do not fit: "
-            "give a lower `bn_momentum`, or test with another `bn_eval`, recalibrated"
+            "give a lower `bn_momentum`, or test with `bn_eval` recalibrated"
         )
 
 
