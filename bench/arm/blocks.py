@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.arm.command import one_line
+from bench.arm.command import one_line, parser_of
 from bench.arm.cores import CORES, Core
 from bench.arm.counts import BATCH
 from bench.arm.static import compile_by
@@ -31,10 +31,7 @@ CANDIDATES = ("8,4,4", "4,4,4", "8,8,4", "8,6,6", "8,8,8", "8,8", "8,4,4,4")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--target", choices=CORES, default="cortex-a72")
+    parser = parser_of(__doc__, CORES)
     parser.add_argument(
         "--blocks", action="append", type=rows, help="instead of those that are in question"
     )

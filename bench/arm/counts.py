@@ -16,6 +16,7 @@ import numba
 from bench.arm.cores import LINE, RANKS, Core
 from bench.arm.mca import find
 from npnet.errors import NpnetError
+from npnet.files import write_atomically
 
 if TYPE_CHECKING:
     from bench.arm.cost import Cost
@@ -90,9 +91,7 @@ def load(core: Core) -> Counts:
 
 
 def save(counts: Counts, core: Core) -> None:
-    new = file_of(core).with_suffix(".new")
-    new.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
-    new.replace(file_of(core))
+    write_atomically(file_of(core), (json.dumps(counts, indent=1) + "\n").encode())
 
 
 def differences(counts: Counts, kept: Counts, core: Core) -> Iterator[str]:

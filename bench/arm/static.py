@@ -18,7 +18,6 @@ does (the linear layer) is left out.
 Needs llvm-mca 19 or newer (Debian: llvm-19).
 """
 
-import argparse
 import json
 import os
 import sys
@@ -26,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from bench.arm.command import one_line
+from bench.arm.command import one_line, parser_of
 from bench.arm.cores import CORES, FLOORS, Core, Floor
 from bench.arm.counts import BATCH, counts_of, differences, load, memory_bytes, part_of, save
 from bench.arm.cross import keep_nothing, retarget
@@ -40,10 +39,7 @@ LISTED = 5.0  # percent of a kernel's cycles that a loop takes to be printed
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--target", choices=CORES, default="cortex-a72")
+    parser = parser_of(__doc__, CORES)
     parser.add_argument("--row", help="of kernels/jit/target.py; the target's own")
     parser.add_argument("--kernel", default="", help="only those with this in their name")
     parser.add_argument("--json", action="store_true", help="one object a line")

@@ -11,7 +11,6 @@ predict.py makes of it, for one rank and for four.
 """
 
 import argparse
-import os
 import re
 import signal
 from concurrent.futures import ProcessPoolExecutor
@@ -19,10 +18,9 @@ from functools import partial
 from multiprocessing import get_context
 from typing import NamedTuple
 
-from bench.arm.command import one_line
+from bench.arm.command import one_line, parser_of
 from bench.arm.cores import CORES, KB, RANKS, SMALLEST, Core
 from bench.arm.counts import Counts, counts_of
-from bench.arm.mca import find
 from bench.arm.predict import BOARDS, images_per_second, row, total
 from bench.arm.static import compile_by, costs_of
 
@@ -48,16 +46,13 @@ TARGETED = {**CORES, SMALLEST.name: SMALLEST}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--target", choices=TARGETED, default="cortex-a72")
+    parser = parser_of(__doc__, TARGETED)
     parser.add_argument(
         "--sizes", action="append", type=sizes, help="instead of those around the row's own"
     )
     options = parser.parse_args()
     core = TARGETED[options.target]
-    find(core)
+    compile_by(core)
     candidates = options.sizes or around(core)
     levels = [f"L{level}" for level in range(1, 1 + len(core.caches))]
     boards = [board for board in BOARDS if board.core == core]
@@ -90,7 +85,6 @@ def main() -> None:
 
 def around(core: Core) -> list[Sizes]:
     """The row's own sizes, and one of them at a time smaller or larger."""
-    os.environ["NPNET_TARGET"] = core.row
     from npnet.kernels.jit.depthwise import ROWS_AHEAD
     from npnet.kernels.jit.target import TARGETS
 

@@ -12,7 +12,7 @@ import pickle
 import struct
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,7 +101,7 @@ def core(request):
 
 @pytest.fixture(scope="module")
 def begun(core, tmp_path_factory):
-    """All that takes one process: two at a time."""
+    """By name, all that takes one process, in two threads; and the folder of the results."""
     folder = tmp_path_factory.mktemp(core.name)
     results = ("-m", "tests.arm.results", core.name)
     with ThreadPoolExecutor(2) as pool:
@@ -188,9 +188,14 @@ def test_gradients(begun):
     assert "4 passed" in said, said
 
 
-def test_two_ranks_train_as_here(core, begun, tmp_path):
-    for job in ("gradients", "there", "compiled", "here"):
-        begun[job].exception()  # has ended
+@pytest.fixture
+def alone(core, begun):
+    """The core when nothing of `begun` runs any more."""
+    wait([job for name, job in begun.items() if name != "folder"])
+    return core
+
+
+def test_two_ranks_train_as_here(alone, tmp_path):
     dataset, arrays = Toy(96, 24), {}
     for split in ("train", "test"):
         images = dataset.read(split, np.arange(dataset.size(split)))
@@ -203,7 +208,7 @@ def test_two_ranks_train_as_here(core, begun, tmp_path):
         *("--lr", "0.001", "--deterministic", "--no-progress", "--out"),
     ]
     mpiexec = [*launcher(), "-n", "2"]
-    core.run(*train, tmp_path / "there", before=mpiexec)
+    alone.run(*train, tmp_path / "there", before=mpiexec)
     finished([*mpiexec, sys.executable, *train, tmp_path / "here"])
     there, here = (saved(tmp_path / name) for name in ("there", "here"))
     for name in ("values", "statistics"):
@@ -215,14 +220,12 @@ def test_two_ranks_train_as_here(core, begun, tmp_path):
             assert float(one[loss]) == pytest.approx(float(other[loss]), rel=CLOSE)
 
 
-def test_a_new_board_s_first_commands(core, begun):
+def test_a_new_board_s_first_commands(alone):
     """Those of docs/cluster.md that compute little."""
-    for job in ("gradients", "there", "compiled", "here"):
-        begun[job].exception()  # has ended
-    (target,) = (line for line in npnet(core, "info").splitlines() if "Numba target" in line)
-    assert target.split()[2:4] == ["aarch64", core.name]
-    assert "nothing found" in npnet(core, "doctor", "--dataset", "shapes")
-    assert "kernels of mobilenet_v2 were there" in npnet(core, "warmup")
+    (target,) = (line for line in npnet(alone, "info").splitlines() if "Numba target" in line)
+    assert target.split()[2:4] == ["aarch64", alone.name]
+    assert "nothing found" in npnet(alone, "doctor", "--dataset", "shapes")
+    assert "kernels of mobilenet_v2 were there" in npnet(alone, "warmup")
 
 
 def npnet(core, *arguments):

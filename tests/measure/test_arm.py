@@ -49,6 +49,19 @@ RUNS = {"entry": 1, "loop": 10, "odd": 4, "next": 10, "done": 1}
 COUNTS = {("kernel", name): runs for name, runs in RUNS.items()}
 
 
+def arm(program, *options, folder=SOURCES, stdout=subprocess.PIPE, **variables):
+    """What a program of bench/arm does where no row is chosen."""
+    own = {name: value for name, value in os.environ.items() if name != "NPNET_TARGET"}
+    return subprocess.run(
+        [sys.executable, "-m", f"bench.arm.{program}", *options],
+        cwd=folder,
+        env=own | variables,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def missing():
     """Why nothing can be computed here, in words; empty where it can."""
     try:
@@ -283,11 +296,8 @@ def test_a_board_is_predicted_between_two_bounds():
 @needs_tools
 def test_sizes_are_compared_by_a_step_of_their_own():
     """A tile that fills the first cache alone takes more lines from the second."""
-    sizes = [word for each in ("96,48,16,2", "192,96,16,2") for word in ("--sizes", each)]
-    result = subprocess.run(
-        [sys.executable, "-m", "bench.arm.tiles", *sizes],
-        cwd=SOURCES, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    result = arm("tiles", "--sizes", "96,48,16,2", "--sizes", "192,96,16,2")
+    assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     head, _, *rows = ([cell.strip() for cell in line.split("|")] for line in lines)
     small, large = (dict(zip(head, row, strict=True)) for row in rows)
@@ -302,16 +312,6 @@ def test_the_readme_has_the_predictions():
     readme = (SOURCES / "README.md").read_text(encoding="utf-8")
     for rows in (predict.kernel_rows(), predict.board_rows()):
         assert "\n".join(map(predict.row, rows)) in readme
-
-
-def arm(program, *options, **variables):
-    return subprocess.run(
-        [sys.executable, "-m", f"bench.arm.{program}", *options],
-        cwd=SOURCES,
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-    )
 
 
 @pytest.mark.parametrize("program", ["static", "blocks", "tiles"])
@@ -345,21 +345,8 @@ def test_who_reads_may_stop_reading():
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as closed:
-        result = subprocess.run(
-            [sys.executable, "-m", "bench.arm.predict"],
-            cwd=SOURCES, stdout=closed, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        result = arm("predict", stdout=closed)
     assert (result.returncode, result.stderr) == (1, "")
-
-
-def check(*options, folder=SOURCES):
-    return subprocess.run(
-        [sys.executable, "-m", "bench.arm.static", "--check", *options],
-        cwd=folder,
-        env={name: value for name, value in os.environ.items() if name != "NPNET_TARGET"},
-        capture_output=True,
-        text=True,
-    )
 
 
 def told(result):
@@ -373,7 +360,7 @@ def told(result):
 @needs_tools
 @pytest.mark.parametrize("core", CORES)
 def test_a_step_costs_what_is_kept(core):
-    result = check("--json", "--target", core)
+    result = arm("static", "--check", "--json", "--target", core)
     assert result.returncode == 0, result.stderr
     costs = [json.loads(line) for line in result.stdout.splitlines()]
     assert {cost["kernel"] for cost in costs} >= set(FLOORS[core])
@@ -387,7 +374,7 @@ def test_a_step_costs_what_is_kept(core):
 @needs_tools
 def test_registers_that_do_not_suffice_are_seen():
     """Blocks that were made for 32 registers of 64 bytes: most of their sums lie in memory."""
-    result = check("--kernel", "stem3x3_stats_forward", "--row", "avx512")
+    result = arm("static", "--check", "--kernel", "stem3x3_stats_forward", "--row", "avx512")
     assert result.returncode == 1
     line, counted = told(result)
     assert line.startswith("stem3x3_stats_forward on cortex-a72: hot loops ")
@@ -417,7 +404,8 @@ def test_a_mask_that_is_no_vector_is_seen(tmp_path):
     text = path.read_text()
     assert text.count(MASK) == 1
     path.write_text(text.replace(MASK, ONE_BY_ONE))
-    result = check("--kernel", "depthwise3x3_stats_backward", folder=tmp_path)
+    kernel = ("--kernel", "depthwise3x3_stats_backward")
+    result = arm("static", "--check", *kernel, folder=tmp_path)
     assert result.returncode == 1
     line, counted = told(result)
     assert line.startswith("activation_depthwise3x3_stats_backward on cortex-a72: hot loops ")
