@@ -164,9 +164,11 @@ class StudyProgress:
         self.number = len(study.cases) - len(todo)
         self.begin, self.all_work = time.monotonic(), sum(case.work for case in todo)
         self.finished, self.share = 0.0, 0.0  # work of runs that are finished; part of this one
+        self.spared = 0.0  # work that took no time here: done before, or given up
+        self.goes_on = False
 
     def started(self, case: "Case", resumed: Path | None) -> None:
-        self.number, self.share = self.number + 1, 0.0
+        self.number, self.share, self.goes_on = self.number + 1, 0.0, resumed is not None
         again = f", goes on after {resumed.stem}" if resumed else ""
         click.echo(
             f"[STUDY] Run {self.number} of {len(self.study.cases)}: {case.name}, "
@@ -175,6 +177,9 @@ class StudyProgress:
 
     def line(self, case: "Case", text: str) -> None:
         self.share = share_done(text, self.share)
+        if self.goes_on and self.share:
+            self.spared += self.share * case.work
+            self.goes_on = False
         if self.shown is not None:
             share = self._work(case) / self.all_work
             left = self._left(case).removeprefix(", ")
@@ -183,6 +188,8 @@ class StudyProgress:
 
     def ended(self, case: "Case", error: str | None) -> None:
         self.finished += case.work
+        if error is not None:
+            self.spared += (1 - self.share) * case.work
         if self.shown is not None:
             self.shown.finish()
         if error is not None:
@@ -195,9 +202,9 @@ class StudyProgress:
         from npnet.cli.console import clock
 
         done = self._work(case)
-        if not done:
+        if done <= self.spared:
             return ""
-        seconds = (time.monotonic() - self.begin) * (self.all_work / done - 1)
+        seconds = (time.monotonic() - self.begin) * (self.all_work - done) / (done - self.spared)
         return f", about {clock(seconds)} left in all"
 
 

@@ -1,0 +1,57 @@
+"""How long a study will take, by what its runs print."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from npnet.cli.study import common
+from npnet.study.cases import Case
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """A study of four runs with 100 of work each; its progress, and a clock that is set by hand."""
+    clock = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(common.time, "monotonic", lambda: clock.seconds)
+    cases = [Case(name, name, 2, (), epochs=10, work=100) for name in "abcd"]
+    study = SimpleNamespace(cases=cases, unfinished=lambda: cases)
+    return common.StudyProgress(study, progress=False), cases, clock
+
+
+def left(progress, case):
+    return progress._left(case).removeprefix(", about ").removesuffix(" left in all")
+
+
+def test_what_is_done_tells_what_is_left(told):
+    progress, (first, second, *_), clock = told
+    progress.started(first, resumed=None)
+    progress.line(first, "[INFO] no progress yet")
+    assert left(progress, first) == ""
+    clock.seconds = 60
+    progress.line(first, "[Root] Epoch 6/10 0% 400 images/s")
+    assert left(progress, first) == "0:07:00"
+    clock.seconds = 120
+    progress.ended(first, None)
+    progress.started(second, resumed=None)
+    assert left(progress, second) == "0:06:00"
+
+
+def test_what_a_run_had_done_before_took_no_time_of_this_start(told):
+    progress, (first, *_), clock = told
+    progress.started(first, resumed=Path("epoch-008.npz"))
+    progress.line(first, "[Root] Epoch 9/10 0% 400 images/s")
+    assert left(progress, first) == ""
+    clock.seconds = 60
+    progress.line(first, "[Root] Epoch 10/10 0% 400 images/s")
+    assert left(progress, first) == "0:31:00"
+
+
+def test_a_run_that_fails_early_makes_the_others_no_quicker(told):
+    progress, (first, second, *_), clock = told
+    progress.started(first, resumed=None)
+    progress.line(first, "[Root] Epoch 1/10 50% 400 images/s")
+    clock.seconds = 6
+    progress.ended(first, "no space")
+    progress.started(second, resumed=None)
+    assert left(progress, second) == "0:06:00"
