@@ -1,7 +1,7 @@
 """`sweep`: which batch, and how many ranks a node, as the paper's section 3.2.3 asks.
 
 Each pair is trained for a few hundred steps and not tested. The table is the paper's Table 1 with
-more columns behind.
+more columns behind, of which the last are its own figures.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,13 @@ from typing import NamedTuple
 
 from npnet.errors import NpnetError
 from npnet.study.cases import Case, Finished, Row, Study, medians
+from npnet.study.paper import BY_BATCH
 
 MOST_MEMORY = 80.0  # percent of a node's: what its system and its cache of files need is the rest
 LEAST_CPU = 80.0  # percent of a core, else what was measured is the other programs
 AS_GOOD = 0.01  # of the highest throughput
+# Of the paper's Table 1: what it measured.
+BESIDE = ("avg_epoch_s", "mean_step_s", "throughput_img_s", "peak_rss_mb", "process_cpu_pct")
 
 
 class Point(NamedTuple):
@@ -74,8 +77,15 @@ def table(study: Study, chosen: Sequence[Point]) -> list[Row]:
     for point in chosen:
         runs = study.finished(point.name)
         if runs:
-            rows.append(medians([_row(run) for run in runs]) | {"throttled": _throttled(runs)})
+            row = medians([_row(run) for run in runs]) | {"throttled": _throttled(runs)}
+            rows.append(row | _beside(row))
     return rows
+
+
+def _beside(row: Row) -> Row:
+    """The paper's figures for the same batch, which it had on two ranks a node."""
+    paper = BY_BATCH.get(row["batch_per_node"]) if row["ranks_per_node"] == 2 else None
+    return {f"paper_{name}": getattr(paper, name, None) for name in BESIDE}
 
 
 def _row(run: Finished) -> Row:

@@ -155,6 +155,23 @@ def test_a_throttled_repeat_is_told(tmp_path):
     assert sweep.table(study, [sweep.Point(24, 2)])[0]["throttled"] == "throttled now"
 
 
+@pytest.mark.parametrize(
+    ("batch", "ranks", "speed", "memory"),
+    [(24, 2, 9.67, 717.7), (12, 2, None, None), (24, 4, None, None)],
+)
+def test_the_papers_figures_stand_beside_those_of_its_batch_on_two_ranks(
+    tmp_path, batch, ranks, speed, memory
+):
+    study = Study("sweep", tmp_path, [])
+    log = [{"epoch": 1.0, "seconds": 1.0, "cpu_percent": 90.0}]
+    study.finished = lambda group: [
+        finished(log, batch_per_node=batch, batch_per_rank=batch // ranks)
+    ]
+    (row,) = sweep.table(study, [sweep.Point(batch, ranks)])
+    assert (row["paper_throughput_img_s"], row["paper_peak_rss_mb"]) == (speed, memory)
+    assert row["peak_rss_mb"] != memory
+
+
 def test_a_batch_that_no_ranks_can_share_is_left_out():
     assert [tuple(each) for each in sweep.points([8, 9], [1, 2])] == [(8, 1), (9, 1), (8, 2)]
     with pytest.raises(NpnetError, match=r"no batch of .* can be shared"):
