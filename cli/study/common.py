@@ -165,6 +165,7 @@ class StudyProgress:
         self.begin, self.all_work = time.monotonic(), sum(case.work for case in todo)
         self.finished, self.share = 0.0, 0.0  # work of runs that are finished; part of this one
         self.spared = 0.0  # work that took no time here: done before, or given up
+        self.compiling = 0.0  # seconds; the next run finds the machine code
         self.goes_on = False
 
     def started(self, case: "Case", resumed: Path | None) -> None:
@@ -177,6 +178,11 @@ class StudyProgress:
 
     def line(self, case: "Case", text: str) -> None:
         self.share = share_done(text, self.share)
+        compiled = re.search(r" kernels of \S+ compiled in (\d+) s", text)
+        if compiled:
+            self.compiling += int(compiled[1])
+        if self.shown is not None and "Compiling the kernels" in text:
+            self.shown.say(f"{case.name}: {text.removeprefix('[INFO] ')}")
         if self.goes_on and self.share:
             self.spared += self.share * case.work
             self.goes_on = False
@@ -204,7 +210,8 @@ class StudyProgress:
         done = self._work(case)
         if done <= self.spared:
             return ""
-        seconds = (time.monotonic() - self.begin) * (self.all_work - done) / (done - self.spared)
+        trained = time.monotonic() - self.begin - self.compiling
+        seconds = trained * (self.all_work - done) / (done - self.spared)
         return f", about {clock(seconds)} left in all"
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from npnet.cli.bar import Progress
 from npnet.cli.study import common
 from npnet.study.cases import Case
 
@@ -45,6 +46,26 @@ def test_what_a_run_had_done_before_took_no_time_of_this_start(told):
     clock.seconds = 60
     progress.line(first, "[Root] Epoch 10/10 0% 400 images/s")
     assert left(progress, first) == "0:31:00"
+
+
+def test_what_compiling_took_is_not_expected_of_the_next_run(told):
+    progress, (first, second, *_), clock = told
+    progress.started(first, resumed=None)
+    clock.seconds = 25
+    progress.line(first, "[Rank 0] float32 kernels of mobilenet_v2 compiled in 20 s: /cache")
+    progress.ended(first, None)
+    progress.started(second, resumed=None)
+    assert left(progress, second) == "0:00:15"
+
+
+def test_it_is_said_at_once_that_a_run_compiles(told, capsys):
+    progress, (first, *_), _ = told
+    progress.shown = Progress(None, "[STUDY]")
+    progress.started(first, resumed=None)
+    progress.line(first, "[INFO] Compiling the kernels for this processor, once: some minutes")
+    progress.line(first, "[INFO] Dataset: drawn")
+    said = "[STUDY] a: Compiling the kernels for this processor, once: some minutes\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_run_that_fails_early_makes_the_others_no_quicker(told):
