@@ -14,7 +14,7 @@ import psutil
 
 from npnet.cli.bar import Progress
 from npnet.cli.streams import say
-from npnet.cli.words import as_options, printable
+from npnet.cli.words import COMPILING, as_options, printable
 from npnet.machine import telemetry, threads
 from npnet.parallel.communicator import Communicator
 from npnet.parallel.workers import Workers
@@ -46,7 +46,7 @@ class Console:
         """On every rank, while some compile; takes how many kernels are done, of how many."""
         if self.root:
             say(
-                "[INFO] Compiling the kernels for this processor, once: about half a minute, "
+                f"[INFO] {COMPILING} for this processor, once: about half a minute, "
                 "some minutes on a Raspberry Pi"
             )
         if self.progress is None:
@@ -58,7 +58,7 @@ class Console:
             words = (
                 f"{done}{f' of {total}' if total else ''} done, {clock(time.monotonic() - begin)}"
             )
-            progress.show("Compiling the kernels:", done, total, words)
+            progress.show(f"{COMPILING}:", done, total, words)
 
         try:
             yield show

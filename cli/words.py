@@ -8,6 +8,8 @@ import click
 
 T = TypeVar("T")
 
+COMPILING = "Compiling the kernels"  # begins a run's lines on it, by which a study knows them
+
 # Of a message, characters: what was wrong stands at its beginning, what to do at its end.
 LONGEST, BEGINNING, END = 1200, 800, 300
 

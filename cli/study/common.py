@@ -13,6 +13,7 @@ import click
 from npnet.cli import options
 from npnet.cli.bar import Progress
 from npnet.cli.train import train
+from npnet.cli.words import COMPILING
 
 if TYPE_CHECKING:
     from npnet.study.cases import Case, Row, Study
@@ -165,7 +166,8 @@ class StudyProgress:
         self.begin, self.all_work = time.monotonic(), sum(case.work for case in todo)
         self.finished, self.share = 0.0, 0.0  # work of runs that are finished; part of this one
         self.spared = 0.0  # work that took no time here: done before, or given up
-        self.compiling = 0.0  # seconds; the next run finds the machine code
+        self.compiled = 0.0  # seconds; the next run finds the machine code
+        self.compiling_since: float | None = None
         self.goes_on = False
 
     def started(self, case: "Case", resumed: Path | None) -> None:
@@ -178,11 +180,15 @@ class StudyProgress:
 
     def line(self, case: "Case", text: str) -> None:
         self.share = share_done(text, self.share)
-        compiled = re.search(r" kernels of \S+ compiled in (\d+) s", text)
-        if compiled:
-            self.compiling += int(compiled[1])
-        if self.shown is not None and "Compiling the kernels" in text:
-            self.shown.say(f"{case.name}: {text.removeprefix('[INFO] ')}")
+        now = time.monotonic()
+        if COMPILING in text:
+            if self.compiling_since is None:
+                self.compiling_since = now
+                if self.shown is not None:
+                    self.shown.say(f"{case.name}: {text.removeprefix('[INFO] ')}")
+        elif self.compiling_since is not None:
+            self.compiled += now - self.compiling_since
+            self.compiling_since = None
         if self.goes_on and self.share:
             self.spared += self.share * case.work
             self.goes_on = False
@@ -210,7 +216,7 @@ class StudyProgress:
         done = self._work(case)
         if done <= self.spared:
             return ""
-        trained = time.monotonic() - self.begin - self.compiling
+        trained = time.monotonic() - self.begin - self.compiled
         seconds = trained * (self.all_work - done) / (done - self.spared)
         return f", about {clock(seconds)} left in all"
 

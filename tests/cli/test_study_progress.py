@@ -7,6 +7,7 @@ import pytest
 
 from npnet.cli.bar import Progress
 from npnet.cli.study import common
+from npnet.cli.words import COMPILING
 from npnet.study.cases import Case
 
 
@@ -51,8 +52,13 @@ def test_what_a_run_had_done_before_took_no_time_of_this_start(told):
 def test_what_compiling_took_is_not_expected_of_the_next_run(told):
     progress, (first, second, *_), clock = told
     progress.started(first, resumed=None)
+    clock.seconds = 2
+    progress.line(first, f"[INFO] {COMPILING} for this processor, once")
+    clock.seconds = 12
+    progress.line(first, f"[INFO] {COMPILING}: 50% 9 of 18 done")
+    clock.seconds = 22
+    progress.line(first, "[INFO] Dataset: drawn from seed 0")
     clock.seconds = 25
-    progress.line(first, "[Rank 0] float32 kernels of mobilenet_v2 compiled in 20 s: /cache")
     progress.ended(first, None)
     progress.started(second, resumed=None)
     assert left(progress, second) == "0:00:15"
@@ -62,9 +68,9 @@ def test_it_is_said_at_once_that_a_run_compiles(told, capsys):
     progress, (first, *_), _ = told
     progress.shown = Progress(None, "[STUDY]")
     progress.started(first, resumed=None)
-    progress.line(first, "[INFO] Compiling the kernels for this processor, once: some minutes")
+    progress.line(first, f"[INFO] {COMPILING} for this processor, once: some minutes")
     progress.line(first, "[INFO] Dataset: drawn")
-    said = "[STUDY] a: Compiling the kernels for this processor, once: some minutes\n"
+    said = f"[STUDY] a: {COMPILING} for this processor, once: some minutes\n"
     assert capsys.readouterr().err == said
 
 
