@@ -166,7 +166,6 @@ class StudyProgress:
         self.begin, self.all_work = time.monotonic(), sum(case.work for case in todo)
         self.finished, self.share = 0.0, 0.0  # work of runs that are finished; part of this one
         self.spared = 0.0  # work that took no time here: done before, or given up
-        self.compiled = 0.0  # seconds; the next run finds the machine code
         self.compiling_since: float | None = None
         self.goes_on = False
 
@@ -187,7 +186,7 @@ class StudyProgress:
                 if self.shown is not None:
                     self.shown.say(f"{case.name}: {text.removeprefix('[INFO] ')}")
         elif self.compiling_since is not None:
-            self.compiled += now - self.compiling_since
+            self.begin += now - self.compiling_since  # the next run finds the machine code
             self.compiling_since = None
         if self.goes_on and self.share:
             self.spared += self.share * case.work
@@ -200,11 +199,10 @@ class StudyProgress:
 
     def ended(self, case: "Case", error: str | None) -> None:
         self.finished += case.work
-        if error is not None:
-            self.spared += (1 - self.share) * case.work
         if self.shown is not None:
             self.shown.finish()
         if error is not None:
+            self.spared += (1 - self.share) * case.work
             click.echo(f"[STUDY] {case.name} failed: {error}")
 
     def _work(self, case: "Case") -> float:
@@ -216,7 +214,7 @@ class StudyProgress:
         done = self._work(case)
         if done <= self.spared:
             return ""
-        trained = time.monotonic() - self.begin - self.compiled
+        trained = time.monotonic() - self.begin
         seconds = trained * (self.all_work - done) / (done - self.spared)
         return f", about {clock(seconds)} left in all"
 

@@ -141,18 +141,15 @@ def local_mean_max(run: "Finished", name: str) -> str:
 
 def print_table(rows: "Sequence[Row]") -> None:
     """The paper's Table 1, and its own rows where it has the same batch on two ranks."""
-    from npnet.study.paper import BY_BATCH
-
     click.echo(
         "\n batch/  ranks/  batch/   epoch     step   images/s   peak RSS   process   the paper's\n"
         "  node    node    rank        s        s                  MB     CPU %      images/s"
     )
     for row in rows:
-        theirs = BY_BATCH.get(row["batch_per_node"]) if row["ranks_per_node"] == 2 else None
         click.echo(
             f"{row['batch_per_node']:6.0f} {row['ranks_per_node']:7.0f} "
             f"{row['batch_per_rank']:7.0f} {row['avg_epoch_s']:8.2f} {row['mean_step_s']:8.4f} "
             f"{row['throughput_img_s']:10.2f} {row['peak_rss_mb']:10.1f} "
             f"{row['process_cpu_pct']:9.1f} "
-            f"{common.plain(theirs and theirs.throughput_img_s, 2):>13}"
+            f"{common.plain(row['paper_throughput_img_s'], 2):>13}"
         )

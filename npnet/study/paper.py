@@ -4,6 +4,7 @@ Papakyriakou and Barbounakis, Deep Learning for Edge AI: MobileNetV2 CNN Trainin
 Clusters: 24 Raspberry Pi 4B, two ranks a node, CIFAR-10, width 0.5.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -55,3 +56,8 @@ TABLE_3 = (
 
 BY_BATCH = {row.batch_per_node: row for row in TABLE_1}
 BY_NP = {row.np: row for row in TABLE_3}
+
+
+def beside(row: BatchRow | ScalingRow | None, names: Sequence[str]) -> dict[str, float | None]:
+    """Columns that stand beside npnet's own of these names; empty where the paper has no row."""
+    return {f"paper_{name}": getattr(row, name, None) for name in names}

@@ -11,7 +11,7 @@ rank, however many there are, so that all together do more.
 from collections.abc import Sequence
 
 from npnet.study.cases import Case, Finished, Row, Study, medians
-from npnet.study.paper import BY_NP
+from npnet.study.paper import BY_NP, beside
 
 BESIDE = ("wall_s", "speedup", "efficiency_pct", "test_acc_pct", "mean_train_acc_pct")
 
@@ -124,7 +124,6 @@ def _with_speedup(rows: Sequence[Row], scaling: str) -> list[Row]:
         else:
             speedup = base["wall_s"] / row["wall_s"]
         efficiency = 100 * speedup * base["np"] / row["np"]
-        paper = BY_NP.get(row["np"])
-        beside = {f"paper_{name}": getattr(paper, name, None) for name in BESIDE}
-        result.append(row | {"speedup": speedup, "efficiency_pct": efficiency} | beside)
+        ours = {"speedup": speedup, "efficiency_pct": efficiency}
+        result.append(row | ours | beside(BY_NP.get(row["np"]), BESIDE))
     return result

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from npnet.errors import NpnetError
 from npnet.study.cases import Case, Finished, Row, Study, medians
-from npnet.study.paper import BY_BATCH
+from npnet.study.paper import BY_BATCH, beside
 
 MOST_MEMORY = 80.0  # percent of a node's: what its system and its cache of files need is the rest
 LEAST_CPU = 80.0  # percent of a core, else what was measured is the other programs
@@ -78,14 +78,9 @@ def table(study: Study, chosen: Sequence[Point]) -> list[Row]:
         runs = study.finished(point.name)
         if runs:
             row = medians([_row(run) for run in runs]) | {"throttled": _throttled(runs)}
-            rows.append(row | _beside(row))
+            paper = BY_BATCH.get(row["batch_per_node"]) if row["ranks_per_node"] == 2 else None
+            rows.append(row | beside(paper, BESIDE))
     return rows
-
-
-def _beside(row: Row) -> Row:
-    """The paper's figures for the same batch, which it had on two ranks a node."""
-    paper = BY_BATCH.get(row["batch_per_node"]) if row["ranks_per_node"] == 2 else None
-    return {f"paper_{name}": getattr(paper, name, None) for name in BESIDE}
 
 
 def _row(run: Finished) -> Row:
