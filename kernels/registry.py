@@ -245,6 +245,11 @@ def _statistics(channels: int) -> dict[str, Shape]:
     return {"mean": doubles(channels), "variance": positive(channels, dtype=np.float64)}
 
 
+def _input_statistics(c: Case) -> dict[str, Shape]:
+    """Of what a convolution reads: also how its channels vary together."""
+    return {"mean_in": doubles(c.ci), "covariance": doubles(c.ci, c.ci)}
+
+
 def _mean_and_rstd(c: Case) -> dict[str, Shape]:
     return {"mean": doubles(c.ci), "rstd": positive(c.ci, dtype=np.float64)}
 
@@ -459,6 +464,42 @@ KERNELS: tuple[Kernel, ...] = (
         lambda c: 2 * _flops_3x3(c), 1e-5, _stride,
         variants=(
             Variant("no dz", none=("dz", "dgamma", "dbeta")), Variant("no dw", none=("dw",)),
+        ),
+    ),
+    Kernel(
+        "expand_stats_forward", "expand", 4,
+        lambda c: _statistics(c.co) | _input_statistics(c)
+        | {"x": c.maps, "affine": affine_of(c.ci), "w1": (c.ci, c.co)},
+        lambda c: 2 * prod(c.maps) * c.ci, 5e-6,
+    ),
+    Kernel(
+        "expand_stats_backward_accumulate", "expand", 4,
+        lambda c: {"dz": c.maps, "dw1": (c.ci, c.co), "dgamma": (c.ci,), "dbeta": (c.ci,),
+                   "affine_backward": (3, c.co), **_input_statistics(c), "x": c.maps,
+                   "affine": affine_of(c.ci), "w1": (c.ci, c.co)},
+        lambda c: 2 * prod(c.maps) * c.ci, 1e-5, updates=("dz", "dw1"),
+        variants=(
+            Variant("no dz", none=("dz", "dgamma", "dbeta")), Variant("no dw1", none=("dw1",)),
+        ),
+    ),
+    Kernel(
+        "expand_depthwise3x3_stats_forward", "expand", 3,
+        lambda c: {"y": c.filtered} | _statistics(c.co)
+        | {"x": c.maps, "affine": affine_of(c.ci), "w1": (c.ci, c.co), "affine1": affine_of(c.co),
+           "w2": (3, 3, c.co)},
+        lambda c: _flops_matmul(c) + _flops_3x3(c), 5e-6, _stride,
+    ),
+    Kernel(
+        "expand_depthwise3x3_stats_backward", "expand", 5,
+        lambda c: {"da": c.maps, "dw1": (c.ci, c.co), "dw2": (3, 3, c.co), "dgamma": (c.co,),
+                   "dbeta": (c.co,), "dz_next": c.filtered, "y": c.filtered,
+                   "affine_backward": (3, c.co), "x": c.maps, "affine": affine_of(c.ci),
+                   "w1": (c.ci, c.co), "affine1": affine_of(c.co), "w2": (3, 3, c.co)},
+        lambda c: 3 * _flops_matmul(c) + 2 * _flops_3x3(c), 1e-5, _stride,
+        variants=(
+            Variant("no da", none=("da",)), Variant("no dw1", none=("dw1",)),
+            Variant("no dw2", none=("dw2",)),
+            Variant("nothing of the expansion", none=("da", "dw1", "dgamma", "dbeta")),
         ),
     ),
     Kernel(
@@ -738,6 +779,13 @@ def border_cases(kind: str) -> tuple[Case, ...]:
             for ci, co in ((1, 1), (3, 3), (3, 8), (8, 17))
             for stride in (1, 2)
         )
+    if kind == "expand":
+        return tuple(
+            Case(f"{h}x{w} {ci}->{co} s{stride}", 2, h, w, ci, co, stride)
+            for h, w in _MAPS
+            for ci, co in ((1, 1), (3, 18), (8, 17))
+            for stride in (1, 2)
+        )
     if kind == "convolution":
         small = tuple(
             Case(f"{h}x{w} {ci}->{co} k{k} s{s} p{p}", 2, h, w, ci, co, s, k, p)
@@ -781,9 +829,23 @@ def edge_cases(kind: str, row: "Target", itemsize: int = 4) -> tuple[Case, ...]:
             *(Case(f"{co}->{co}", 2, 3, 3, co, co) for co in sizes),
             *(Case(f"5x{wide} s{s}", 2, 5, wide, 3, lanes + 1, s) for s in (1, 2)),
         )
+    line = max(64 // itemsize, lanes)
+    span = row.ring_bytes // (3 * line * itemsize)  # pixels, with which the ring holds one line
+    if kind == "expand":
+        bands = row.tile_rows // 2, row.tile_rows - 1, row.tile_rows + 1  # of two rows, and of one
+        return (
+            *(
+                Case(f"{ci}->{co} s{s}", 1, 4, 5, ci, co, s)
+                for ci, co in zip((*sizes[3:], *sizes[:3]), sizes, strict=True)
+                for s in (1, 2)
+            ),
+            *(Case(f"5x{w} s{s}", 2, 5, w, 3, lanes + 1, s) for w in bands for s in (1, 2)),
+            *(
+                Case(f"4x{s * (span - 2)} s{s}", 1, 4, s * (span - 2), 3, line + 1, s)
+                for s in (1, 2)
+            ),
+        )
     if kind == "depthwise":
-        line = max(64 // itemsize, lanes)
-        span = row.ring_bytes // (3 * line * itemsize)  # pixels, with which it holds one line
         return (
             *(Case(f"c{c} s{s}", 2, 4, 5, c, c, s) for c in sizes for s in (1, 2)),
             *(

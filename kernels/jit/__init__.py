@@ -27,6 +27,12 @@ from npnet.kernels.jit.elementwise import (
     activation_dropout_backward,
     activation_dropout_forward,
 )
+from npnet.kernels.jit.expand import (
+    expand_depthwise3x3_stats_backward,
+    expand_depthwise3x3_stats_forward,
+    expand_stats_backward_accumulate,
+    expand_stats_forward,
+)
 from npnet.kernels.jit.head import (
     linear_backward_input,
     linear_backward_weight,
@@ -86,6 +92,10 @@ __all__ = [
     "conv_backward_input",
     "conv_backward_weight",
     "conv_forward",
+    "expand_depthwise3x3_stats_backward",
+    "expand_depthwise3x3_stats_forward",
+    "expand_stats_backward_accumulate",
+    "expand_stats_forward",
     "head_inference",
     "image_forward",
     "image_resized_crop_forward",

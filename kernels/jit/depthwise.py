@@ -256,7 +256,7 @@ def activation_depthwise3x3_stats_backward(
             stride,
         )
     if dw is not None:
-        dw.reshape(9, channels)[:] = sums[:9]
+        finish_taps(dw.reshape(9, channels), sums)
     if dgamma is not None and dbeta is not None:
         finish_backward(dgamma, dbeta, sums[9:], affine)
 
@@ -294,6 +294,17 @@ def add_sums(sums: Floats, partial: Floats) -> None:
     for k in range(11):
         for c in range(sums.shape[1]):
             sums[k, c] += partial[k, c]
+
+
+@inline
+def finish_taps(dw: Floats, sums: Floats) -> None:
+    """dw = the first nine of `sums`, by a plain loop: an assignment takes Numba seconds to compile.
+
+    dw (9,C), sums (11,C).
+    """
+    for k in range(9):
+        for c in range(dw.shape[1]):
+            dw[k, c] = sums[k, c]
 
 
 @inline

@@ -56,6 +56,12 @@ from npnet.kernels.reference.elementwise import (
     activation_dropout_backward,
     activation_dropout_forward,
 )
+from npnet.kernels.reference.expand import (
+    expand_depthwise3x3_stats_backward,
+    expand_depthwise3x3_stats_forward,
+    expand_stats_backward_accumulate,
+    expand_stats_forward,
+)
 from npnet.kernels.reference.head import (
     average_pool_backward,
     average_pool_forward,
@@ -130,6 +136,10 @@ __all__ = [
     "depthwise3x3_forward",
     "dropout_backward",
     "dropout_forward",
+    "expand_depthwise3x3_stats_backward",
+    "expand_depthwise3x3_stats_forward",
+    "expand_stats_backward_accumulate",
+    "expand_stats_forward",
     "head_inference",
     "image_forward",
     "image_resized_crop_forward",

@@ -167,6 +167,10 @@ def use_of(kernel: Kernel, arguments: Mapping[str, Any]) -> Use:
     strides = {name: scalars[name] for name in ("stride", "padding") if name in scalars}
     if kernel.kind == "stem":
         strides = {"stride": 2}
+    co = result[-1]
+    if kernel.kind == "expand":  # whose first two kernels have no such array
+        co = shapes["w1"][-1]
+        result = (*result[:-1], co)
     label = "x".join(map(str, source[1:] if len(source) == 4 else source))
     if result != source:
         label += "->" + "x".join(map(str, result[1:]))
@@ -178,7 +182,7 @@ def use_of(kernel: Kernel, arguments: Mapping[str, Any]) -> Use:
         stored = shapes["pixels"][1]
         case = Case(f"{stored}x{stored}->{h}x{w}", n, h, w, 3, 3, stored=stored)
     else:
-        case = Case(label, n, h, w, ci, result[-1], k=k, **strides)
+        case = Case(label, n, h, w, ci, co, k=k, **strides)
     drawn = kernel.shapes(case)
     assert all(drawn[name] == shapes[name] for name in shapes), (
         f"{kernel.name} was called with {shapes}, its row in the registry draws {drawn}"

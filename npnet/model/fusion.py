@@ -1,4 +1,8 @@
-"""A list of operations rewritten for inference: dropout is removed, whole blocks become one.
+"""A list of operations rewritten for what runs it: training, or inference.
+
+In training, an expansion of few channels is not stored: it and the depthwise convolution behind it
+become `Expansion` and `ExpandedDepthwise`. For inference dropout is removed, whole blocks become
+one:
 
     expand, depthwise, project (, add)    InvertedResidual   inverted_residual_inference
     depthwise, project (, add)            InvertedResidual   separable_inference
@@ -17,7 +21,16 @@ from types import ModuleType
 import numpy as np
 
 from npnet.kernels.arrays import Floats
-from npnet.model.operations import Activation, Add, AveragePool, Convolution, Mode, Operation
+from npnet.model.operations import (
+    Activation,
+    Add,
+    AveragePool,
+    Convolution,
+    ExpandedDepthwise,
+    Expansion,
+    Mode,
+    Operation,
+)
 from npnet.model.operations.base import Layer, Resources, consumers
 from npnet.model.parameters import Parameters, Shape
 
@@ -72,6 +85,22 @@ class PooledHead(Fused):
 
     def run(self, kernels: ModuleType, weights: Sequence[Floats], y: Floats, x: Floats) -> None:
         kernels.head_inference(y, x, *weights)
+
+
+# Of what is expanded: where there are more, storing is faster than computing again.
+# `python -m bench.recomputed` times both.
+FEW_CHANNELS = 24
+
+
+def for_training(operations: Sequence[Operation]) -> list[Operation]:
+    """The rewritten list: the same names, inputs, shapes and parameters."""
+    readers, rewritten = consumers(operations), list(operations)
+    for at in range(len(operations)):
+        parts = _match(operations, at, (_expand, _filter), readers)
+        if parts and parts[0].input_shape[-1] <= FEW_CHANNELS:
+            for number, kind in enumerate((Expansion, ExpandedDepthwise), start=at):
+                rewritten[number] = kind(**vars(operations[number]))
+    return rewritten
 
 
 def for_inference(operations: Sequence[Operation]) -> list[Operation]:

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from npnet.kernels.arrays import Floats
 from npnet.machine.memory import check_bytes
 from npnet.model.architecture import Architecture
-from npnet.model.fusion import for_inference
+from npnet.model.fusion import for_inference, for_training
 from npnet.model.operations import Concat
 from npnet.model.operations.base import IMAGES, Operation, consumers
 from npnet.model.parameters import Shape
@@ -111,9 +111,10 @@ def plan(architecture: Architecture, batch: int, dtype: DTypeLike = np.float32) 
     Operation t of T runs forward at moment t and backward at 2T-t, the loss at T. Names: "images";
     for each operation its output "NAME.y", and "NAME.dz", the gradient of the pre-activation that
     its affine map makes of y; "NAME.more", what a further reader adds to that gradient; bytes that
-    forward keeps for backward, such as "NAME.index".
+    forward keeps for backward, such as "NAME.index". What `for_training` does not store has none.
     """
-    return _Planner(architecture.operations, training=True).plan(architecture, batch, dtype)
+    operations = for_training(architecture.operations)
+    return _Planner(operations, training=True).plan(architecture, batch, dtype)
 
 
 def inference_plan(
@@ -161,12 +162,23 @@ class _Planner:
     def _backward(self, t: int) -> int:
         return 2 * self.last - t
 
+    def _sends(self, t: int) -> int:
+        """When operation t's input begins to get its gradient: through one that is not stored, from
+        what reads that.
+        """
+        operation = self.operations[t]
+        if operation.is_stored:
+            return self._backward(t)
+        return min(map(self._backward, self.readers[operation.name]))
+
     def _end(self, t: int) -> int:
         """The last moment at which operation t needs its inputs."""
         return self._backward(t) if self.training else t
 
     def _outputs(self, t: int, operation: Operation) -> None:
         name, readers = operation.name, self.readers[operation.name]
+        if not operation.is_stored:
+            return
         until = max(map(self._end, readers), default=2 * self.last)  # logits outlast the step
         if self.training and operation.keeps_output:
             until = self._backward(t)
@@ -185,11 +197,13 @@ class _Planner:
     def _gradients(self, t: int, operation: Operation) -> None:
         """Needed from the first reader's backward to the operation's own."""
         name, readers = operation.name, self.readers[operation.name]
-        first = min(map(self._backward, readers), default=self.last)
+        if not operation.is_stored:
+            return
+        first = min(map(self._sends, readers), default=self.last)
         self._put(f"{name}.dz", operation.output_shape, first, self._backward(t))
         for reader in readers[:-1]:  # backward runs the last reader first
-            moment = self._backward(reader)
-            more = Buffer(f"{name}.more", operation.output_shape, moment, moment)
+            moments = self._sends(reader), self._backward(reader)
+            more = Buffer(f"{name}.more", operation.output_shape, *moments)
             known = self.buffers.get(more.name)
             self.buffers[more.name] = more.with_lifetime_of(known) if known else more
         inside: list[str] = []  # whose gradients lie where this one does

@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 from npnet.kernels import backend as kernels_of
 from npnet.kernels.arrays import HIGH, LOW, Floats, Ints
 from npnet.model.architecture import Architecture
+from npnet.model.fusion import for_training
 from npnet.model.memory import affine_of_concatenations, plan
 from npnet.model.operations import Activation, BatchNorm, Convolution, Mode, Resources
 from npnet.model.operations.base import IMAGES, Entrance, consumers, maps
@@ -42,7 +43,7 @@ class Network:
     ) -> None:
         self.architecture, self.batch, self.kernels = architecture, batch, kernels_of(backend)
         self.parameters = Parameters(architecture, dtype)
-        operations = architecture.operations
+        operations = for_training(architecture.operations)
         arrays = plan(architecture, batch, dtype).allocate(dtype)
         arrays |= affine_of_concatenations(operations, dtype)
         bn = with_epsilon(bn or BatchNorm(), architecture)

@@ -48,9 +48,9 @@ def test_a_step_s_buffers_lie_apart_and_share_memory(width, size):
     assert memory.nbytes < everything - 0.9 * gradients  # gradients lie where activations were
 
 
-def test_the_paper_s_network_stays_below_six_megabytes_an_image():
+def test_the_paper_s_network_stays_below_four_megabytes_an_image():
     one, many = (plan(mobilenet_v2(0.5, 128, 10), batch).nbytes for batch in (1, 33))
-    assert (many - one) / 32 < 6e6
+    assert (many - one) / 32 < 4e6
 
 
 def test_arrays_are_aligned_views_of_one_block():

@@ -16,6 +16,7 @@ from npnet.model.operations.base import (
 )
 from npnet.model.operations.combine import Add, Concat
 from npnet.model.operations.convolution import Convolution
+from npnet.model.operations.expansion import ExpandedDepthwise, Expansion
 from npnet.model.operations.head import Dropout, Linear
 from npnet.model.operations.pooling import AveragePool, MaxPool
 
@@ -27,6 +28,8 @@ __all__ = [
     "Concat",
     "Convolution",
     "Dropout",
+    "ExpandedDepthwise",
+    "Expansion",
     "Layer",
     "Linear",
     "MaxPool",

@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from npnet.kernels.arrays import IDENTITY, SCALE, SHIFT, Floats
+from npnet.kernels.arrays import HIGH, IDENTITY, LOW, SCALE, SHIFT, Floats
 from npnet.model.parameters import Parameters, ParameterSpec, Shape
 
 IMAGES = "images"  # the name of the network's input
@@ -30,8 +30,10 @@ class Operation:
     input_shapes: tuple[Shape, ...]
 
     kind: ClassVar[str]
-    # Whether backward needs this operation's own output, whether its output is its input in
-    # evaluation, and whether the gradient that it sends back still lacks the input's own ReLU.
+    # Whether its output has an array, or is computed again by its only reader; whether backward
+    # needs this operation's own output, whether its output is its input in evaluation, and whether
+    # the gradient that it sends back still lacks the input's own ReLU.
+    is_stored: ClassVar[bool] = True
     keeps_output: ClassVar[bool] = False
     passes_through: ClassVar[bool] = False
     sends_raw_gradient: ClassVar[bool] = False
@@ -118,6 +120,11 @@ class Activation:
         """The pre-activation, (n,H,W,C); for checks."""
         z: Floats = self.affine[SCALE] * self.x + self.affine[SHIFT]
         return z
+
+    @property
+    def values(self) -> Floats:
+        """The activation itself, (n,H,W,C); for checks."""
+        return np.clip(self.z, self.affine[LOW], self.affine[HIGH])
 
 
 class Mode(NamedTuple):

@@ -223,7 +223,7 @@ class ConvolutionLayer:
         self.bn: Normalisation | Bias
         self.bn = (Normalisation if operation.batch_norm else Bias)(operation, resources, affine)
         self.whole_batch = Activation(y, affine, dz, self.bn.dgamma, self.bn.dbeta)
-        k = resources.kernels
+        self.kernels = k = resources.kernels
         self.convolve: Callable[..., None]
         self.convolve_backward: Callable[..., None]
         self.convolve, self.convolve_backward, self.scalars = {
@@ -259,7 +259,7 @@ class ConvolutionLayer:
 
     def backward(self) -> None:
         """From the output's dz to the weight's gradient and the input's dz."""
-        a, output, bn, dweight = self.input, self.output, self.bn, self.dweight
+        a, output, bn = self.input, self.output, self.bn
         bn.backward()
         y = output.x if bn.affine_backward is not None else None
         from_output = (output.dz, y, bn.affine_backward)
@@ -267,13 +267,19 @@ class ConvolutionLayer:
             return  # but gamma or beta, whose gradients are there already
         if self.operation.variety == "stem":
             if self.trainable:
-                self.convolve_backward(dweight, *from_output, a.x)
+                self.convolve_backward(self.dweight, *from_output, a.x)
             return
-        dw = dweight if self.trainable else None
-        dz, dgamma, dbeta = (a.dz, a.dgamma, a.dbeta) if self.sends_gradient else (None,) * 3
         arrays = (a.x, self._affine(a), self.weight)
-        gradients = (dz, dw, dgamma, dbeta)
-        self.convolve_backward(*gradients, *from_output, *arrays, *self.scalars)
+        self.convolve_backward(*self.wanted(a), *from_output, *arrays, *self.scalars)
+
+    def wanted(
+        self, a: Activation
+    ) -> tuple[Floats | None, Floats | None, Floats | None, Floats | None]:
+        """Where backward leaves dz of the input a, dweight, and dgamma and dbeta of a; None where
+        nothing is trained that needs it.
+        """
+        dw = self.dweight if self.trainable else None
+        return (a.dz, dw, a.dgamma, a.dbeta) if self.sends_gradient else (None, dw, None, None)
 
     def _affine(self, a: Activation) -> Floats | None:
         """None for images where the kernel reads them as they are."""
