@@ -98,12 +98,12 @@ def expand_statistics(
 
 @inline
 def less(affine: Floats, centre: Floats) -> Floats:
-    """The `affine` (6,C) of an activation less `centre` (C,)."""
-    moved = affine.copy()
+    """The `affine` (6,C) of an activation less `centre` (C,); its mean and rstd are left out."""
+    moved = np.empty_like(affine)
     for c in range(len(centre)):
-        moved[SHIFT, c] -= centre[c]
-        moved[LOW, c] -= centre[c]
-        moved[HIGH, c] -= centre[c]
+        moved[SCALE, c] = affine[SCALE, c]
+        moved[SHIFT, c] = affine[SHIFT, c] - centre[c]
+        moved[LOW, c], moved[HIGH, c] = affine[LOW, c] - centre[c], affine[HIGH, c] - centre[c]
     return moved
 
 
