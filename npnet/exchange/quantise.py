@@ -82,7 +82,7 @@ class Layers:
     """A network run layer by layer, so that what passes between layers can be seen and changed."""
 
     def __init__(self, architecture: Architecture, backend: str) -> None:
-        self.network = Network(architecture, BATCH, backend)
+        self.network = Network(architecture, BATCH, backend, store_all=True)
         self.parameters, self.images = self.network.parameters, self.network.images
         self.kernels = kernels_of(backend)
         self.parts = parts_of_concatenations(architecture)

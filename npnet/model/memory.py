@@ -105,15 +105,21 @@ def aligned_bytes(count: int) -> NDArray[np.uint8]:
     return memory[start : start + count]
 
 
-def plan(architecture: Architecture, batch: int, dtype: DTypeLike = np.float32) -> MemoryPlan:
+def plan(
+    architecture: Architecture,
+    batch: int,
+    dtype: DTypeLike = np.float32,
+    store_all: bool = False,
+) -> MemoryPlan:
     """The buffers of one training step, forward and backward, for `batch` images.
 
     Operation t of T runs forward at moment t and backward at 2T-t, the loss at T. Names: "images";
     for each operation its output "NAME.y", and "NAME.dz", the gradient of the pre-activation that
     its affine map makes of y; "NAME.more", what a further reader adds to that gradient; bytes that
-    forward keeps for backward, such as "NAME.index". What `for_training` does not store has none.
+    forward keeps for backward, such as "NAME.index". What `for_training` does not store has none,
+    unless `store_all`.
     """
-    operations = for_training(architecture.operations)
+    operations = architecture.operations if store_all else for_training(architecture.operations)
     return _Planner(operations, training=True).plan(architecture, batch, dtype)
 
 

@@ -30,7 +30,8 @@ class Network:
 
     Fill `images[:n]`, then call `forward(n)`, `loss(labels)` and `backward(scale)`; the gradient
     appears in `parameters.gradients`. What is filled is `entrance`, which `enter_behind` may put
-    elsewhere. No step allocates more than a few vectors of channels.
+    elsewhere. No step allocates more than a few vectors of channels. `store_all`: every output has
+    an array, for who runs the layers one by one; else some are computed again (model/fusion.py).
     """
 
     def __init__(
@@ -40,11 +41,12 @@ class Network:
         backend: str | ModuleType = "numba",
         dtype: DTypeLike = np.float32,
         bn: BatchNorm | None = None,
+        store_all: bool = False,
     ) -> None:
         self.architecture, self.batch, self.kernels = architecture, batch, kernels_of(backend)
         self.parameters = Parameters(architecture, dtype)
-        operations = for_training(architecture.operations)
-        arrays = plan(architecture, batch, dtype).allocate(dtype)
+        operations = architecture.operations if store_all else for_training(architecture.operations)
+        arrays = plan(architecture, batch, dtype, store_all).allocate(dtype)
         arrays |= affine_of_concatenations(operations, dtype)
         bn = with_epsilon(bn or BatchNorm(), architecture)
         resources = Resources(self.parameters, arrays, self.kernels, bn)

@@ -16,11 +16,11 @@ TABLE = (Stage(1, 8, 1, 1), Stage(6, 8, 2, 2), Stage(6, 16, 2, 2))  # two with a
 SAME = 1e-9
 
 
-def step(few, monkeypatch, names=None, resting=(), another_rank=False, **mode):
-    """A float64 step in which expansions of up to `few` channels are computed again."""
-    monkeypatch.setattr(fusion, "FEW_CHANNELS", few)
+def step(store_all, names=None, resting=(), another_rank=False, **mode):
+    """A float64 step of five blocks, four with an expansion."""
     bn = BatchNorm(sum_over_ranks=with_another_rank) if another_rank else BatchNorm()
-    network = Network(mobilenet_v2(1.0, 37, 5, 0.0, TABLE), 4, "reference", np.float64, bn)
+    architecture = mobilenet_v2(1.0, 37, 5, 0.0, TABLE)
+    network = Network(architecture, 4, "reference", np.float64, bn, store_all)
     network.set_trainable(names)
     network.use_running_statistics(resting)
     initialise(network.parameters, "he_fan_out", 0)
@@ -34,7 +34,7 @@ def step(few, monkeypatch, names=None, resting=(), another_rank=False, **mode):
     network.loss(np.array([0, 3, 1, 4]))
     network.backward(1 / 4)
     stored = [layer.operation.is_stored for layer in network.layers]
-    assert stored.count(False) == (4 if few else 0)
+    assert stored.count(False) == (0 if store_all else 4)
     return network, logits
 
 
@@ -62,9 +62,9 @@ CHOICES = [
 @pytest.mark.parametrize("names", CHOICES, ids=str)
 @pytest.mark.parametrize("another_rank", [False, True])
 @pytest.mark.parametrize("mode", [{}, {"frozen": True}], ids=["batch", "frozen"])
-def test_logits_statistics_and_gradients_are_the_same(names, another_rank, mode, monkeypatch):
-    networks = [step(few, monkeypatch, names, (), another_rank, **mode) for few in (0, 24)]
-    (stored, before), (again, after) = networks
+def test_logits_statistics_and_gradients_are_the_same(names, another_rank, mode):
+    stored, before = step(True, names, (), another_rank, **mode)
+    again, after = step(False, names, (), another_rank, **mode)
     assert np.allclose(after, before, rtol=SAME)
     assert np.allclose(again.parameters.statistics, stored.parameters.statistics, rtol=SAME)
     checked = 0
@@ -77,17 +77,17 @@ def test_logits_statistics_and_gradients_are_the_same(names, another_rank, mode,
     assert checked > 0
 
 
-def test_a_resting_batch_norm_is_the_same(monkeypatch):
+def test_a_resting_batch_norm_is_the_same():
     resting = ("block2.expand", "block3.depthwise")
-    (stored, before), (again, after) = (step(few, monkeypatch, None, resting) for few in (0, 24))
+    (stored, before), (again, after) = (step(each, None, resting) for each in (True, False))
     assert np.allclose(after, before, rtol=SAME)
     gap = np.abs(again.parameters.gradients - stored.parameters.gradients).max()
     assert gap < SAME * np.abs(stored.parameters.gradients).max()
 
 
-def test_checks_see_what_is_not_stored(monkeypatch):
+def test_checks_see_what_is_not_stored():
     """Where ReLU6 has its corners, and on which side of them the expansion was."""
-    (stored, _), (again, _) = (step(few, monkeypatch) for few in (0, 24))
+    (stored, _), (again, _) = (step(each) for each in (True, False))
     stored.forward(4, training=True)  # backward has used their memory
     again.forward(4, training=True)
     for one, other in zip(stored.relu_inputs(), again.relu_inputs(), strict=True):
@@ -112,14 +112,22 @@ def test_a_network_without_depthwise_convolutions_stays_as_it_is():
     assert for_training(operations) == list(operations)
 
 
-def test_what_is_not_stored_takes_no_memory(monkeypatch):
+def test_what_is_not_stored_takes_no_memory():
     architecture = mobilenet_v2(0.5, 128, 10)
     memory = plan(architecture, 12)
     names = ("block2.expand.y", "block2.expand.dz", "block3.expand.y")
     assert not any(name in memory.sizes for name in names)
     assert "block8.expand.y" in memory.sizes
-    monkeypatch.setattr(fusion, "FEW_CHANNELS", 0)
-    assert memory.nbytes < 0.7 * plan(architecture, 12).nbytes
+    assert memory.nbytes < 0.7 * plan(architecture, 12, store_all=True).nbytes
+
+
+def test_a_network_cannot_begin_behind_what_is_not_stored():
+    again, _ = step(store_all=False)
+    with pytest.raises(ValueError, match=r"block2\.expand has no array"):
+        again.enter_behind("block2.expand")
+    stored, _ = step(store_all=True)
+    stored.enter_behind("block2.expand")
+    assert stored.entrance.shape == (4, 19, 19, 48)
 
 
 def test_a_gradient_is_there_when_the_filter_begins_to_send_it():

@@ -198,6 +198,8 @@ class Entrance(NamedTuple):
         """Begin with the output of an operation."""
         names = [layer.operation.name for layer in layers]
         at = names.index(operation)
+        if not layers[at].operation.is_stored:
+            raise ValueError(f"{operation} has no array to begin with: see `store_all` of Network")
         array = layers[at].whole_batch.x
         return cls(operation, Activation.of(array, dz=array), at + 1)
 
