@@ -56,10 +56,7 @@ def activation_depthwise3x3_stats_forward(
     for start in range(0, channels, group):
         c = slice(start, min(start + group, channels))
         arrays = outputs[:, c], inputs[:, c], affine[:, c], taps[:, c]
-        if stride == 1:
-            forward(arrays, mean[c], variance[c], (n_images, h, width), 1)
-        else:
-            forward(arrays, mean[c], variance[c], (n_images, h, width), 2)
+        forward(arrays, mean[c], variance[c], (n_images, h, width), stride)
 
 
 @inline
@@ -83,8 +80,8 @@ def forward(
             while ready < min(stride * i + 2, h):
                 activate_row(ring, ready, inputs, ((n * h + ready) * width, width), affine)
                 ready += 1
-            row = ((n * ho + i) * wo, wo)
-            filter_row(outputs, row, ring, (stride * i, h, span), taps, stride)
+            row, middle = ((n * ho + i) * wo, wo), (stride * i, h, span)
+            filter_row(outputs, row, ring, middle, taps, stride)
             done = row[0] + wo
             if done - counted >= TARGET.tile_rows or done == len(outputs):
                 if counted == 0:
@@ -158,10 +155,12 @@ def filter_row(
     channels, step, (i, h, span) = y.shape[1], lanes(y), middle
     for c in range(0, channels, step):
         rows = slots(i, h, span, c // step * 4 * span)
-        if c + step <= channels:
-            filter_vector(y, row, ring, rows, taps, stride, c, None)
-        else:
+        if c + step > channels:  # rare, so one slower piece of code does for both strides
             filter_vector(y, row, ring, rows, taps, stride, c, channels - c)
+        elif stride == 1:
+            filter_vector(y, row, ring, rows, taps, 1, c, None)
+        else:
+            filter_vector(y, row, ring, rows, taps, 2, c, None)
 
 
 @inline

@@ -22,7 +22,6 @@ from npnet.kernels.jit.depthwise import (
 from npnet.kernels.jit.options import inline, kernel
 from npnet.kernels.jit.target import TARGET
 from npnet.kernels.jit.tiles import (
-    SINGLE,
     activate,
     add_statistics,
     deactivate,
@@ -33,7 +32,7 @@ from npnet.kernels.jit.tiles import (
     set_zero,
     tile_rows,
 )
-from npnet.kernels.jit.vector import columns, lanes, matrix
+from npnet.kernels.jit.vector import columns, matrix
 
 
 @kernel
@@ -46,33 +45,30 @@ def expand_stats_forward(
     affine: Floats,
     w1: Floats,
 ) -> None:
-    """As reference.expand_stats_forward."""
+    """As reference.expand_stats_forward, the products in double precision.
+
+    A column of w1 may lie across nearly all that the channels have in common: then the variance is
+    what remains of far larger products.
+    """
     inputs, ci = matrix(x), x.shape[3]
-    rows = tile_rows(ci, ci * ci, x.itemsize)
-    whole = -(-ci // lanes(x)) * lanes(x)  # whole vectors: the product takes rows by the block
-    active, product = scratch(rows, whole, x), scratch(ci, whole, x)
-    set_zero(active)
-    origin, nothing = np.zeros((1, ci), x.dtype), np.zeros((1, ci), x.dtype)
-    few = active[: min(SINGLE, len(inputs), rows), :ci]
-    activate(few, inputs[: len(few)], affine)
-    set_origin(origin, few)
-    moved = less(affine, origin[0])
-    sums, products = np.zeros((2, ci), np.float64), np.zeros((ci, ci), np.float64)
+    rows = tile_rows(3 * ci, ci * ci, x.itemsize)
+    active, doubled = scratch(rows, ci, x), scratch(rows, ci + 1, mean_in)
+    products = scratch(ci, ci + 1, mean_in)
+    set_zero(products)
     for start in range(0, len(inputs), rows):
         tile = inputs[start : min(start + rows, len(inputs))]
-        a = active[: len(tile)]
-        activate(a[:, :ci], tile, moved)
-        add_statistics(sums, a[:, :ci], nothing)
-        set_zero(product)
-        multiply_accumulate(product, a[:, :ci].T, a)
-        for i in range(ci):
-            for j in range(ci):
-                products[i, j] += product[i, j]
+        activate(active[: len(tile)], tile, affine)
+        for i in range(len(tile)):
+            for c in range(ci):
+                doubled[i, c] = active[i, c]
+            doubled[i, ci] = 1  # whose products are the sums
+        a = doubled[: len(tile)]
+        multiply_accumulate(products, a[:, :ci].T, a)
+    for i in range(ci):
+        mean_in[i] = products[i, ci] / len(inputs)
     for i in range(ci):
         for j in range(ci):
-            apart = sums[0, i] / len(inputs) * (sums[0, j] / len(inputs))
-            covariance[i, j] = products[i, j] / len(inputs) - apart
-        mean_in[i] = origin[0, i] + sums[0, i] / len(inputs)
+            covariance[i, j] = products[i, j] / len(inputs) - mean_in[i] * mean_in[j]
     expand_statistics(mean, variance, mean_in, covariance, w1)
 
 
@@ -215,10 +211,7 @@ def forward(
                 activate_row(ring, ready, expanded, (ready % band * width, width), affine1)
                 ready += 1
             row, middle = ((n * ho + i) * wo, wo), (stride * i, h, span)
-            if stride == 1:
-                filter_row(outputs, row, ring, middle, taps, 1)
-            else:
-                filter_row(outputs, row, ring, middle, taps, 2)
+            filter_row(outputs, row, ring, middle, taps, stride)
             done = row[0] + wo
             if done - counted >= TARGET.tile_rows or done == len(outputs):
                 if counted == 0:

@@ -10,6 +10,7 @@ from typing import Any
 
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
+from numba.core.types.misc import unliteral
 
 
 class HelperLibrary(JITCodeLibrary):  # type: ignore[misc]
@@ -39,3 +40,18 @@ class HelperCompiler(Compiler):  # type: ignore[misc]
         part = HelperLibrary(target.codegen(), "helper")
         part.enable_object_caching()
         super().__init__(typing, target, part, *rest)
+
+
+def without_constants(dispatcher: Any) -> Any:
+    """Compile a helper once for all whole numbers, not for each constant that it is called with.
+
+    A constant is one again where the helper has become a part of its caller.
+    """
+    template = dispatcher.get_call_template
+
+    def get_call_template(args: Any, kws: Any) -> Any:
+        plain = {name: unliteral(kind) for name, kind in kws.items()}
+        return template(tuple(map(unliteral, args)), plain)
+
+    dispatcher.get_call_template = get_call_template
+    return dispatcher

@@ -15,7 +15,7 @@ import llvmlite.binding as llvm
 import numba
 
 from npnet.kernels.jit.cache import GuardedCache, for_numba, open_folder
-from npnet.kernels.jit.helper import HelperCompiler
+from npnet.kernels.jit.helper import HelperCompiler, without_constants
 from npnet.kernels.jit.target import TARGET
 
 config: Any = numba.core.config  # its settings appear at run time
@@ -76,7 +76,7 @@ def inline(function: Function) -> Function:
         no_cfunc_wrapper=True,
         pipeline_class=HelperCompiler,
     )
-    return cast(Function, compiled(function))
+    return cast(Function, without_constants(compiled(function)))
 
 
 @cache

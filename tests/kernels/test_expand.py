@@ -101,6 +101,21 @@ def test_what_comes_through_the_statistics_is_their_gradient():
         assert numeric == pytest.approx(np.sum(gradient * direction), rel=1e-7)
 
 
+def test_a_variance_far_below_what_the_channels_share_costs_few_digits():
+    """w1 takes differences of channels that are all but the same."""
+    rng = np.random.default_rng(3)
+    shared = rng.standard_normal((4, 32, 32, 1))
+    x = (shared + 0.003 * rng.standard_normal((4, 32, 32, 8))).astype(np.float32)
+    affine = np.zeros((6, 8), np.float32)
+    affine[SCALE], affine[LOW], affine[HIGH] = 1, -np.inf, np.inf
+    w1 = rng.integers(-8, 8, (8, 48)).astype(np.float32)
+    w1[7] = -w1[:7].sum(axis=0)
+    exact = statistics_of(reference, *(each.astype(np.float64) for each in (x, affine, w1)))
+    found = statistics_of(kernels_of("numba"), x, affine, w1)
+    assert np.median(exact[1]) < 0.01
+    assert np.allclose(found[1], exact[1], rtol=1e-6)
+
+
 @pytest.mark.parametrize("mean", [30.0, 1000.0])
 def test_a_mean_far_above_the_deviation_costs_no_digits(mean):
     """In float32 the square of 1000 ends where a variance of 1 begins."""

@@ -67,8 +67,12 @@ class ExpansionLayer(ConvolutionLayer):
     def forward(self, inputs: Sequence[Activation], mode: Mode) -> Activation:
         (a,), bn = inputs, self.bn
         self.input = a
-        statistics = (bn.mean, bn.variance, *self.input_statistics)
-        self.kernels.expand_stats_forward(*statistics, a.x, a.affine, self.weight)
+        if mode.batch_statistics and not bn.frozen:
+            statistics = (bn.mean, bn.variance, *self.input_statistics)
+            self.kernels.expand_stats_forward(*statistics, a.x, a.affine, self.weight)
+        else:
+            for each in self.input_statistics:  # nothing comes back through them
+                each[...] = 0
         bn.forward(mode.batch_statistics, samples=prod(a.x.shape[:3]))
         self.output = Expanded(a.x, bn.affine, a.dz, bn.dgamma, bn.dbeta, layer=self)
         return self.output
