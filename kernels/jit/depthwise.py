@@ -82,13 +82,19 @@ def forward(
                 ready += 1
             row, middle = ((n * ho + i) * wo, wo), (stride * i, h, span)
             filter_row(outputs, row, ring, middle, taps, stride)
-            done = row[0] + wo
-            if done - counted >= TARGET.tile_rows or done == len(outputs):
-                if counted == 0:
-                    set_origin(origin, outputs[:done])
-                add_statistics(sums, outputs[counted:done], origin)
-                counted = done
+            counted = count(sums, origin, outputs, counted, row[0] + wo)
     finish_statistics(mean, variance, sums, origin, len(outputs))
+
+
+@inline
+def count(sums: Floats, origin: Floats, outputs: Floats, counted: int, done: int) -> int:
+    """Statistics of the pixels that are done, once they are a tile; return how many are counted."""
+    if done - counted < TARGET.tile_rows and done < len(outputs):
+        return counted
+    if counted == 0:
+        set_origin(origin, outputs[:done])
+    add_statistics(sums, outputs[counted:done], origin)
+    return done
 
 
 @inline

@@ -13,6 +13,7 @@ from npnet.kernels.jit.depthwise import (
     activate_row,
     add_sums,
     backward_row,
+    count,
     filter_row,
     finish_taps,
     new_ring,
@@ -23,12 +24,10 @@ from npnet.kernels.jit.options import inline, kernel
 from npnet.kernels.jit.target import TARGET
 from npnet.kernels.jit.tiles import (
     activate,
-    add_statistics,
     deactivate,
     finish_backward,
     finish_statistics,
     scratch,
-    set_origin,
     set_zero,
     tile_rows,
 )
@@ -212,12 +211,7 @@ def forward(
                 ready += 1
             row, middle = ((n * ho + i) * wo, wo), (stride * i, h, span)
             filter_row(outputs, row, ring, middle, taps, stride)
-            done = row[0] + wo
-            if done - counted >= TARGET.tile_rows or done == len(outputs):
-                if counted == 0:
-                    set_origin(origin, outputs[:done])
-                add_statistics(sums, outputs[counted:done], origin)
-                counted = done
+            counted = count(sums, origin, outputs, counted, row[0] + wo)
     finish_statistics(mean, variance, sums, origin, len(outputs))
 
 

@@ -11,9 +11,9 @@ from npnet.kernels.arrays import HIGH, LOW, SCALE, SHIFT, Floats
 from npnet.kernels.jit.activation import residual_forward
 from npnet.kernels.jit.block import multiply, multiply_accumulate
 from npnet.kernels.jit.depthwise import Nine, Row, activate_row, new_ring, nine, slots, window
+from npnet.kernels.jit.expand import band_rows
 from npnet.kernels.jit.options import inline, kernel
 from npnet.kernels.jit.stem import new_bands, stem_row
-from npnet.kernels.jit.target import TARGET
 from npnet.kernels.jit.tiles import activate, affine_vector, scratch
 from npnet.kernels.jit.vector import (
     clip,
@@ -85,7 +85,7 @@ def inverted_residual_inference(
     n_images, h, width, _ = x.shape
     (_, ho, wo, _), channels = y.shape, len(b1)
     inputs, outputs, taps = matrix(x), matrix(y), w2.reshape(9, channels)
-    band = max(1, min(h, TARGET.tile_rows // width))
+    band = band_rows(h, width)
     filtered, expanded = scratch(ho * wo, channels, x), scratch(band * width, channels, x)
     ring, affine1, affine2 = new_ring(width + 2, expanded), bias(b1, 0, 6), bias(b2, 0, 6)
     for n in range(n_images):
