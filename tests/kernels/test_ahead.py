@@ -8,11 +8,29 @@ from pathlib import Path
 import pytest
 
 from npnet.kernels.jit import ahead
+from npnet.kernels.jit.options import inline, kernel
 from tests.launch import SOURCES
 
 pytestmark = pytest.mark.compiled
 
 MEGABYTE = 2**20
+
+
+@inline
+def power(x, exponent):
+    return x**exponent
+
+
+@kernel
+def of_constants(x, exponent):
+    return power(x, 0) + power(x, 1) + power(x, 3) + power(x, exponent)
+
+
+def test_a_helper_is_compiled_once_for_all_constants():
+    """Constants are types of their own to Numba, which would compile it for each."""
+    assert of_constants(2, 2) == 1 + 2 + 8 + 4
+    assert len(power.signatures) == 1
+
 
 # Three small kernels, one for two types. A process that begins leaves a file.
 COMPILE = """
