@@ -5,8 +5,9 @@
 Blocks of an inverted residual network expand a few channels to six times as many. Up to which
 number it pays not to store those (FEW_CHANNELS of npnet/model/fusion.py) depends on how fast the
 processor's arithmetic is beside its memory. Printed are, for each bound, the expansions that are
-computed again, the medians of CPU time, and the ratio to storing all, round by round, which holds
-when the machine's speed drifts (median, least to most); and the memory of a step's activations.
+computed again, the medians of CPU time, and the ratio to the first bound (0 stores all), round by
+round, which holds when the machine's speed drifts (median, least to most); and the memory of a
+step's activations.
 """
 
 import argparse

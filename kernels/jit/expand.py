@@ -46,8 +46,8 @@ def expand_stats_forward(
 ) -> None:
     """As reference.expand_stats_forward, the products in double precision.
 
-    A column of w1 may lie across nearly all that the channels have in common: then the variance is
-    what remains of far larger products.
+    A column of w1 may be nearly orthogonal to the directions in which the channels vary most. Then
+    its variance is a small difference of large numbers.
     """
     inputs, ci = matrix(x), x.shape[3]
     rows = tile_rows(3 * ci, ci * ci, x.itemsize)
@@ -249,7 +249,7 @@ def expand_depthwise3x3_stats_backward(
 ) -> None:
     """As reference.expand_depthwise3x3_stats_backward.
 
-    All is computed even if some is None: it takes the numbers that the rest takes.
+    dz1, dw2 and the sums are computed even if they are None: they come from the same loads.
     """
     ci, channels = w1.shape
     outputs, dout, taps = matrix(y), matrix(dz_next), w2.reshape(9, channels)

@@ -3,13 +3,15 @@
 The expansion y1 = a w1, a = activation of x, has six times the channels of x, and so is the largest
 array of a block. It need not be stored, nor its gradient:
 
-    statistics   y1 is linear in a, so its mean and variance follow from those of a, which has few
-                 channels: mean = mean_in w1, variance_o = sum_cd w1[c,o] covariance[c,d] w1[d,o]
+    statistics   y1 is linear in a, so its mean and variance follow from mean and covariance of a,
+                 which has few channels: mean = mean_in w1,
+                 variance_o = sum_cd w1[c,o] covariance[c,d] w1[d,o]
     forward      a1 = clip(scale*y1 + shift, low, high) is made where the filter reads it
-    backward     y1 is made again, and dz1, its gradient behind batch norm, goes through the
+    backward     y1 is made again, and dz1, the gradient of scale*y1 + shift, goes through the
                  expansion where it is made: dy1 = p*dz1, as if mean and variance were constants.
                  What comes through those, q*y1 + r, is added once q and r are known, which takes
-                 the sums of all dz1: again from mean_in and covariance alone.
+                 the sums of all dz1: to dw1 from mean_in and covariance alone, to da by one more
+                 pass over a.
 """
 
 import numpy as np
@@ -32,7 +34,7 @@ def expand_stats_forward(
     affine: Floats,
     w1: Floats,
 ) -> None:
-    """Mean and variance of y1 = a w1, and those of a that they follow from, over the batch.
+    """Mean and variance of y1 = a w1 over the batch, and what of a they follow from.
 
     mean, variance float64 (Co,), mean_in float64 (Ci,), covariance float64 (Ci,Ci), x (N,H,W,Ci),
     affine (6,Ci), w1 (Ci,Co).
@@ -59,7 +61,7 @@ def expand_stats_backward_accumulate(
 ) -> None:
     """To da, which is in dz, and to dw1 add what q*y1 + r sends back; then activation_backward.
 
-    With the part of q*y1 + r that is the same at all pixels, e = q*mean + r, and M pixels
+    With e = q*(mean_in w1) + r, the same at all pixels, and M pixels, both of this rank alone,
         da  += (a - mean_in) (w1 diag(q) w1^T) + e w1^T
         dw1 += M covariance w1 diag(q) + M mean_in e
     dz = dgamma = dbeta = None: the input's gradient is unused. dw1 = None: the weight is frozen.

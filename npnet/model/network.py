@@ -30,7 +30,7 @@ class Network:
 
     Fill `images[:n]`, then call `forward(n)`, `loss(labels)` and `backward(scale)`; the gradient
     appears in `parameters.gradients`. What is filled is `entrance`, which `enter_behind` may put
-    elsewhere. No step allocates more than a few vectors of channels. `store_all`: every output has
+    elsewhere. No step allocates more than the tiles inside a kernel. `store_all`: every output has
     an array, for who runs the layers one by one; else some are computed again (model/fusion.py).
     """
 

@@ -88,9 +88,9 @@ class Operation:
 class Activation:
     """What passes from one operation to the next, in the form in which it lies in memory.
 
-    A convolution's output stays as the convolution left it. `affine` (6,C) makes it an activation,
-    clip(z, low, high) of the pre-activation z = scale*x + shift, see kernels/arrays.py: consumers
-    apply it on load. Their backward leaves the gradient of z in `dz`, and its sums, the gradients
+    A convolution's output, where it is stored, stays as the convolution left it. `affine` (6,C)
+    makes it an activation, clip(z, low, high) of the pre-activation z = scale*x + shift, see
+    kernels/arrays.py: consumers apply it on load. Their backward leaves the gradient of z in `dz`, and its sums, the gradients
     of gamma and beta, in `dgamma`, `dbeta` (C,). `plain`: x is the activation already, and the sums
     are unused.
     """
@@ -159,7 +159,12 @@ class Resources(NamedTuple):
     inference: bool = False
 
     def output(self, operation: Operation) -> tuple[Floats, Floats]:
-        """The operation's output y, and dz, the gradient of its pre-activation."""
+        """The operation's output y, and dz, the gradient of its pre-activation; of what is not
+        stored, arrays for no image.
+        """
+        if not operation.is_stored:
+            nothing = np.empty((0, *operation.output_shape), self.parameters.values.dtype)
+            return nothing, nothing
         y = self.arrays[f"{operation.name}.y"]
         return y, y if self.inference else self.arrays[f"{operation.name}.dz"]
 

@@ -41,16 +41,12 @@ class Expansion(Convolution):
 
     is_stored = False
 
-    @property
-    def keeps_output(self) -> bool:  # type: ignore[override]
-        return False
-
     def layer(self, resources: Resources) -> "ExpansionLayer":
         return ExpansionLayer(self, resources)
 
 
 class ExpansionLayer(ConvolutionLayer):
-    """Forward: mean and variance of y, from those of the activation that is expanded.
+    """Forward: mean and variance of y, from mean and covariance of the activation it expands.
 
     Backward, after the reader's: what comes through mean and variance is added.
     """
@@ -58,9 +54,7 @@ class ExpansionLayer(ConvolutionLayer):
     bn: Normalisation
 
     def __init__(self, operation: Expansion, resources: Resources) -> None:
-        nothing = np.empty((0, *operation.output_shape), resources.parameters.values.dtype)
-        arrays = {f"{operation.name}.y": nothing, f"{operation.name}.dz": nothing}
-        super().__init__(operation, resources._replace(arrays=arrays))
+        super().__init__(operation, resources)
         channels = operation.input_shape[-1]
         self.input_statistics = np.zeros(channels), np.zeros((channels, channels))
 
