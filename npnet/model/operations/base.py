@@ -90,9 +90,9 @@ class Activation:
 
     A convolution's output, where it is stored, stays as the convolution left it. `affine` (6,C)
     makes it an activation, clip(z, low, high) of the pre-activation z = scale*x + shift, see
-    kernels/arrays.py: consumers apply it on load. Their backward leaves the gradient of z in `dz`, and its sums, the gradients
-    of gamma and beta, in `dgamma`, `dbeta` (C,). `plain`: x is the activation already, and the sums
-    are unused.
+    kernels/arrays.py: consumers apply it on load. Their backward leaves the gradient of z in `dz`,
+    and its sums, the gradients of gamma and beta, in `dgamma`, `dbeta` (C,). `plain`: x is the
+    activation already, and the sums are unused.
     """
 
     x: Floats
