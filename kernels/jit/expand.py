@@ -10,6 +10,7 @@ import numpy as np
 from npnet.kernels.arrays import HIGH, LOW, SCALE, SHIFT, Floats
 from npnet.kernels.jit.block import multiply, multiply_accumulate
 from npnet.kernels.jit.depthwise import (
+    ROWS_AHEAD,
     activate_row,
     add_sums,
     backward_row,
@@ -196,7 +197,7 @@ def forward(
     (ci, channels), span = w1.shape, width + 2
     ho, wo = (h - 1) // stride + 1, (width - 1) // stride + 1
     band = band_rows(h, width)
-    active, expanded = scratch(band * width, ci, inputs), scratch(band * width, channels, inputs)
+    active, expanded = scratch(band * width, ci, inputs), new_band(band, width, channels, inputs)
     ring = new_ring(span, expanded)
     sums, origin = np.zeros((2, channels), np.float64), np.empty((1, channels), inputs.dtype)
     counted = 0
@@ -219,6 +220,12 @@ def forward(
 def band_rows(h: int, width: int) -> int:
     """Rows of a map that are expanded at a time."""
     return max(1, min(h, TARGET.tile_rows // width))
+
+
+@inline
+def new_band(rows: int, width: int, channels: int, like: Floats) -> Floats:
+    """Expanded rows, and below them those that the filter's loops ask memory for, in vain."""
+    return scratch((rows + ROWS_AHEAD) * width, channels, like)
 
 
 @inline
@@ -300,8 +307,8 @@ def backward(
     (turned, taps), (n_images, h, width), (ci, channels) = weights, shape, w1.shape
     ho, wo = (h - 1) // stride + 1, (width - 1) // stride + 1
     band = band_rows(h, width)
-    active, expanded = scratch(band * width, ci, inputs), scratch(band * width, channels, inputs)
-    gradient = scratch(band * width, channels, inputs)
+    active, expanded = scratch(band * width, ci, inputs), new_band(band, width, channels, inputs)
+    gradient = new_band(band, width, channels, inputs)
     ring, partial = new_ring(wo + 2, expanded), scratch(11, channels, inputs)
     for n in range(n_images):
         ready = pixels = 0

@@ -404,7 +404,7 @@ def test_a_mask_that_is_no_vector_is_seen(tmp_path):
     text = path.read_text()
     assert text.count(MASK) == 1
     path.write_text(text.replace(MASK, ONE_BY_ONE))
-    kernel = ("--kernel", "depthwise3x3_stats_backward")
+    kernel = ("--kernel", "activation_depthwise3x3_stats_backward")
     result = arm("static", "--check", *kernel, folder=tmp_path)
     assert result.returncode == 1
     line, counted = told(result)
