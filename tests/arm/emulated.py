@@ -33,9 +33,13 @@ CACHE = SOURCES / ".arm/cache"
 CLOSE = 1e-5  # relative to the largest value
 
 # Sums over pixels are added up in as many parts as a register holds numbers.
-SUMS = {"mean", "variance", "dw", "dgamma", "dbeta", "affine_backward"}
+SUMS = {"mean", "variance", "covariance", "dw", "dw1", "dgamma", "dbeta", "affine_backward"}
 # So are the nine products at a map's border, and the mean of an image's grey.
-SUMS_OF = {"activation_depthwise3x3_stats_backward": "dz", "image_resized_crop_forward": "y"}
+SUMS_OF = {
+    "activation_depthwise3x3_stats_backward": "dz",
+    "expand_depthwise3x3_stats_backward": "da",
+    "image_resized_crop_forward": "y",
+}
 
 COMPILED_THERE = ("activation_forward", "sgd_update")  # quick to compile, one by vectors
 GRADIENTS = "numba and (mobilenet_v2-batch or mobilenet_v2-frozen or squeezenet1_1-)"
