@@ -42,14 +42,16 @@ HOT = 0.2  # of the multiply-adds in the loop that makes most of them
 class Cost:
     """`calls` calls of a kernel together: cycles, and the FLOP that the registry says they need.
 
-    `executed`: the FLOP of all its `instructions`. `lines`: see Caches.lines. `in_step`: whether
-    they are those of a training step.
+    `least`: the cycles if no instruction waited for another's result, see mca.py. `executed`: the
+    FLOP of all its `instructions`. `lines`: see Caches.lines. `in_step`: whether they are those of
+    a training step.
     """
 
     kernel: str
     calls: int
     in_step: bool = True
     cycles: float = 0.0
+    least: float = 0.0
     flops: float = 0.0
     instructions: int = 0
     executed: int = 0
@@ -124,13 +126,14 @@ def add_code(cost: Cost, core: Core, code: Counted) -> None:
     """Add what the machine code for some types of arguments has done."""
     parts = list(stretches(assembly.blocks(code.compiled.assembly), code.counts()))
     cycles = mca.cycles(core, [part.instructions for part in parts])
-    cost.cycles += sum(part.runs * each for part, each in zip(parts, cycles, strict=True))
+    cost.cycles += sum(part.runs * each.taken for part, each in zip(parts, cycles, strict=True))
+    cost.least += sum(part.runs * each.least for part, each in zip(parts, cycles, strict=True))
     cost.instructions += sum(part.runs * len(part.instructions) for part in parts)
     cost.executed += sum(part.runs * flops_of(part) for part in parts)
     loops: dict[str, list[tuple[Stretch, float]]] = {}
     for part, each in zip(parts, cycles, strict=True):
         if part.loop is not None:
-            loops.setdefault(part.loop, []).append((part, each))
+            loops.setdefault(part.loop, []).append((part, each.taken))
     cost.loops += [loop_of(label, members, core) for label, members in loops.items()]
 
 

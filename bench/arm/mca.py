@@ -1,5 +1,6 @@
 """llvm-mca: how many cycles a processor takes for some instructions, again and again.
 
+And how many at least: as many as its busiest unit needs, or as it takes to hand them all out.
 It knows latencies and units. It does not know caches (each load hits the first level) and branches
 (each is foreseen).
 """
@@ -12,7 +13,7 @@ import subprocess
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from bench.arm.cores import Core
 from npnet.errors import NpnetError
@@ -20,7 +21,14 @@ from npnet.errors import NpnetError
 ITERATIONS = 200
 
 
-def cycles(core: Core, regions: Sequence[Sequence[str]]) -> list[float]:
+class Cycles(NamedTuple):
+    """Of an iteration. `least`: if no instruction waited for another's result."""
+
+    taken: float
+    least: float
+
+
+def cycles(core: Core, regions: Sequence[Sequence[str]]) -> list[Cycles]:
     """Cycles an iteration of each list of instructions, repeated ITERATIONS times."""
     program = find(core)
     text = []
@@ -28,7 +36,10 @@ def cycles(core: Core, regions: Sequence[Sequence[str]]) -> list[float]:
         text += [f"# LLVM-MCA-BEGIN {number}", *instructions, f"# LLVM-MCA-END {number}"]
     views = run(program, core, "\n".join(text) + "\n")["CodeRegions"]
     assert len(views) == len(regions)
-    return [view["SummaryView"]["TotalCycles"] / ITERATIONS for view in views]
+    summaries = [view["SummaryView"] for view in views]
+    taken = [summary["TotalCycles"] / ITERATIONS for summary in summaries]
+    least = [summary["BlockRThroughput"] for summary in summaries]
+    return list(map(Cycles, taken, least))
 
 
 def run(program: str, core: Core, text: str) -> dict[str, Any]:
