@@ -2,7 +2,8 @@
 
 Whoever can write machine code decides what runs, and Numba unpickles what it finds. So its folder
 is the user's own or root's, and so is every folder above it; no other user can write in one of
-them, or replace what lies there. Its files are sealed against damage.
+them, or replace what lies there. The folder that was found so is held open, and its files are read
+and written in it whatever lies at its path later. They are sealed against damage.
 """
 
 import errno
@@ -31,6 +32,8 @@ NETWORK = {"9p", "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre"}
 }
 
 NODE_LOCAL = Path("/var/tmp")  # kept when the node restarts, unlike /tmp
+
+DESCRIPTORS = "/proc/self/fd"  # a name for each open file of this process
 
 SEAL_BYTES = hashlib.sha256().digest_size
 
@@ -70,6 +73,7 @@ def open_folder(name: str) -> str | None:
 def usable(folder: Path) -> Path:
     """`folder`, if it is or can be made the user's own. Raises OSError else."""
     own(folder)
+    held(str(folder))
     try:
         with tempfile.TemporaryFile(dir=folder):
             return folder
@@ -86,7 +90,7 @@ def for_numba(folder: str) -> Iterator[str]:
     That is `folder` unless it can be read alone; GuardedCache then reads there.
     """
     if is_writable(folder):
-        yield folder
+        yield held(folder)
     else:
         with tempfile.TemporaryDirectory() as passing:
             yield passing
@@ -97,6 +101,21 @@ def is_writable(folder: str) -> bool:
     with suppress(OSError), tempfile.TemporaryFile(dir=folder):
         return True
     return False
+
+
+@cache
+def held(folder: str) -> str:
+    """A name for `folder` by a descriptor that stays open: it means this folder to the end.
+
+    Raises OSError where it is no longer what `own` allows. Without /proc it is the path itself.
+    """
+    if not os.path.isdir(DESCRIPTORS):
+        return folder
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    own(Path(folder))
+    if not os.path.samestat(os.fstat(descriptor), os.lstat(folder)):
+        raise UntrustedError(errno.EPERM, f"{folder} was replaced")
+    return f"{DESCRIPTORS}/{descriptor}"
 
 
 def fallbacks() -> tuple[Path, ...]:
@@ -202,8 +221,8 @@ class GuardedCache:
 
     def __init__(self, numbas_own: Any, folder: str) -> None:
         self._cache, self._folder = numbas_own, folder
-        numbas_own._impl.locator._cache_path = folder
-        files = IndexDataCacheFile(folder, numbas_own._impl.filename_base, source_stamp=None)
+        place = numbas_own._impl.locator._cache_path = held(folder)
+        files = IndexDataCacheFile(place, numbas_own._impl.filename_base, source_stamp=None)
         self._files = numbas_own._cache_file = files
         self._pickle, self._unpickle = files._dump, files._load_data
         files._dump, files._load_data = self._sealed, self._unsealed

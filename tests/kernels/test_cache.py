@@ -23,6 +23,7 @@ x, y = np.array([-1, 2, 9], np.float32), np.empty(3, np.float32)
 residual_forward(y, x, x)
 print(cache_directory(), y.tolist(), len(getattr(residual_forward, "stats").cache_hits))
 """
+MEANWHILE = "\nx, y ="  # where the kernels are imported and none is called
 COMPILED, LOADED = "[-2.0, 4.0, 18.0] 0\n", "[-2.0, 4.0, 18.0] 1\n"
 
 FULL_DISK = """
@@ -34,10 +35,11 @@ IndexDataCacheFile._save_data = full
 """
 
 
-def run(folder, before="", sources=SOURCES):
+def run(folder, before="", sources=SOURCES, meanwhile=""):
     environment = os.environ | {"NPNET_CACHE": str(folder)}
     environment.pop("NUMBA_DISABLE_JIT", None)
-    command = [sys.executable, "-c", before + SCRIPT]
+    script = SCRIPT.replace(MEANWHILE, f"\n{meanwhile}{MEANWHILE}")
+    command = [sys.executable, "-c", before + script]
     return subprocess.run(
         command, cwd=sources, env=environment, capture_output=True, text=True, check=True
     )
@@ -139,6 +141,25 @@ class TestMachineCode:
         assert f"others can write there: {(folder / place).resolve()}" in line
         assert run(root).stdout.endswith(LOADED)
 
+    @pytest.mark.skipif(not os.path.isdir(cache.DESCRIPTORS), reason="no /proc here")
+    def test_what_takes_the_folder_s_place_is_not_read(self, compiled, tmp_path):
+        """Once it was found to be the user's own, it is that folder, whatever its path says."""
+        root = shutil.copytree(compiled[0], tmp_path / "root")
+        result = run(
+            root,
+            meanwhile=f"""
+import os, pathlib
+os.rename({str(root)!r}, {str(tmp_path / "away")!r})
+for file in pathlib.Path({str(tmp_path / "away")!r}).glob("*/*.nb?"):
+    planted = pathlib.Path({str(root)!r}, file.parent.name, file.name)
+    planted.parent.mkdir(parents=True, exist_ok=True)
+    planted.write_bytes(b"another's")
+""",
+        )
+        assert result.stdout.endswith(LOADED)
+        assert result.stderr == ""
+        assert {file.read_bytes() for file in root.glob("*/*")} == {b"another's"}
+
     @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
     def test_a_file_that_others_can_write_is_not_read(self, compiled, tmp_path, suffix):
         root = shutil.copytree(compiled[0], tmp_path / "copy")
@@ -204,6 +225,19 @@ class TestFolder:
         folder = cache.open_folder("name")
         assert folder == str(tmp_path / "root" / "name")
         assert Path(folder).stat().st_mode & 0o777 == 0o700
+
+    @pytest.mark.skipif(not os.path.isdir(cache.DESCRIPTORS), reason="no /proc here")
+    def test_one_that_is_replaced_while_it_is_looked_at_is_not_taken(self, monkeypatch, tmp_path):
+        allowed = cache.own
+
+        def own_and_swapped(folder):
+            if folder == tmp_path / "root" / "name" and folder.exists():
+                folder.rename(tmp_path / "away")
+            return allowed(folder)
+
+        monkeypatch.setattr(cache, "own", own_and_swapped)
+        with pytest.warns(cache.CacheWarning, match="root/name was replaced"):
+            assert cache.open_folder("name") == str(tmp_path / "private" / "npnet" / "name")
 
     def test_another_s_is_not_taken(self, monkeypatch, tmp_path):
         """By root neither: a user whose folder it is could put code there that root would run."""
