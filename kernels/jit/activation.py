@@ -5,7 +5,7 @@ can apply the affine map on load, and for gradients that several readers have ad
 import numpy as np
 
 from npnet.kernels.arrays import Floats
-from npnet.kernels.jit.options import kernel
+from npnet.kernels.jit.options import inline, kernel
 from npnet.kernels.jit.tiles import (
     activate,
     copy,
@@ -42,6 +42,12 @@ def activation_backward(
 @kernel
 def residual_forward(y: Floats, x: Floats, shortcut: Floats) -> None:
     """As reference.residual_forward."""
+    add(y, x, shortcut)
+
+
+@inline
+def add(y: Floats, x: Floats, shortcut: Floats) -> None:
+    """y = x + shortcut, whole maps."""
     out, a, b = y.reshape(-1), x.reshape(-1), shortcut.reshape(-1)
     for i in range(len(out)):
         out[i] = a[i] + b[i]

@@ -8,7 +8,7 @@ pixels are projected in one product.
 import numpy as np
 
 from npnet.kernels.arrays import HIGH, LOW, SCALE, SHIFT, Floats
-from npnet.kernels.jit.activation import residual_forward
+from npnet.kernels.jit.activation import add
 from npnet.kernels.jit.block import multiply, multiply_accumulate
 from npnet.kernels.jit.depthwise import Nine, Row, activate_row, new_ring, nine, slots, window
 from npnet.kernels.jit.expand import band_rows
@@ -65,7 +65,7 @@ def separable_inference(
             filter_row_relu6(filtered, (i * wo, wo), ring, middle, taps, affine2, stride)
         project(outputs[n * ho * wo : (n + 1) * ho * wo], filtered, w3, b3)
     if shortcut:
-        residual_forward(y, y, x)
+        add(y, y, x)
 
 
 @kernel
@@ -102,7 +102,7 @@ def inverted_residual_inference(
             filter_row_relu6(filtered, (i * wo, wo), ring, middle, taps, affine2, stride)
         project(outputs[n * ho * wo : (n + 1) * ho * wo], filtered, w3, b3)
     if shortcut:
-        residual_forward(y, y, x)
+        add(y, y, x)
 
 
 @kernel
