@@ -92,8 +92,13 @@ class PooledHead(Fused):
 FEW_CHANNELS = 24
 
 
-def for_training(operations: Sequence[Operation]) -> list[Operation]:
-    """The rewritten list: the same names, inputs, shapes and parameters."""
+def for_training(operations: Sequence[Operation], store_all: bool = False) -> list[Operation]:
+    """The rewritten list: the same names, inputs, shapes and parameters.
+
+    With `store_all` it is the list as it was.
+    """
+    if store_all:
+        return list(operations)
     readers, rewritten = consumers(operations), list(operations)
     for at in range(len(operations)):
         parts = _match(operations, at, (_expand, _filter), readers)

@@ -119,7 +119,7 @@ def plan(
     forward keeps for backward, such as "NAME.index". What `for_training` does not store has none,
     unless `store_all`.
     """
-    operations = architecture.operations if store_all else for_training(architecture.operations)
+    operations = for_training(architecture.operations, store_all)
     return _Planner(operations, training=True).plan(architecture, batch, dtype)
 
 

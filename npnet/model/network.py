@@ -45,7 +45,7 @@ class Network:
     ) -> None:
         self.architecture, self.batch, self.kernels = architecture, batch, kernels_of(backend)
         self.parameters = Parameters(architecture, dtype)
-        operations = architecture.operations if store_all else for_training(architecture.operations)
+        operations = for_training(architecture.operations, store_all)
         arrays = plan(architecture, batch, dtype, store_all).allocate(dtype)
         arrays |= affine_of_concatenations(operations, dtype)
         bn = with_epsilon(bn or BatchNorm(), architecture)
