@@ -7,6 +7,9 @@
 #
 # runs COMMAND, or a shell, on node-1, of node-1 to node-HOSTS. RATE is that of a port, in Mbit/s.
 # With --traps each host has two more networks that lead nowhere, as Wi-Fi's and Docker's may.
+# In it, `ip netns exec node-2 ip link set eth0 down` pulls the cable of node-2, `up` puts it back,
+# and ps, kill and pkill see the processes of these hosts alone.
+
 # Instead of ssh, MPI's launchers call this file as $CLUSTER [OPTION...] HOST COMMAND...
 set -eu
 
@@ -21,7 +24,12 @@ if [ "${CLUSTER:-}" = "$0" ]; then # as ssh
             mount -t sysfs sysfs /sys
             exec sh -c "$1"' "$host" "$*"
 fi
+if [ "${1:-}" = -h ] || [ "${1:-}" = --help ]; then
+    sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+    exit
+fi
 if [ -z "${INSIDE:-}" ]; then
+    command -v ip >/dev/null || { echo "$0: there is no ip here: install iproute2" >&2 && exit 2; }
     INSIDE=1 exec unshare --user --map-root-user --net --mount --pid --fork --kill-child \
         --mount-proc sh "$0" "$@"
 fi
@@ -38,7 +46,13 @@ shift
 while [ $# -gt 0 ] && [ "${1#--}" != "$1" ]; do
     case $1 in
     --mbits) rate=$2 && shift ;;
-    --slow) slow="$slow $2" && shift ;;
+    --slow)
+        if ! seq -f "node-%.0f" "$count" | grep -qFx "${2%=[1-9]*}"; then
+            echo "$0: --slow $2 is not like node-1=20, one of the hosts and Mbit/s" >&2
+            exit 2
+        fi
+        slow="$slow $2" && shift
+        ;;
     --traps) traps=yes ;;
     *) echo "$0: $1 is no option" >&2 && exit 2 ;;
     esac

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from npnet.cli import options
-from npnet.cli.words import SECONDS_TO_PASS_ON
+from npnet.cli.words import SECONDS_TO_PASS_ON, several
 
 if TYPE_CHECKING:  # the engine is loaded by the command that examines
     from npnet.measure.findings import Finding
@@ -121,7 +121,3 @@ def counted(findings: "list[Finding]") -> str:
     faults = sum(finding.harms for finding in findings)
     kinds = {"fault": faults, "warning": len(findings) - faults}
     return ", ".join(several(n, kind) for kind, n in kinds.items() if n) or "nothing found"
-
-
-def several(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"

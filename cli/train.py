@@ -13,7 +13,7 @@ import click
 from npnet.cli import options
 from npnet.cli.help import CommandWithHeadings, heading
 from npnet.cli.streams import say
-from npnet.cli.words import SECONDS_TO_PASS_ON
+from npnet.cli.words import SECONDS_TO_PASS_ON, several
 from npnet.schema import known_fields
 
 if TYPE_CHECKING:
@@ -501,7 +501,7 @@ def how_it_goes_on(origin: "Origin", trainer: "Trainer") -> list[str]:
         at = f"epoch {run.first_epoch + 1} of {epochs}{step}"
         lines = [f"Goes on from {run.resumed_from} with {at}"]
     if lost := origin.steps_lost(trainer.steps):
-        lines.append(f"Lost: {lost} steps that were done after that")
+        lines.append(f"Lost: {several(lost, 'step')} done after that")
     changed = changes(origin, trainer.recipe, trainer.settings, trainer.world)
     return [*lines, *([f"Changed: {', '.join(changed)}"] if changed else []), *run.said]
 

@@ -121,3 +121,8 @@ def hint(error: click.ClickException) -> str | None:
 
 def _look_up(word: str, table: Mapping[str, T]) -> T | None:
     return next((ours for theirs, ours in table.items() if word in theirs.split()), None)
+
+
+def several(count: int, what: str) -> str:
+    """Such as 1 host, 2 hosts."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -125,7 +125,7 @@ class Machinefile(NamedTuple):
         if self.maker not in (None, maker):
             raise NpnetError(
                 f"{self.path} has the form of {NAMES[self.maker]}, and the mpiexec found is "
-                f"{NAMES[maker]}'s: `npnet machinefile` writes its form"
+                f"{NAMES[maker]}'s: `npnet machinefile --mpi {maker}` writes its form"
             )
         most = self.most_ranks(ranks_per_node)
         if ranks > most:

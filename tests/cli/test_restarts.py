@@ -90,7 +90,7 @@ def test_a_job_that_died_goes_on_to_the_same_end(place: Path) -> None:
     assert third.endswith("step-003-000004.npz with epoch 3 of 3, step 5 of 6")
     # Rank 0 may be a step behind or not when rank 1 is killed.
     assert (
-        len(re.findall(r"\[INFO\] Lost: [12] steps that were done after that", outcome.stdout)) >= 2
+        len(re.findall(r"\[INFO\] Lost: (?:1 step|2 steps) done after that", outcome.stdout)) >= 2
     )
     assert not list(run.glob(".*"))
 

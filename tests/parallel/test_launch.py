@@ -190,7 +190,11 @@ def test_ports_are_as_fast_as_asked(cluster, tmp_path):
     assert [word for word in found.split() if word.endswith("bit")] == ["100Mbit", "10Mbit"]
     shell = on_the_first_of(2, cwd=tmp_path)  # which ends with its input
     assert (shell.returncode, shell.stderr) == (0, "")
-    assert "usage: " in on_the_first_of("--help", cwd=tmp_path).stderr
+    assert "usage: " in on_the_first_of("four", cwd=tmp_path).stderr
+    assert "--slow HOST=RATE" in on_the_first_of("--help", cwd=tmp_path).stdout
+    unknown = on_the_first_of(2, "--slow", "node-3=20", "true", cwd=tmp_path)
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert "--slow node-3=20 is not like node-1=20" in unknown.stderr
     wrong = on_the_first_of(2, "--speed", "1", "true", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "--speed is no option" in wrong.stderr
