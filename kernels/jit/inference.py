@@ -13,8 +13,9 @@ from npnet.kernels.jit.block import multiply, multiply_accumulate
 from npnet.kernels.jit.depthwise import Nine, Row, activate_row, new_ring, nine, slots, window
 from npnet.kernels.jit.expand import band_rows
 from npnet.kernels.jit.options import inline, kernel
+from npnet.kernels.jit.pooling import average
 from npnet.kernels.jit.stem import new_bands, stem_row
-from npnet.kernels.jit.tiles import activate, affine_vector, scratch
+from npnet.kernels.jit.tiles import activate, affine_vector, scratch, tile_rows
 from npnet.kernels.jit.vector import (
     clip,
     lanes,
@@ -107,20 +108,16 @@ def inverted_residual_inference(
 
 @kernel
 def head_inference(features: Floats, x: Floats, w: Floats, b: Floats) -> None:
-    """As reference.head_inference."""
-    n_images, h, width, _ = x.shape
-    inputs, pixels = matrix(x), h * width
-    maps, affine = scratch(pixels, len(b), x), bias(b, 0, 6)
-    for n in range(n_images):
-        multiply(maps, inputs[n * pixels : (n + 1) * pixels], w)
-        activate(maps, maps, affine)
-        mean = features[n]
-        mean[:] = 0
-        for i in range(pixels):
-            for c in range(len(mean)):
-                mean[c] += maps[i, c]
-        for c in range(len(mean)):
-            mean[c] /= pixels
+    """As reference.head_inference, as many images at a time as share the weights in the cache."""
+    n_images, h, width, ci = x.shape
+    inputs, pixels, co = matrix(x), h * width, len(b)
+    together = max(1, tile_rows(ci + co, ci * co, x.itemsize) // pixels)
+    maps, affine = scratch(together * pixels, co, x), bias(b, 0, 6)
+    for first in range(0, n_images, together):
+        y = features[first : min(first + together, n_images)]
+        tile = maps[: len(y) * pixels]
+        multiply(tile, inputs[first * pixels : first * pixels + len(tile)], w)
+        average(y, tile, affine)
 
 
 @inline

@@ -228,16 +228,20 @@ def leave(
 @kernel
 def activation_average_pool_forward(y: Floats, x: Floats, affine: Floats) -> None:
     """As reference.activation_average_pool_forward."""
-    n_images, h, w, channels = x.shape
-    inputs, count, step = pixels(x), h * w, lanes(x)
-    whole = channels - channels % step
+    average(y, pixels(x), affine)
+
+
+@inline
+def average(y: Floats, x: Floats, affine: Floats) -> None:
+    """The mean of clip(scale*x + shift, low, high) over each image.   y (N,C), x (N*pixels,C)."""
+    (n_images, channels), step = y.shape, lanes(x)
+    count, whole = len(x) // n_images, channels - channels % step
     for n in range(n_images):
+        image = x[n * count : (n + 1) * count]
         for c in range(0, whole, step):
-            average_strip(y, n, inputs[n * count : (n + 1) * count], affine, c, None)
+            average_strip(y, n, image, affine, c, None)
         if whole < channels:
-            average_strip(
-                y, n, inputs[n * count : (n + 1) * count], affine, whole, channels - whole
-            )
+            average_strip(y, n, image, affine, whole, channels - whole)
 
 
 @inline
