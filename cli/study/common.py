@@ -13,7 +13,7 @@ import click
 from npnet.cli import options
 from npnet.cli.bar import Progress
 from npnet.cli.train import train
-from npnet.cli.words import COMPILING
+from npnet.cli.words import COMPILING, several
 
 if TYPE_CHECKING:
     from npnet.study.cases import Case, Row, Study
@@ -174,7 +174,7 @@ class StudyProgress:
         again = f", goes on after {resumed.stem}" if resumed else ""
         click.echo(
             f"[STUDY] Run {self.number} of {len(self.study.cases)}: {case.name}, "
-            f"{some_ranks(case.ranks)}{again}{self._left(case)}"
+            f"{several(case.ranks, 'rank')}{again}{self._left(case)}"
         )
 
     def line(self, case: "Case", text: str) -> None:
@@ -185,9 +185,8 @@ class StudyProgress:
                 self.compiling_since = now
                 if self.shown is not None:
                     self.shown.say(f"{case.name}: {text.removeprefix('[INFO] ')}")
-        elif self.compiling_since is not None:
-            self.begin += now - self.compiling_since  # the next run finds the machine code
-            self.compiling_since = None
+        else:
+            self._compiled()
         if self.goes_on and self.share:
             self.spared += self.share * case.work
             self.goes_on = False
@@ -197,7 +196,14 @@ class StudyProgress:
             words = f"{left}{', ' * bool(left)}{case.name}: {text.removeprefix('[Root] ')}"
             self.shown.show("Study", round(1000 * share), 1000, words)
 
+    def _compiled(self) -> None:
+        """Leave out of the reckoning what compiling took: the next run finds the machine code."""
+        if self.compiling_since is not None:
+            self.begin += time.monotonic() - self.compiling_since
+            self.compiling_since = None
+
     def ended(self, case: "Case", error: str | None) -> None:
+        self._compiled()
         self.finished += case.work
         if self.shown is not None:
             self.shown.finish()
@@ -222,10 +228,6 @@ class StudyProgress:
 def plain(value: float | None, digits: int) -> str:
     """A cell of a table."""
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def some_ranks(count: int) -> str:
-    return f"{count} rank" + "s" * (count > 1)
 
 
 def share_done(text: str, before: float) -> float:

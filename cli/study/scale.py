@@ -8,6 +8,7 @@ import click
 
 from npnet.cli.help import CommandWithHeadings, heading
 from npnet.cli.study import common
+from npnet.cli.words import several
 
 if TYPE_CHECKING:
     from npnet.study.cases import Row
@@ -99,7 +100,7 @@ def scale(
     rows = study.rows
     print_table(rows)
     click.echo(
-        f"Speed-up and efficiency are over {common.some_ranks(min(row['np'] for row in rows))}: of "
+        f"Speed-up and efficiency are over {several(min(row['np'] for row in rows), 'rank')}: of "
         "time or, in weak scaling, of images/s. (paper): on Raspberry Pis, over 2."
     )
     click.echo(f"[STUDY] Table: {out / 'scale.csv'}")

@@ -8,6 +8,7 @@ import click
 
 from npnet.cli.help import CommandWithHeadings, heading
 from npnet.cli.study import common
+from npnet.cli.words import several
 
 if TYPE_CHECKING:
     from npnet.study.cases import Finished, Row
@@ -81,7 +82,7 @@ def sweep(
             click.echo(block(run))
     print_table(study.rows)
     row, why = studies.best(study.rows)
-    ranks_of_best = common.some_ranks(row["ranks_per_node"])
+    ranks_of_best = several(row["ranks_per_node"], "rank")
     click.echo(
         f"\n[STUDY] Best: {row['batch_per_node']} images a node on {ranks_of_best} "
         f"(--batch-per-rank {row['batch_per_rank']}): {why}"

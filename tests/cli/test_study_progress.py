@@ -64,6 +64,20 @@ def test_what_compiling_took_is_not_expected_of_the_next_run(told):
     assert left(progress, second) == "0:00:15"
 
 
+def test_a_run_that_fails_while_it_compiles_leaves_the_next_its_own_time(told):
+    progress, (first, second, third, _), clock = told
+    progress.started(first, resumed=None)
+    progress.line(first, f"[INFO] {COMPILING} for this processor, once")
+    clock.seconds = 10
+    progress.ended(first, "killed")
+    progress.started(second, resumed=None)
+    clock.seconds = 40
+    progress.line(second, "[Root] Epoch 10/10 100% 400 images/s")
+    progress.ended(second, None)
+    progress.started(third, resumed=None)
+    assert left(progress, third) == "0:01:00"
+
+
 def test_it_is_said_at_once_that_a_run_compiles(told, capsys):
     progress, (first, *_), _ = told
     progress.shown = Progress(None, "[STUDY]")
