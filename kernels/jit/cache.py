@@ -36,6 +36,7 @@ NETWORK = {"9p", "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre"}
 NODE_LOCAL = Path("/var/tmp")  # kept when the node restarts, unlike /tmp
 
 DESCRIPTORS = "/proc/self/fd"  # a name for each open file of this process
+HELD: dict[str, tuple[int, os.stat_result]] = {}  # folders, by descriptors that stay open
 
 SEAL_BYTES = hashlib.sha256().digest_size
 
@@ -105,7 +106,6 @@ def is_writable(folder: str) -> bool:
     return False
 
 
-@cache
 def held(folder: str) -> str:
     """A name for `folder` by a descriptor that stays open: it means this folder to the end.
 
@@ -113,11 +113,25 @@ def held(folder: str) -> str:
     """
     if not os.path.isdir(DESCRIPTORS):
         return folder
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    own(Path(folder))
-    if not os.path.samestat(os.fstat(descriptor), os.lstat(folder)):
-        raise UntrustedError(errno.EPERM, f"{folder} was replaced")
-    return f"{DESCRIPTORS}/{descriptor}"
+    if folder not in HELD or not is_still(*HELD[folder]):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            own(Path(folder))
+            status = os.fstat(descriptor)
+            if not os.path.samestat(status, os.lstat(folder)):
+                raise UntrustedError(errno.EPERM, f"{folder} was replaced")
+        except OSError:
+            os.close(descriptor)
+            raise
+        HELD[folder] = descriptor, status
+    return f"{DESCRIPTORS}/{HELD[folder][0]}"
+
+
+def is_still(descriptor: int, status: os.stat_result) -> bool:
+    """Whether it is open on that folder: a program may close what it does not know."""
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(descriptor), status)
+    return False
 
 
 def fallbacks() -> tuple[Path, ...]:
@@ -212,19 +226,15 @@ def warn_once(message: str) -> None:
     warnings.warn(message, CacheWarning, stacklevel=1)
 
 
-def machine_code_alone(library: Any) -> tuple[str, str, tuple[bytes, bytes]]:
-    """What Numba keeps of a kernel, its functions in LLVM's language left empty.
+def put_away(library: Any) -> None:
+    """Keep of a loaded kernel's text in LLVM's language its bytes, until somebody asks for it.
 
-    Numba takes from them what may be called. Their bodies are for functions that would make them a
-    part of theirs. No kernel calls another, and read back they take ten times the memory of the
-    machine code.
+    Numba unfolds it for functions that would make the kernel a part of theirs. Here no kernel calls
+    another, and unfolded it takes ten times the memory of the machine code.
     """
-    name, kind, (machine_code, text) = type(library).serialize_using_object_code(library)
-    functions = [
-        each.name for each in llvm.parse_bitcode(text).functions if not each.is_declaration
-    ]
-    empty = "".join(f'define void @"{each}"() {{ unreachable }}\n' for each in functions)
-    return name, kind, (machine_code, llvm.parse_assembly(empty).as_bitcode())
+    text = library._shared_module.as_bitcode()
+    library._shared_module.close()
+    library._get_module_for_linking = partial(llvm.parse_bitcode, text)
 
 
 class GuardedCache:
@@ -238,15 +248,24 @@ class GuardedCache:
 
     def __init__(self, numbas_own: Any, folder: str) -> None:
         self._cache, self._folder = numbas_own, folder
-        place = numbas_own._impl.locator._cache_path = held(folder)
-        files = IndexDataCacheFile(place, numbas_own._impl.filename_base, source_stamp=None)
-        self._files = numbas_own._cache_file = files
+        self._open(held(folder))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def _open(self, place: str) -> None:
+        """Let Numba look for its files there."""
+        self._place = self._cache._impl.locator._cache_path = place
+        files = IndexDataCacheFile(place, self._cache._impl.filename_base, source_stamp=None)
+        self._files = self._cache._cache_file = files
         self._pickle, self._unpickle = files._dump, files._load_data
         files._dump, files._load_data = self._sealed, self._unsealed
         self._index, files._load_index = files._load_index, self._own_index
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cache, name)
+    def _open_again(self) -> None:
+        """Where the folder has another name now. Raises OSError where it is not to be had."""
+        if (place := held(self._folder)) != self._place:
+            self._open(place)
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         """The kernel compiled for `signature`; None if there is none, or none that can be read.
@@ -254,8 +273,15 @@ class GuardedCache:
         Numba would make the compiler ready first, which takes a third of a second.
         """
         try:
+            self._open_again()
+        except OSError:
+            return None
+        try:
             rtsys.initialize(context)
-            return self._cache._load_overload(signature, context)
+            compiled = self._cache._load_overload(signature, context)
+            if compiled is not None:
+                put_away(compiled.library)
+            return compiled
         except Exception:  # what unpickling raises depends on what it meets
             with suppress(OSError):
                 self._cache.flush()  # or its index would not let the new code be saved
@@ -263,9 +289,8 @@ class GuardedCache:
             return None
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
-        library = compiled.library
-        library.serialize_using_object_code = partial(machine_code_alone, library)
         try:
+            self._open_again()
             self._cache.save_overload(signature, compiled)
         except Exception as error:
             warn_not_kept(self._folder, error)
@@ -278,13 +303,13 @@ class GuardedCache:
         """The index, whose names Numba unpickles."""
         path = Path(self._files._index_path)
         with suppress(FileNotFoundError):
-            check(path, path.lstat())
+            check(Path(self._folder, path.name), path.lstat())
         return self._index()
 
     def _unsealed(self, name: str) -> Any:
         path = Path(self._files._data_path(name))
         try:
-            check(path, path.lstat())
+            check(Path(self._folder, name), path.lstat())
         except UntrustedError as error:  # Numba would take an OSError for a missing file
             raise ValueError(error.strerror) from error
         data = path.read_bytes()

@@ -1,8 +1,6 @@
 """The folder of compiled kernels: found, named after what it holds, and no danger when damaged."""
 
-import ast
 import os
-import pickle
 import platform
 import shutil
 import subprocess
@@ -10,7 +8,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import llvmlite.binding as llvm
 import pytest
 
 from npnet.kernels.jit import block, cache, options
@@ -89,22 +86,6 @@ def test_the_sources_of_the_code_are_all_that_it_imports():
                 assert {file for file in files if file.is_file()} <= found, name
 
 
-def test_no_kernel_calls_another():
-    """What is kept of one could not become a part of the other."""
-    kernels, called = set(), set()
-    for path in (SOURCES / "kernels/jit").glob("*.py"):
-        for function in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(function, ast.FunctionDef):
-                how = set(map(ast.unparse, function.decorator_list))
-                if "kernel" in how:
-                    kernels.add(function.name)
-                if how & {"kernel", "inline"}:  # a part of one
-                    calls = (node for node in ast.walk(function) if isinstance(node, ast.Call))
-                    called |= {ast.unparse(node.func) for node in calls}
-    assert len(kernels) > 25
-    assert kernels & called == set()
-
-
 @pytest.mark.compiled
 class TestMachineCode:
     def test_the_second_start_loads_what_the_first_compiled(self, compiled):
@@ -116,18 +97,40 @@ class TestMachineCode:
         assert first.stdout.startswith(str(folder))
         assert first.stderr == second.stderr == ""
 
-    def test_of_llvm_s_language_names_alone_are_kept(self, compiled):
-        (file,) = compiled[0].glob("*/*residual_forward*.nbc")
-        (_, kind, (_, text)), *_ = pickle.loads(file.read_bytes()[: -cache.SEAL_BYTES])
-        module = llvm.parse_bitcode(text)
-        bodies = {
-            str(line).strip()
-            for function in module.functions
-            for block in function.blocks
-            for line in block.instructions
-        }
-        assert (kind, bodies) == ("object", {"unreachable"})
-        assert any("residual_forward" in function.name for function in module.functions)
+    @pytest.mark.parametrize("cached", [True, False])
+    def test_another_s_compiled_function_may_call_what_was_loaded(self, compiled, tmp_path, cached):
+        (tmp_path / "mine.py").write_text(f"""
+import numba
+from npnet.kernels.jit import residual_forward
+@numba.njit(cache={cached})
+def mine(y, x):
+    residual_forward(y, x, x)
+    return y.sum()
+""")
+        use = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+import numpy as np
+from mine import mine
+print(mine(np.zeros(2, np.float32), np.ones(2, np.float32)))
+"""
+        for _ in range(2):
+            result = run(compiled[0], meanwhile=use)
+            assert result.stdout.startswith("4.0\n")
+            assert result.stderr == ""
+
+    def test_a_program_may_close_what_it_does_not_know(self, compiled, tmp_path):
+        """As one that becomes a daemon; and another folder may get the descriptor's number."""
+        closing = f"""
+import os
+os.closerange(3, 256)
+for _ in range(9):
+    os.open({str(tmp_path)!r}, os.O_RDONLY)
+"""
+        result = run(compiled[0], meanwhile=closing)
+        assert result.stdout.endswith(LOADED)
+        assert result.stderr == ""
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_second_clone_loads_it_too(self, compiled, tmp_path):
         """Other place, other dates, same words."""
