@@ -97,6 +97,15 @@ class TestMachineCode:
         assert first.stdout.startswith(str(folder))
         assert first.stderr == second.stderr == ""
 
+    def test_a_loaded_kernel_s_text_is_folded_up(self, compiled):
+        """Unfolded, those of a training step take 25 MB."""
+        told = """
+import atexit
+loaded = residual_forward.overloads.values()
+atexit.register(lambda: print([each.library._shared_module.closed for each in loaded]))
+"""
+        assert run(compiled[0], meanwhile=told).stdout.endswith("\n[True]\n")
+
     @pytest.mark.parametrize("cached", [True, False])
     def test_another_s_compiled_function_may_call_what_was_loaded(self, compiled, tmp_path, cached):
         (tmp_path / "mine.py").write_text(f"""
