@@ -24,7 +24,7 @@ SECONDS_FOR_A_TABLE = 60.0  # that another process may hold it: a row takes mill
 _UNKNOWN = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.ENOSYS)
 
 
-def write_atomically(path: Path, data: bytes, exclusive: bool = False) -> None:
+def write_atomically(path: Path, data: bytes | memoryview, exclusive: bool = False) -> None:
     """Write beside `path`, flush to the disk, rename, flush the folder.
 
     A new file has the rights that the umask leaves, a replaced one keeps its own. Raises NpnetError

@@ -4,7 +4,7 @@ import hashlib
 import os
 import reprlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npnet.data.dataset import Images, Split
-from npnet.data.unpickle import damaged, load
+from npnet.data.unpickle import damaged, load, place
 from npnet.errors import NpnetError
-from npnet.untrusted import stamp_of
+from npnet.untrusted import open_file, stamp_of
 
 _SPLITS: tuple[Split, ...] = ("train", "test")  # that its files hold
 _SIDE = 32  # height and width, pixels
@@ -77,8 +77,19 @@ def variant(name: str) -> Variant:
     return VARIANTS[name]
 
 
+@dataclass(frozen=True)
+class _Content:
+    """What a file of images holds. `digest`: a hash of its images and labels; `place`: where its
+    images begin in it, one after another, None where they do not; `stamp`: of the file read."""
+
+    labels: NDArray[np.int64]
+    digest: bytes
+    place: int | None
+    stamp: tuple[int, int, int]
+
+
 class Cifar:
-    """One of the two datasets, in `folder`; nothing of it but the classes is kept in memory.
+    """One of the two datasets, in `folder`; classes and labels of it are kept in memory.
 
     A `Dataset`. Raises NpnetError, here and from `size` and `read`, if a file is missing, damaged
     or not as its authors made it.
@@ -91,67 +102,97 @@ class Cifar:
         self.location = str(folder)
         self._folder = folder
         self._variant = variant(name)
-        self._known: dict[Split, list[tuple[int, bytes]]] = {}  # of each file, once it was read
-        self._stamps: dict[Path, tuple[int, int, int]] = {}  # of each file, when that was
+        self._known: dict[Split, list[_Content]] = {}  # of each file, once it was read
         self.classes: Sequence[str] = _read_classes(folder / self._variant.meta, self._variant)
 
     def size(self, split: Split) -> int:
         """Number of images in a split. The first call reads and checks every file of it."""
-        return sum(rows for rows, _ in self._contents(split))
+        return sum(len(content.labels) for content in self._contents(split))
 
     def digest(self) -> str:
         """A hash of images and labels, not of the files: they can be pickled in several ways."""
-        digests = [digest for split in _SPLITS for _, digest in self._contents(split)]
+        digests = [content.digest for split in _SPLITS for content in self._contents(split)]
         return hashlib.sha256(b"".join(digests)).hexdigest()[:16]
 
     def read(self, split: Split, indices: NDArray[np.int64]) -> Images:
         """The images at `indices` (n,), in that order, file after file.
 
-        Memory: the result, and the largest file while that is read. Raises IndexError
-        for an index outside of the split, NpnetError if a file was changed since `size` read it.
+        Memory: the result; and the largest file while that is read, if its images cannot be found
+        in place. Raises IndexError for an index outside of the split, NpnetError if a file was
+        changed since `size` read it.
         """
         size = self.size(split)
         if len(indices) and not (indices.min() >= 0 and indices.max() < size):
             raise IndexError(f"indices reach outside of 0 <= index < {size}")
         pixels = np.empty((len(indices), _SIDE, _SIDE, 3), np.uint8)
         labels = np.empty(len(indices), np.int64)
-        start = 0
-        for path, known in zip(self._paths(split), self._contents(split), strict=True):
-            rows, _ = known
-            here = np.flatnonzero((start <= indices) & (indices < start + rows))
+        start, contents = 0, self._contents(split)
+        for number, path in enumerate(self._paths(split)):
+            end = start + len(contents[number].labels)
+            here = np.flatnonzero((start <= indices) & (indices < end))
             if len(here):
-                if self._stamps[path] != _stamp(path) and self._content(path) != known:
-                    raise NpnetError(f"{path} was changed since this run began: start it again")
-                labels[here] = self._copy_rows(path, indices[here] - start, pixels, here)
-            start += rows
+                contents[number] = self._unchanged(path, contents[number])
+                rows = indices[here] - start
+                labels[here] = contents[number].labels[rows]
+                self._copy(path, contents[number], rows, pixels, here)
+            start = end
         return Images(pixels, labels)
 
-    def _copy_rows(
-        self, path: Path, rows: NDArray[np.int64], pixels: NDArray[np.uint8], to: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        """Copy images `rows` of a file to pixels[to]; their labels. Then the file can be freed."""
-        planes, labels = _read_batch(path, self._variant)
-        images = planes.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
-        for row, target in zip(rows, to, strict=True):  # images[rows] would be one more copy of all
-            pixels[target] = images[row]
-        return labels[rows]
+    def _copy(
+        self,
+        path: Path,
+        content: _Content,
+        rows: NDArray[np.int64],
+        pixels: NDArray[np.uint8],
+        to: NDArray[np.int64],
+    ) -> None:
+        """pixels[to] = images `rows` of a file. What was read can then be freed."""
+        for target, planes in zip(to, self._rows(path, content, rows), strict=True):
+            pixels[target] = planes.reshape(3, _SIDE, _SIDE).transpose(1, 2, 0)
+
+    def _rows(
+        self, path: Path, content: _Content, rows: NDArray[np.int64]
+    ) -> Iterator[NDArray[np.uint8]]:
+        """The planes (3072,) of images of a file, of which no more than one is read if possible."""
+        if content.place is None:
+            planes, _ = _read_batch(path, self._variant)
+            yield from (planes[row] for row in rows)
+            return
+        try:
+            with open_file(path) as file:
+                for row in rows:
+                    file.seek(content.place + _SAMPLES * int(row))
+                    data = file.read(_SAMPLES)
+                    if len(data) != _SAMPLES:
+                        raise _changed(path)
+                    yield np.frombuffer(data, np.uint8)
+        except OSError as error:
+            raise damaged(path, error.strerror or str(error)) from error
+
+    def _unchanged(self, path: Path, known: _Content) -> _Content:
+        """What a file holds now. The same images and labels in another file do no harm."""
+        if known.stamp == _stamp(path):
+            return known
+        now = self._content(path)
+        if now.digest != known.digest:
+            raise _changed(path)
+        return now
 
     def _paths(self, split: Split) -> list[Path]:
         names = {"train": self._variant.train, "val": (), "test": self._variant.test}[split]
         return [self._folder / name for name in names]
 
-    def _contents(self, split: Split) -> list[tuple[int, bytes]]:
-        """The number of images in each file of a split, and a hash of them and their labels."""
+    def _contents(self, split: Split) -> list[_Content]:
         if split not in self._known:
             self._known[split] = [self._content(path) for path in self._paths(split)]
         return self._known[split]
 
-    def _content(self, path: Path) -> tuple[int, bytes]:
-        self._stamps[path] = _stamp(path)  # before it is read
+    def _content(self, path: Path) -> _Content:
+        stamp = _stamp(path)  # before it is read
         data, labels = _read_batch(path, self._variant)
         digest = hashlib.sha256(np.ascontiguousarray(data).data)
         digest.update(labels.data)
-        return len(labels), digest.digest()
+        return _Content(labels, digest.digest(), place(data), stamp)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
@@ -160,6 +201,10 @@ def _stamp(path: Path) -> tuple[int, int, int]:
         return stamp_of(path.stat())
     except OSError:
         return (0, 0, 0)
+
+
+def _changed(path: Path) -> NpnetError:
+    return NpnetError(f"{path} was changed since this run began: start it again")
 
 
 def find(name: str, data_dir: Path | None = None) -> Cifar:

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from npnet.errors import NpnetError
-from npnet.untrusted import Refused
+from npnet.untrusted import Refused, open_file
 
 # The largest CIFAR file takes some 250 000 opcodes, and 2 000 000 where each label is a number of
 # NumPy's. An empty dict costs one byte on disk and 64 in memory, so the number of opcodes is what
@@ -65,7 +66,7 @@ def load(path: Path) -> object:
     big-endian arrays included.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return Machine(os.fstat(file.fileno()).st_size).load(file)
     except OSError as error:
         raise damaged(path, error.strerror or str(error)) from error
@@ -73,11 +74,34 @@ def load(path: Path) -> object:
         raise damaged(path, str(error)) from error
 
 
+class _Pages(mmap):
+    """A large string or large bytes, in pages of their own, which go back to the system at once.
+
+    Memory that malloc gave would stay the process's, beside the arrays that come after it.
+    """
+
+    place: int  # where it begins in its file
+
+
+def place(array: NDArray[Any]) -> int | None:
+    """Where in its file the numbers of an array begin, which is the whole of one from `load`.
+
+    None unless they stand there as they are, and are large: as text they do not.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    raw = base.obj if isinstance(base, memoryview) else None
+    if isinstance(raw, _Pages) and array.flags.c_contiguous:
+        return raw.place
+    return None
+
+
 def _opcodes(file: BinaryIO) -> Iterator[tuple[str, object]]:
     """Names and arguments, as pickletools.genops gives them, up to STOP.
 
-    But Python 2's strings, as which it wrote arrays, stay bytes: as text they would be in memory
-    once more.
+    But Python 2's strings, as which it wrote arrays, stay bytes, for as text they would be in
+    memory once more; and large ones, as bytes of Python 3, have pages of their own.
     """
     while code := file.read(1):
         opcode = _BY_CODE.get(code)
@@ -93,15 +117,31 @@ def _opcodes(file: BinaryIO) -> Iterator[tuple[str, object]]:
 
 
 def _read_string(file: BinaryIO) -> bytes | mmap:
-    """A string of Python 2; a large one in pages of its own, which go back to the system at once.
-
-    Memory that malloc gave would stay the process's, beside the arrays that come after it.
-    """
+    """A string of Python 2."""
     length = pickletools.read_int4(file)
     if length < 0:
         raise ValueError("a string has a negative length")
-    data: bytes | mmap = file.read(length) if length < _LARGE else mmap(-1, length)
-    read = file.readinto(data) if isinstance(data, mmap) else len(data)  # type: ignore[attr-defined]
+    return _read(file, length)
+
+
+def _read_bytes(file: BinaryIO) -> bytes | mmap:
+    """Bytes of Python 3."""
+    return _read(file, pickletools.read_uint4(file))
+
+
+def _read_bytearray(file: BinaryIO) -> bytes | mmap:
+    """What protocol 5 has arrays in."""
+    return _read(file, pickletools.read_uint8(file))
+
+
+def _read(file: BinaryIO, length: int) -> bytes | mmap:
+    if length < _LARGE:
+        data: bytes | _Pages = file.read(length)
+        read = len(data)
+    else:
+        data = _Pages(-1, length)
+        data.place = file.tell()
+        read = file.readinto(data)  # type: ignore[attr-defined]
     if read != length:
         raise ValueError(f"it ends in a string of {length} bytes")
     return data
@@ -117,7 +157,12 @@ def _read_quoted(file: BinaryIO) -> bytes:
     return data
 
 
-_READERS = {"BINSTRING": _read_string, "STRING": _read_quoted}
+_READERS = {
+    "BINSTRING": _read_string,
+    "STRING": _read_quoted,
+    "BINBYTES": _read_bytes,
+    "BYTEARRAY8": _read_bytearray,
+}
 
 
 class Machine:
@@ -262,7 +307,7 @@ class Machine:
                 return np.empty(0, np.uint8)
             case (code, _, _) if function is _Global.DTYPE:
                 return _dtype(_text(code))
-            case (bytes() | bytearray() as raw, np.dtype() as dtype, shape, str("C")) if (
+            case (bytes() | mmap() as raw, np.dtype() as dtype, shape, str("C")) if (
                 function is _Global.FROMBUFFER
             ):
                 return np.frombuffer(raw, dtype).reshape(_check_shape(shape, dtype, raw))
@@ -320,9 +365,7 @@ def _dtype(code: str) -> np.dtype[Any]:
     return np.dtype(f"<{code}")
 
 
-def _check_shape(
-    shape: object, dtype: np.dtype[Any], raw: bytes | bytearray | mmap
-) -> tuple[int, ...]:
+def _check_shape(shape: object, dtype: np.dtype[Any], raw: bytes | mmap) -> tuple[int, ...]:
     """`shape`, if an array of it takes just the bytes of `raw`."""
     if not (
         isinstance(shape, tuple)

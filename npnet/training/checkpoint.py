@@ -146,8 +146,9 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     np.savez(buffer, **arrays)
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.comment = b"0" * SEAL
-    body = buffer.getvalue()[:-SEAL]
-    write_atomically(Path(path), body + hashlib.sha256(body).hexdigest().encode())
+    with buffer.getbuffer() as data:
+        data[-SEAL:] = hashlib.sha256(data[:-SEAL]).hexdigest().encode()
+        write_atomically(Path(path), data)
 
 
 def load(path: str | Path) -> Checkpoint:

@@ -1,5 +1,6 @@
 """CIFAR files of a few images: found, read by index, and refused with one line if not right."""
 
+import os
 import pickle
 import struct
 import tracemalloc
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from npnet.data import unpickle
+from npnet.data import cifar, unpickle
 from npnet.data.cifar import VARIANTS, Cifar, find
 from npnet.data.dataset import Dataset, Split
 from npnet.errors import NpnetError
@@ -181,6 +182,71 @@ def test_the_authors_files_are_in_memory_once(tmp_path: Path) -> None:
         tracemalloc.stop()
     np.testing.assert_array_equal(planes, pixels)
     assert peak < 0.3 * pixels.nbytes
+
+
+LARGE = 400  # images in a file, whose pixels have pages of their own
+
+
+def write_large(path: Path, batch: dict[bytes, Any], protocol: int) -> None:
+    if protocol == 0:  # stands for Python 2
+        path.write_bytes(as_python_2({"data": batch[b"data"], "labels": batch[b"labels"]}))
+    else:
+        write(path, batch, protocol)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 3, 4, 5])
+def test_rows_are_read_where_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: int
+) -> None:
+    """Once a file was checked no more than an image of it is read at a time; but for Python 3's
+    protocol 2, where images stand as text."""
+    images, labels = write_cifar10(tmp_path, LARGE)["test"]
+    path, rows = tmp_path / "test_batch", np.array([LARGE - 1, 0, 17, 17])
+    write_large(path, {b"data": planes(images), b"labels": labels}, protocol)
+    dataset = Cifar("cifar10", tmp_path)
+    dataset.digest()
+    loaded: list[Path] = []
+    monkeypatch.setattr(cifar, "load", lambda path: loaded.append(path) or unpickle.load(path))
+    found = dataset.read("test", rows)
+    np.testing.assert_array_equal(found.pixels, images[rows])
+    np.testing.assert_array_equal(found.labels, np.array(labels)[rows])
+    assert loaded == ([path] if protocol == 2 else [])
+
+
+def test_images_that_stand_elsewhere_later_or_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = write_cifar10(tmp_path, LARGE)["test"]
+    path, batch = tmp_path / "test_batch", {b"data": planes(images), b"labels": labels}
+    write_large(path, batch, 0)
+    dataset, rows = Cifar("cifar10", tmp_path), np.arange(LARGE)
+    dataset.digest()
+    write_large(path, {b"note": b"longer", **batch}, 4)
+    np.testing.assert_array_equal(dataset.read("test", rows).pixels, images)
+    write_large(path, batch | {b"data": planes(images[::-1])}, 4)
+    assert (
+        error(dataset.read, "test", rows)
+        == f"{path} was changed since this run began: start it again"
+    )
+    write_large(path, batch, 4)
+    dataset.read("test", rows)
+    stamp = cifar._stamp(path)
+    path.write_bytes(path.read_bytes()[: 300 * 3072])
+    monkeypatch.setattr(cifar, "_stamp", lambda _: stamp)  # as if it was cut while it is read
+    dataset.read("test", rows[:200])
+    assert (
+        error(dataset.read, "test", rows)
+        == f"{path} was changed since this run began: start it again"
+    )
+    path.unlink()
+    assert "No such file" in error(dataset.read, "test", rows)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(folder: Path) -> None:
+    path = folder / "data_batch_2"
+    path.unlink()
+    os.mkfifo(path)
+    assert "a pipe or a device" in error(Cifar("cifar10", folder).size, "train")
 
 
 def as_python_2(batch: dict[str, Any]) -> bytes:
