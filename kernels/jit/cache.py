@@ -16,16 +16,16 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import llvmlite.binding as llvm
 import psutil
 from numba.core.caching import IndexDataCacheFile
 from numba.core.runtime import rtsys
 
 from npnet.kernels.home import chosen_home, home
+from npnet.kernels.jit.compiler import loaded
 
 # File systems of other machines, as of a cluster's home folders: all ranks would load their code
 # through one server, at the same time.
@@ -226,17 +226,6 @@ def warn_once(message: str) -> None:
     warnings.warn(message, CacheWarning, stacklevel=1)
 
 
-def put_away(library: Any) -> None:
-    """Keep of a loaded kernel's text in LLVM's language its bytes, until somebody asks for it.
-
-    Numba unfolds it for functions that would make the kernel a part of theirs. Here no kernel calls
-    another, and unfolded it takes ten times the memory of the machine code.
-    """
-    text = library._shared_module.as_bitcode()
-    library._shared_module.close()
-    library._get_module_for_linking = partial(llvm.parse_bitcode, text)
-
-
 class GuardedCache:
     """Numba's cache of one kernel. A file that is damaged or cannot be written costs a compilation.
 
@@ -280,7 +269,7 @@ class GuardedCache:
             rtsys.initialize(context)
             compiled = self._cache._load_overload(signature, context)
             if compiled is not None:
-                put_away(compiled.library)
+                loaded(compiled.library)
             return compiled
         except Exception:  # what unpickling raises depends on what it meets
             with suppress(OSError):

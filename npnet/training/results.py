@@ -60,7 +60,7 @@ class Summary:
     `train_seconds` and `test_seconds` are those of the slowest rank. `images_per_second` are of
     training alone, on all ranks, since this start, or of the last epoch if that was made before.
     `slowest` is a sentence about the rank that the others waited for, if there is one.
-    `planned_bytes` are the arrays of rank 0; Python, NumPy and Numba come to about 180 MB on top of
+    `planned_bytes` are the arrays of rank 0; Python, NumPy and Numba come to about 130 MB on top of
     them in `peak_rss_bytes`, the largest of all ranks.
     """
 
