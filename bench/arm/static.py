@@ -22,7 +22,7 @@ Needs llvm-mca 19 or newer (Debian: llvm-19).
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -55,7 +55,8 @@ def main() -> None:
         )
     kept = load(core) if options.check else None
     compile_by(core, options.row)
-    costs = list(costs_of(core, options.kernel, step_only=options.check or options.write))
+    others = FLOORS[core.name] if options.check or options.write else None
+    costs = list(costs_of(core, options.kernel, others))
     if not costs:
         raise NpnetError(f"no kernel that is compiled has {options.kernel!r} in its name")
     if options.json:
@@ -87,9 +88,9 @@ def compile_by(core: Core, row: str | None = None) -> None:
     retarget(core)
 
 
-def costs_of(core: Core, part: str = "", step_only: bool = False) -> "Iterator[Cost]":
+def costs_of(core: Core, part: str = "", others: Container[str] | None = None) -> "Iterator[Cost]":
     """The cost of each kernel with `part` in its name: in a training step, or, where it has none,
-    of a call on each of a prediction's shapes.
+    of a call on each of a prediction's shapes. Of the latter only those in `others`, if given.
     """
     from bench.arm.caches import Caches
     from bench.arm.cost import cost_of, useful_flops
@@ -109,7 +110,7 @@ def costs_of(core: Core, part: str = "", step_only: bool = False) -> "Iterator[C
             numbers = uses[kernel.name].items()
             flops = sum(number * useful_flops(kernel, use) for use, number in numbers)
             yield cost_of(kernel.name, step[kernel.name], core, flops)
-        elif not step_only:
+        elif others is None or kernel.name in others:
             other = Use(registry.border_cases(kernel.kind)[-1])  # of other networks
             once = [*uses[kernel.name]] or [other]  # of inference
             flops = sum(useful_flops(kernel, use) for use in once)

@@ -113,7 +113,7 @@ def counts_by(name: str, sizes: Sizes) -> Counts:
         if hasattr(module, "TARGET"):
             module.TARGET = target
     depthwise.ROWS_AHEAD = sizes.rows_ahead
-    return counts_of(costs_of(core, step_only=True), core)
+    return counts_of(costs_of(core, others=()), core)
 
 
 if __name__ == "__main__":

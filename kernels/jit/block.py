@@ -28,6 +28,7 @@ from npnet.kernels.jit.vector import (
     instructions,
     lanes,
     line,
+    opaque,
     prefetch,
     read,
     splat,
@@ -100,9 +101,9 @@ def register_block(
             k = builder.phi(INT64)
             running = {place: builder.phi(kind) for place in places}
             loaded = [read(builder, kind, at(*b_part, k, column[v]), cut(v)) for v in range(wide)]
-            new = {}
+            new, k_of_a = {}, opaque(builder, k)
             for r in range(high):
-                factor = splat(builder, kind, builder.load(at(*a_part, row[r], k)))
+                factor = splat(builder, kind, builder.load(at(*a_part, row[r], k_of_a)))
                 for v in range(wide):
                     new[r, v] = call(builder, "fma", factor, loaded[v], running[r, v])
             following = builder.add(k, INT64(1))

@@ -81,6 +81,15 @@ def element(context: Any, builder: Any, array_type: Any, array: Any, i: Any, c: 
     return builder.bitcast(builder.gep(start, [offset]), parts.data.type)
 
 
+def opaque(builder: Any, index: Any) -> Any:
+    """The same number, of which the compiler does not know what it was in the round before.
+
+    Else it steps a pointer for each array that is read at `index`, and the load of an ARM that
+    steps one leaves it to the vector unit to repeat a number in all lanes. The code is empty.
+    """
+    return builder.asm(ir.FunctionType(INT64, [INT64]), "", "=r,0", [index], side_effect=False)
+
+
 def splat(builder: Any, vector: ir.VectorType, scalar: Any) -> Any:
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, INT32(0))
     lanes = ir.Constant(ir.VectorType(INT32, vector.count), [0] * vector.count)
