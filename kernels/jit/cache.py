@@ -25,7 +25,7 @@ from numba.core.caching import IndexDataCacheFile
 from numba.core.runtime import rtsys
 
 from npnet.kernels.home import chosen_home, home
-from npnet.kernels.jit.compiler import loaded
+from npnet.kernels.jit.compiler import loaded, put_away
 
 # File systems of other machines, as of a cluster's home folders: all ranks would load their code
 # through one server, at the same time.
@@ -269,13 +269,15 @@ class GuardedCache:
             rtsys.initialize(context)
             compiled = self._cache._load_overload(signature, context)
             if compiled is not None:
-                loaded(compiled.library)
-            return compiled
+                put_away(compiled.library)
         except Exception:  # what unpickling raises depends on what it meets
             with suppress(OSError):
                 self._cache.flush()  # or its index would not let the new code be saved
             warn_once(f"compiled kernels in {self._folder} were damaged: they are compiled anew")
             return None
+        if compiled is not None:
+            loaded()
+        return compiled
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
         try:

@@ -10,10 +10,10 @@ from contextlib import suppress
 from ctypes import c_size_t, c_void_p
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
-import psutil
 
 LIBRARY = "libllvmlite"
 KERNELS_BETWEEN = 8  # are loaded between two times that memory is given back, which takes 5 ms
@@ -21,9 +21,8 @@ KERNELS_BETWEEN = 8  # are loaded between two times that memory is given back, w
 _loaded = count(1)
 
 
-def loaded(library: Any) -> None:
-    """To be called for each kernel that was loaded, with Numba's library of it."""
-    put_away(library)
+def loaded() -> None:
+    """To be called for each kernel that was loaded."""
     if next(_loaded) % KERNELS_BETWEEN == 0:
         give_back()
 
@@ -47,13 +46,27 @@ def give_back() -> None:
     c = ctypes.CDLL(None)
     with suppress(AttributeError):  # glibc has it
         c.malloc_trim(0)
-    with suppress(psutil.Error, OSError):
-        for each in psutil.Process().memory_maps(grouped=False):
-            if LIBRARY in each.path and is_as_in_file(each):
-                start, end = (int(place, 16) for place in each.addr.split("-"))
-                c.madvise(c_void_p(start), c_size_t(end - start), mmap.MADV_DONTNEED)
+    for start, end in unwritten():
+        c.madvise(c_void_p(start), c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
-def is_as_in_file(part: Any) -> bool:
-    """Whether a part of memory, of psutil.Process.memory_maps, was never written."""
-    return "w" not in part.perms and part.anonymous == part.swap == 0
+def unwritten() -> list[tuple[int, int]]:
+    """Where parts of the compiler's file lie in memory which this process never wrote.
+
+    Source: proc_pid_smaps(5). Nowhere if that cannot be read.
+    """
+    found: list[tuple[int, int]] = []
+    place, rights, file, written = "", "", "", 0
+    try:
+        lines = Path("/proc/self/smaps").read_text(errors="surrogateescape").splitlines()
+        for name, *words in (line.split(maxsplit=5) for line in lines):
+            if not name.endswith(":"):  # a part's first line
+                place, rights, file, written = name, words[0], words[-1], 0
+            elif name in ("Anonymous:", "Swap:"):
+                written += int(words[0])
+            elif name == "VmFlags:" and LIBRARY in file and "w" not in rights and not written:
+                start, end = place.split("-")  # all of it was told
+                found.append((int(start, 16), int(end, 16)))
+    except (OSError, ValueError, IndexError):
+        return []
+    return found

@@ -23,7 +23,7 @@ from npnet.data.seeds import ORDER, generator
 from npnet.errors import NpnetError
 from npnet.kernels.arrays import Bytes, Floats, Ints
 
-BYTES_AT_ONCE = 2 * 2**20  # of pixels that evaluation reads at once, unless a batch has more
+BYTES_AT_ONCE = 6 * 2**20  # of pixels that evaluation reads at once, unless a batch has more
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from npnet.untrusted import open_file, stamp_of
 
 _SPLITS: tuple[Split, ...] = ("train", "test")  # that its files hold
 _SIDE = 32  # height and width, pixels
+_TRIES = 3  # to read a file that others replace
 _SAMPLES = 3 * _SIDE * _SIDE  # of an image: all red, then all green, then all blue, row by row
 
 
@@ -131,32 +132,48 @@ class Cifar:
             end = start + len(contents[number].labels)
             here = np.flatnonzero((start <= indices) & (indices < end))
             if len(here):
-                contents[number] = self._unchanged(path, contents[number])
                 rows = indices[here] - start
+                contents[number] = self._copy(path, contents[number], rows, pixels, here)
                 labels[here] = contents[number].labels[rows]
-                self._copy(path, contents[number], rows, pixels, here)
             start = end
         return Images(pixels, labels)
 
     def _copy(
         self,
         path: Path,
-        content: _Content,
+        known: _Content,
         rows: NDArray[np.int64],
         pixels: NDArray[np.uint8],
         to: NDArray[np.int64],
-    ) -> None:
-        """pixels[to] = images `rows` of a file. What was read can then be freed."""
-        for target, planes in zip(to, self._rows(path, content, rows), strict=True):
-            pixels[target] = planes.reshape(3, _SIDE, _SIDE).transpose(1, 2, 0)
+    ) -> _Content:
+        """pixels[to] = images `rows` of a file, which holds what is returned.
+
+        The same images and labels in another file, put there even meanwhile, do no harm.
+        """
+        for _ in range(_TRIES):
+            if known.stamp != _stamp(path):
+                now = self._content(path)
+                if now.digest != known.digest:
+                    break
+                known = now
+            found = 0
+            for planes in self._rows(path, known, rows):
+                pixels[to[found]] = planes.reshape(3, _SIDE, _SIDE).transpose(1, 2, 0)
+                found += 1
+            if found == len(rows) and known.stamp == _stamp(path):
+                return known
+        raise NpnetError(f"{path} was changed since this run began: start it again")
 
     def _rows(
         self, path: Path, content: _Content, rows: NDArray[np.int64]
     ) -> Iterator[NDArray[np.uint8]]:
-        """The planes (3072,) of images of a file, of which no more than one is read if possible."""
+        """The planes (3072,) of images of a file; those up to its end, if it has been cut since.
+
+        No more than one is read at a time, if they have a place.
+        """
         if content.place is None:
             planes, _ = _read_batch(path, self._variant)
-            yield from (planes[row] for row in rows)
+            yield from (planes[row] for row in rows if row < len(planes))
             return
         try:
             with open_file(path) as file:
@@ -164,19 +181,10 @@ class Cifar:
                     file.seek(content.place + _SAMPLES * int(row))
                     data = file.read(_SAMPLES)
                     if len(data) != _SAMPLES:
-                        raise _changed(path)
+                        return
                     yield np.frombuffer(data, np.uint8)
         except OSError as error:
             raise damaged(path, error.strerror or str(error)) from error
-
-    def _unchanged(self, path: Path, known: _Content) -> _Content:
-        """What a file holds now. The same images and labels in another file do no harm."""
-        if known.stamp == _stamp(path):
-            return known
-        now = self._content(path)
-        if now.digest != known.digest:
-            raise _changed(path)
-        return now
 
     def _paths(self, split: Split) -> list[Path]:
         names = {"train": self._variant.train, "val": (), "test": self._variant.test}[split]
@@ -201,10 +209,6 @@ def _stamp(path: Path) -> tuple[int, int, int]:
         return stamp_of(path.stat())
     except OSError:
         return (0, 0, 0)
-
-
-def _changed(path: Path) -> NpnetError:
-    return NpnetError(f"{path} was changed since this run began: start it again")
 
 
 def find(name: str, data_dir: Path | None = None) -> Cifar:

@@ -74,7 +74,7 @@ def load(path: Path) -> object:
         raise damaged(path, str(error)) from error
 
 
-class _Pages(mmap):
+class LargeBytes(mmap):
     """A large string or large bytes, in pages of their own, which go back to the system at once.
 
     Memory that malloc gave would stay the process's, beside the arrays that come after it.
@@ -92,7 +92,7 @@ def place(array: NDArray[Any]) -> int | None:
     while isinstance(base, np.ndarray):
         base = base.base
     raw = base.obj if isinstance(base, memoryview) else None
-    if isinstance(raw, _Pages) and array.flags.c_contiguous:
+    if isinstance(raw, LargeBytes) and array.flags.c_contiguous:
         return raw.place
     return None
 
@@ -136,10 +136,13 @@ def _read_bytearray(file: BinaryIO) -> bytes | mmap:
 
 def _read(file: BinaryIO, length: int) -> bytes | mmap:
     if length < _LARGE:
-        data: bytes | _Pages = file.read(length)
+        data: bytes | LargeBytes = file.read(length)
         read = len(data)
     else:
-        data = _Pages(-1, length)
+        try:
+            data = LargeBytes(-1, length)
+        except OSError as error:
+            raise MemoryError from error
         data.place = file.tell()
         read = file.readinto(data)  # type: ignore[attr-defined]
     if read != length:

@@ -242,6 +242,39 @@ def test_images_that_stand_elsewhere_later_or_no_more(
     assert "No such file" in error(dataset.read, "test", rows)
 
 
+def test_a_file_that_is_replaced_while_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the same images, which stand elsewhere in it: each look finds the other file."""
+    images, labels = write_cifar10(tmp_path, LARGE)["test"]
+    path, batch = tmp_path / "test_batch", {b"data": planes(images), b"labels": labels}
+    write_large(path, batch, 0)
+    dataset, rows = Cifar("cifar10", tmp_path), np.arange(LARGE)
+    dataset.digest()
+    look = cifar._stamp
+
+    def replaced_after(looks: int) -> None:
+        def stamp(path: Path) -> tuple[int, int, int]:
+            nonlocal looks
+            found = look(path)
+            looks -= 1
+            if looks >= 0:
+                write_large(tmp_path / "new", {b"note": b"x" * 8 * looks, **batch}, 4)
+                os.replace(tmp_path / "new", path)
+            return found
+
+        monkeypatch.setattr(cifar, "_stamp", stamp)
+
+    replaced_after(1)
+    np.testing.assert_array_equal(dataset.read("test", rows).pixels, images)
+    replaced_after(2)
+    np.testing.assert_array_equal(dataset.read("test", rows).pixels, images)
+    replaced_after(100)
+    assert error(dataset.read, "test", rows).endswith(
+        "was changed since this run began: start it again"
+    )
+
+
 def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(folder: Path) -> None:
     path = folder / "data_batch_2"
     path.unlink()

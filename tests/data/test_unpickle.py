@@ -412,3 +412,10 @@ def test_any_damage_is_read_or_refused(tmp_path: Path, sample: bytes) -> None:
         else:
             pickle.dump(value, io.BytesIO())  # whole enough to be walked
     assert refusals > 200
+
+
+@pytest.mark.parametrize("length", [1 << 20, 1 << 31, 1 << 45, (1 << 63) - 1, (1 << 64) - 1])
+def test_bytes_that_are_longer_than_the_file(tmp_path: Path, length: int) -> None:
+    """One line, and no memory is taken for what is not there."""
+    message = refused(tmp_path, b"\x80\x05\x96" + struct.pack("<Q", length) + b"few.")
+    assert "more memory than there is" in message or "not a whole pickle" in message
