@@ -30,9 +30,9 @@ def file_of(core: Core) -> Path:
 
 
 def counts_of(costs: "Iterable[Cost]", core: Core) -> Counts:
-    """What is kept; the most expensive kernel first."""
+    """What is kept of a training step; the most expensive kernel first."""
     kernels = {}
-    for cost in sorted(costs, key=lambda cost: -cost.cycles):
+    for cost in sorted((cost for cost in costs if cost.in_step), key=lambda cost: -cost.cycles):
         kernels[cost.kernel] = {
             "calls": cost.calls,
             "flops": round(cost.flops),

@@ -93,22 +93,29 @@ def register_block(
         for a_part, b_part in pairs:
             length = context.make_array(a_part[0])(context, builder, a_part[1]).shape
             length = cgutils.unpack_tuple(builder, length)[1]
+            pitch = context.make_array(b_part[0])(context, builder, b_part[1]).strides
+            pitch = cgutils.unpack_tuple(builder, pitch)[0]
+            first = [at(*b_part, INT64(0), column[v]) for v in range(wide)]
             before = builder.block
             loop, after = builder.append_basic_block("k"), builder.append_basic_block("done")
             builder.cbranch(builder.icmp_signed(">", length, INT64(0)), loop, after)
 
             builder.position_at_end(loop)
-            k = builder.phi(INT64)
+            k, down = builder.phi(INT64), builder.phi(INT64)
             running = {place: builder.phi(kind) for place in places}
-            loaded = [read(builder, kind, at(*b_part, k, column[v]), cut(v)) for v in range(wide)]
-            new, k_of_a = {}, opaque(builder, k)
+            loaded = [
+                read(builder, kind, cgutils.pointer_add(builder, first[v], down), cut(v))
+                for v in range(wide)
+            ]
+            new, index = {}, opaque(builder, k) if TARGET.hide_index else k
             for r in range(high):
-                factor = splat(builder, kind, builder.load(at(*a_part, row[r], k_of_a)))
+                factor = splat(builder, kind, builder.load(at(*a_part, row[r], index)))
                 for v in range(wide):
                     new[r, v] = call(builder, "fma", factor, loaded[v], running[r, v])
-            following = builder.add(k, INT64(1))
-            k.add_incoming(INT64(0), before)
-            k.add_incoming(following, loop)
+            following, further = builder.add(index, INT64(1)), builder.add(down, pitch)
+            for number, start, then in ((k, INT64(0), following), (down, INT64(0), further)):
+                number.add_incoming(start, before)
+                number.add_incoming(then, loop)
             for place in places:
                 running[place].add_incoming(sums[place], before)
                 running[place].add_incoming(new[place], loop)

@@ -18,6 +18,7 @@ class Target(NamedTuple):
     `tile_rows`, `tile_bytes`: pixels that are normalised, multiplied and summed while they stay in
     the second-level cache. `ring_bytes`: three rows that a depthwise filter reads, see there.
     `nan_comes_through`: the instructions for the smaller and the larger of two return a NaN.
+    `hide_index`: a load that steps its pointer has the vector unit repeat a number in all lanes.
     """
 
     vector_bytes: int
@@ -26,6 +27,7 @@ class Target(NamedTuple):
     tile_bytes: int
     ring_bytes: int
     nan_comes_through: bool = False
+    hide_index: bool = False
 
 
 TARGETS = {
@@ -33,9 +35,9 @@ TARGETS = {
     "avx2": Target(32, (8, 4, 4), 192, 96 * 1024, 64 * 1024),  # 16 registers
     # 32 registers. Their caches: 32 KB, and 1 MB for four cores; 64 KB and 512 KB for each. The
     # sizes, and that they suit each of these: bench/RECORDS.md, by `python -m bench.arm.tiles`.
-    "cortex-a72": Target(16, (8, 4, 4, 4), 96, 48 * 1024, 16 * 1024, True),
-    "cortex-a76": Target(16, (8, 4, 4, 4), 96, 48 * 1024, 32 * 1024, True),
-    "armv8": Target(16, (8, 4, 4, 4), 96, 48 * 1024, 16 * 1024, True),  # any other
+    "cortex-a72": Target(16, (8, 4, 4, 4), 96, 48 * 1024, 16 * 1024, True, True),
+    "cortex-a76": Target(16, (8, 4, 4, 4), 96, 48 * 1024, 32 * 1024, True, True),
+    "armv8": Target(16, (8, 4, 4, 4), 96, 48 * 1024, 16 * 1024, True, True),  # any other
 }
 
 

@@ -84,8 +84,7 @@ def element(context: Any, builder: Any, array_type: Any, array: Any, i: Any, c: 
 def opaque(builder: Any, index: Any) -> Any:
     """The same number, of which the compiler does not know what it was in the round before.
 
-    Else it steps a pointer for each array that is read at `index`, and the load of an ARM that
-    steps one leaves it to the vector unit to repeat a number in all lanes. The code is empty.
+    So it steps no pointer for each row that is read at `index`, see TARGET. The code is empty.
     """
     return builder.asm(ir.FunctionType(INT64, [INT64]), "", "=r,0", [index], side_effect=False)
 
