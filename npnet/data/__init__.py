@@ -85,7 +85,8 @@ def _at(
 
         return open_folder(path, stored_size or STORED_SIZE, skip_damaged, packing)
     if not path.exists():
-        raise NpnetError(f"there is no {path}: give `data` the path of a folder of images")
+        meant = f", or `dataset` the name {path.name}" if path.name in DATASETS else ""
+        raise NpnetError(f"there is no {path}: give `data` the path of a folder of images{meant}")
     dataset: Dataset
     if path.suffix == ".npz":
         from npnet.data.npz import KerasArrays

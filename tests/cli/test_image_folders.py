@@ -153,6 +153,7 @@ def test_a_damaged_file_is_one_line_on_every_rank(place: Path) -> None:
         (["--dataset", "shapes", "--stored-size", "40"], ["`stored_size`", "for a folder"]),
         (["--dataset", "shapes", "--skip-damaged"], ["`skip_damaged` are for a folder"]),
         (["--data", "nothing"], ["there is no", "nothing: give `data` the path of a folder"]),
+        (["--data", "cifar10"], ["a folder of images, or `dataset` the name cifar10"]),
         (["--data", "pets", "--stored-size", "9999"], ["`stored_size` 9999", "1 to 4096"]),
         (["--data", "pets", "--val-split", "0.9"], ["too few to hold out `val_split` 0.9"]),
     ],
