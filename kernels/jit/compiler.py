@@ -16,7 +16,7 @@ from typing import Any
 import llvmlite.binding as llvm
 
 LIBRARY = "libllvmlite"
-KERNELS_BETWEEN = 8  # are loaded between two times that memory is given back, which takes 5 ms
+KERNELS_BETWEEN = 8  # are loaded between two times that memory is given back, which takes 10 ms
 
 _loaded = count(1)
 

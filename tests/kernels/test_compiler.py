@@ -25,8 +25,8 @@ places = compiler.unwritten()
 before = held(places)
 compiler.give_back()
 after = held(places)
-assert len(before) == len(after) == len(places) >= 2
-assert {part.perms for part in before} == {"r--p", "r-xp"}
+assert len(before) == len(after) == len(places) >= 1
+assert "r-xp" in {part.perms for part in before} <= {"r--p", "r-xp"}
 assert all(part.anonymous == 0 for part in before)  # so nothing is lost
 assert sum(part.rss for part in before) > 20e6
 assert sum(part.rss for part in after) < 4e6
