@@ -43,9 +43,8 @@ def sentence(trainer: "Trainer") -> str | None:
         return None
     wall, parameters = trainer.clock.times.wall, trainer.parameters
     step = sum(wall[phase] for phase in STEP) / STEPS
-    shares = shares_of_computing(
-        step, exchange, pieces_of(trainer.network.architecture, parameters)
-    )
+    pieces = pieces_of(trainer.network.architecture, parameters)
+    shares = shares_of_computing(step, exchange, pieces, trainer.steps)
     favoured = favourite(shares)
     told = ", ".join(f"{100 * share:.0f} % with {how}" for how, share in shares.items())
     return (
@@ -57,15 +56,18 @@ def sentence(trainer: "Trainer") -> str | None:
 
 
 def shares_of_computing(
-    step: float, exchange: float, pieces: tuple[Piece, ...]
+    step: float, exchange: float, pieces: tuple[Piece, ...], most: int
 ) -> dict[str, float]:
-    """By options of `train`: the part of a step in which a rank computes, from seconds."""
+    """By options of `train`: the part of a step in which a rank computes, from seconds.
+
+    `most`: the steps of an epoch, at whose end ranks meet in any case.
+    """
     size = sum(piece.bytes for piece in pieces)
 
     def left(width: float) -> float:
         return seconds_left(pieces, step, lambda part: width * exchange * part / size)
 
-    steps = max(2, ceil(exchange / step / (1 / ENOUGH - 1)))
+    steps = min(max(2, ceil(exchange / step / (1 / ENOUGH - 1))), most)
     return {
         "--sync gradients": step / (step + left(1)),
         "--sync gradients --wire bfloat16": step / (step + left(0.5)),

@@ -25,11 +25,17 @@ GRADIENTS, ROUNDED = "--sync gradients", "--sync gradients --wire bfloat16"
     ],
 )
 def test_shares_and_favourite(exchange, gradients, rounded, favoured):
-    shares = shares_of_computing(1.0, exchange, HALVES)
+    shares = shares_of_computing(1.0, exchange, HALVES, 18)
     assert shares[GRADIENTS] == pytest.approx(gradients)
     assert shares[ROUNDED] == pytest.approx(rounded)
     assert favourite(shares) == favoured
     assert min(share for how, share in shares.items() if "weights" in how) > 0.8999
+
+
+def test_no_more_steps_are_favoured_than_an_epoch_has():
+    shares = shares_of_computing(1.0, 2.0, HALVES, 14)
+    assert favourite(shares) == "--sync weights --sync-steps 14"
+    assert shares[favourite(shares)] == pytest.approx(1 / (1 + 2 / 14))
 
 
 @pytest.mark.mpi
