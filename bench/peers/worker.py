@@ -67,18 +67,6 @@ def cpu_ms(step: Callable[[], object]) -> float:
     return 1e3 * (time.process_time() - start)
 
 
-def peak_bytes() -> int:
-    """The largest resident set of this program so far.
-
-    On Linux a process inherits the peak of the one that started it; VmHWM is its own.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return peak_rss_bytes()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-
-
 def main() -> None:
     name, path = sys.argv[1:]
     # Libraries may print what they like: only JSON goes through the pipe.
@@ -97,7 +85,7 @@ def main() -> None:
         say({"version": version, "results": results, "second_loss": second_loss})
         for line in sys.stdin:
             times = [cpu_ms(step) for _ in range(json.loads(line)["steps"])]
-            say({"cpu_ms": times, "peak_rss_bytes": peak_bytes()})
+            say({"cpu_ms": times, "peak_rss_bytes": peak_rss_bytes()})
 
 
 if __name__ == "__main__":

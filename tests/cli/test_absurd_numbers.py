@@ -38,6 +38,7 @@ import numpy as np
 import npnet.kernels.jit, npnet.measure.host  # that no alarm leaves half imported
 from npnet.model.config import ModelConfig
 from npnet.model.parameters import Parameters
+from npnet.machine.telemetry import peak_rss_bytes
 from npnet.measure import roofline
 from npnet.study import cases
 from npnet.training import checkpoint, recipe, warmup
@@ -62,7 +63,7 @@ cases.Study.run = cases.Study.make_folder = forecast.timed = at_work  # which st
 signal.signal(signal.SIGALRM, at_work)
 
 def attempt(words):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_rss_bytes()
     said, status = io.StringIO(), "at work"
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
@@ -74,8 +75,7 @@ def attempt(words):
         pass
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return [status, said.getvalue(), 1024 * (peak - before)]
+    return [status, said.getvalue(), peak_rss_bytes() - before]
 
 for name, given in commands.items():
     command = entry.cli
