@@ -3,6 +3,7 @@
 Linux grants far more than there is, and ends a process when it uses what was granted.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
@@ -23,6 +24,15 @@ def limit_bytes(root: Path = ROOT) -> int:
 
 
 LIMIT_FILES = ("memory.max", "memory.limit_in_bytes")
+
+
+def status_bytes(name: str, root: Path = ROOT) -> int | None:
+    """A line of /proc/self/status that tells memory of this process. Source: proc_pid_status(5)."""
+    with suppress(OSError):
+        text = (root / "proc/self/status").read_text(encoding="utf-8", errors="replace")
+        if found := re.search(rf"^{name}:\s*(\d{{1,18}}) kB", text, re.MULTILINE):
+            return 1024 * int(found[1])
+    return None
 
 
 def check_bytes(wanted: int) -> None:

@@ -18,7 +18,8 @@ from typing import NamedTuple, TypeVar
 
 import psutil
 
-ROOT = Path("/")
+from npnet.machine.memory import ROOT, status_bytes
+
 CPUS = "sys/devices/system/cpu"
 GET_THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
 THROTTLE_STATES = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
@@ -161,8 +162,7 @@ def clock_mhz(root: Path = ROOT) -> tuple[float | None, float | None]:
 
 def swap_bytes(root: Path = ROOT) -> int | None:
     """Memory of this process that was swapped out, bytes. Source: VmSwap in /proc/self/status."""
-    found = re.search(r"^VmSwap:\s*(\d{1,18}) kB", _text(root / "proc/self/status"), re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
+    return status_bytes("VmSwap", root)
 
 
 def throttle_words(bits: int) -> str:

@@ -16,19 +16,17 @@ from typing import Any
 import psutil
 
 import npnet
-from npnet.machine.memory import group_folders
+from npnet.machine.memory import group_folders, status_bytes
 
 
 def peak_rss_bytes() -> int:
     """The largest resident set of this program so far, bytes.
 
     On Linux `ru_maxrss` begins with that of the program which started this one; VmHWM is its own.
-    Sources: getrusage(2), proc_pid_status(5).
+    Source: getrusage(2).
     """
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text(errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return 1024 * int(line.split()[1])
+    if (own := status_bytes("VmHWM")) is not None:
+        return own
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

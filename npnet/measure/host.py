@@ -24,7 +24,8 @@ from npnet.data import open_dataset
 from npnet.errors import NpnetError
 from npnet.kernels.jit import cache, options
 from npnet.machine import telemetry
-from npnet.machine.sensors import CPUS, ROOT, Health, Sensors
+from npnet.machine.memory import ROOT
+from npnet.machine.sensors import CPUS, Health, Sensors
 from npnet.parallel.launched import environment_of_no_rank, launched_size
 
 DISK_BYTES = 4 * 2**20  # written to measure the disk
