@@ -13,8 +13,9 @@ import os
 import pickletools
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
+from functools import partial
 from mmap import mmap
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -116,25 +117,11 @@ def _opcodes(file: BinaryIO) -> Iterator[tuple[str, object]]:
     raise ValueError("it ends before its STOP")
 
 
-def _read_string(file: BinaryIO) -> bytes | mmap:
-    """A string of Python 2."""
-    length = pickletools.read_int4(file)
+def _read_sized(read_length: Callable[[BinaryIO], int], file: BinaryIO) -> bytes | mmap:
+    """A string of Python 2, or bytes of Python 3, behind their length."""
+    length = read_length(file)
     if length < 0:
         raise ValueError("a string has a negative length")
-    return _read(file, length)
-
-
-def _read_bytes(file: BinaryIO) -> bytes | mmap:
-    """Bytes of Python 3."""
-    return _read(file, pickletools.read_uint4(file))
-
-
-def _read_bytearray(file: BinaryIO) -> bytes | mmap:
-    """What protocol 5 has arrays in."""
-    return _read(file, pickletools.read_uint8(file))
-
-
-def _read(file: BinaryIO, length: int) -> bytes | mmap:
     if length < _LARGE:
         data: bytes | LargeBytes = file.read(length)
         read = len(data)
@@ -161,10 +148,10 @@ def _read_quoted(file: BinaryIO) -> bytes:
 
 
 _READERS = {
-    "BINSTRING": _read_string,
     "STRING": _read_quoted,
-    "BINBYTES": _read_bytes,
-    "BYTEARRAY8": _read_bytearray,
+    "BINSTRING": partial(_read_sized, pickletools.read_int4),
+    "BINBYTES": partial(_read_sized, pickletools.read_uint4),
+    "BYTEARRAY8": partial(_read_sized, pickletools.read_uint8),
 }
 
 

@@ -64,6 +64,10 @@ def error(function: Any, *args: Any) -> str:
     return str(caught.value)
 
 
+def changed(path: Path) -> str:
+    return f"{path} was changed since this run began: start it again"
+
+
 def test_reads_rows_in_the_order_asked_for(tmp_path: Path) -> None:
     expected = write_cifar10(tmp_path)
     dataset: Dataset = Cifar("cifar10", tmp_path)
@@ -147,8 +151,7 @@ def test_a_file_that_changes_after_it_was_read(folder: Path, split: Split) -> No
     write(path, batch, protocol=4)
     dataset.read(split, rows)
     write(path, batch | {b"labels": [9 - label for label in batch[b"labels"]]})
-    message = error(dataset.read, split, rows)
-    assert message == f"{path} was changed since this run began: start it again"
+    assert error(dataset.read, split, rows) == changed(path)
 
 
 def test_memory_is_one_file_and_the_result(tmp_path: Path) -> None:
@@ -194,6 +197,16 @@ def write_large(path: Path, batch: dict[bytes, Any], protocol: int) -> None:
         write(path, batch, protocol)
 
 
+def read_once(folder: Path) -> tuple[NDArray[np.uint8], dict[bytes, Any], Cifar]:
+    """A dataset whose files were checked: the images of its test file, and what that holds."""
+    images, labels = write_cifar10(folder, LARGE)["test"]
+    batch = {b"data": planes(images), b"labels": labels}
+    write_large(folder / "test_batch", batch, 0)
+    dataset = Cifar("cifar10", folder)
+    dataset.digest()
+    return images, batch, dataset
+
+
 @pytest.mark.parametrize("protocol", [0, 2, 3, 4, 5])
 def test_rows_are_read_where_they_stand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: int
@@ -216,28 +229,19 @@ def test_rows_are_read_where_they_stand(
 def test_images_that_stand_elsewhere_later_or_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images, labels = write_cifar10(tmp_path, LARGE)["test"]
-    path, batch = tmp_path / "test_batch", {b"data": planes(images), b"labels": labels}
-    write_large(path, batch, 0)
-    dataset, rows = Cifar("cifar10", tmp_path), np.arange(LARGE)
-    dataset.digest()
+    images, batch, dataset = read_once(tmp_path)
+    path, rows = tmp_path / "test_batch", np.arange(LARGE)
     write_large(path, {b"note": b"longer", **batch}, 4)
     np.testing.assert_array_equal(dataset.read("test", rows).pixels, images)
     write_large(path, batch | {b"data": planes(images[::-1])}, 4)
-    assert (
-        error(dataset.read, "test", rows)
-        == f"{path} was changed since this run began: start it again"
-    )
+    assert error(dataset.read, "test", rows) == changed(path)
     write_large(path, batch, 4)
     dataset.read("test", rows)
     stamp = cifar._stamp(path)
     path.write_bytes(path.read_bytes()[: 300 * 3072])
     monkeypatch.setattr(cifar, "_stamp", lambda _: stamp)  # as if it was cut while it is read
     dataset.read("test", rows[:200])
-    assert (
-        error(dataset.read, "test", rows)
-        == f"{path} was changed since this run began: start it again"
-    )
+    assert error(dataset.read, "test", rows) == changed(path)
     path.unlink()
     assert "No such file" in error(dataset.read, "test", rows)
 
@@ -246,11 +250,8 @@ def test_a_file_that_is_replaced_while_it_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the same images, which stand elsewhere in it: each look finds the other file."""
-    images, labels = write_cifar10(tmp_path, LARGE)["test"]
-    path, batch = tmp_path / "test_batch", {b"data": planes(images), b"labels": labels}
-    write_large(path, batch, 0)
-    dataset, rows = Cifar("cifar10", tmp_path), np.arange(LARGE)
-    dataset.digest()
+    images, batch, dataset = read_once(tmp_path)
+    path, rows = tmp_path / "test_batch", np.arange(LARGE)
     look = cifar._stamp
 
     def replaced_after(looks: int) -> None:
@@ -270,9 +271,7 @@ def test_a_file_that_is_replaced_while_it_is_opened(
     replaced_after(2)
     np.testing.assert_array_equal(dataset.read("test", rows).pixels, images)
     replaced_after(100)
-    assert error(dataset.read, "test", rows).endswith(
-        "was changed since this run began: start it again"
-    )
+    assert error(dataset.read, "test", rows) == changed(path)
 
 
 def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(folder: Path) -> None:
